@@ -1,0 +1,32 @@
+"""Input normalisation as a layer, so that every radius is in the units of the un-normalised input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel: x [N, C, H, W] -> [N, C, H, W].
+
+    mean and std are buffers [C, 1, 1], so they move with the module but are not trained.
+    Raises ValueError when mean and std differ in length, or std is not positive and finite.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise ValueError(f"Normalize needs one mean and one std per channel, got {len(mean)} and {len(std)}")
+        shift, scale = torch.tensor(tuple(mean)).float(), torch.tensor(tuple(std)).float()
+        if not (shift.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
+            raise ValueError(f"Normalize needs finite means and positive stds, got {tuple(mean)} and {tuple(std)}")
+        self.register_buffer("mean", shift.view(-1, 1, 1))
+        self.register_buffer("std", scale.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
