@@ -1,0 +1,18 @@
+"""certnas: certified robustness radii of neural networks, and what steers an architecture search by them."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from certnas.certifier import Certificates as Certificates
+    from certnas.certifier import SoundnessError as SoundnessError
+    from certnas.certifier import certify as certify
+
+__version__ = "0.1.0"
+__all__ = ["Certificates", "SoundnessError", "__version__", "certify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("certnas.certifier"), name)
+    raise AttributeError(f"module 'certnas' has no attribute {name!r}")

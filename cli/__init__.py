@@ -1,0 +1,1 @@
+"""The command line of certnas: click and rich, no mathematics."""
