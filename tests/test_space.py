@@ -1,0 +1,334 @@
+"""Operators against their definitions, genotypes, and networks against published figures."""
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import torch
+from conftest import shared_dir
+from torch import Tensor, nn
+from torch.nn import functional
+
+from certnas.errors import UserError
+from certnas.space import GENOTYPES, OPS, DiscreteNetwork, Genotype, parse_genotype, published_genotype
+from certnas.space.network import AuxiliaryHead, Cell
+from certnas.space.ops import FactorizedReduce, ReLUConvBN
+
+RECORDS = json.loads((files("certnas.space") / "genotypes.json").read_text(encoding="utf-8"))
+PARAMETERS = "params_C36_L20_10cls_no_aux"
+CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+VALID: dict[str, Any] = {
+    "normal": [["skip_connect", 0], ["sep_conv_3x3", 1]],
+    "normal_concat": [2],
+    "reduce": [["max_pool_3x3", 0], ["avg_pool_3x3", 1]],
+    "reduce_concat": [2],
+}
+
+
+def test_genotypes_are_the_collected_ones() -> None:
+    packaged = (files("certnas.space") / "genotypes.json").read_bytes()
+    assert packaged == (shared_dir() / "data" / "genotypes.json").read_bytes()
+    assert len(GENOTYPES) == 34
+
+
+@pytest.mark.parametrize("name", [name for name, record in RECORDS.items() if record.get(PARAMETERS)])
+def test_parameter_count_is_the_published_one(name: str) -> None:
+    network = DiscreteNetwork(GENOTYPES[name], 36, 20, 10, **CIFAR)
+    assert sum(parameter.numel() for parameter in network.parameters()) == RECORDS[name][PARAMETERS]
+
+
+def test_normalisation_is_inside_and_not_trained() -> None:
+    network = DiscreteNetwork(GENOTYPES["DARTS_V2"], 4, 3, 10, **CIFAR).eval()
+    plain = DiscreteNetwork(GENOTYPES["DARTS_V2"], 4, 3, 10).eval()
+    state = network.state_dict()
+    assert {"normalize.mean", "normalize.std"} <= set(state)
+    plain.load_state_dict({key: value for key, value in state.items() if not key.startswith("normalize")})
+    x = torch.rand(2, 3, 16, 16)
+    mean, std = (torch.tensor(CIFAR[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(network(x), plain((x - mean) / std))
+
+
+@pytest.mark.parametrize("name", GENOTYPES)
+def test_network_of_every_genotype(name: str) -> None:
+    network = DiscreteNetwork(GENOTYPES[name], 4, 3, 7, **CIFAR).eval()
+    x = torch.rand(3, 3, 13, 10)
+    with torch.no_grad():
+        logits = network(x)
+        torch.testing.assert_close(network(x[1:2]), logits[1:2])
+    assert logits.shape == (3, 7)
+    assert logits.isfinite().all()
+    assert logits.std(dim=0).min() > 0
+
+
+def reference_cell(
+    cell: nn.Module, edges: list[tuple[str, int]], concat: list[int], older: Tensor, newer: Tensor
+) -> Tensor:
+    """The definition of a cell, edge by edge."""
+    states = {0: cell.preprocess0(older), 1: cell.preprocess1(newer)}
+    for position, (_, state) in enumerate(edges):
+        node = 2 + position // 2
+        out = cell.ops[position](states[state])
+        states[node] = out if position % 2 == 0 else states[node] + out
+    return torch.cat([states[state] for state in concat], dim=1)
+
+
+@pytest.mark.parametrize("name", ["DARTS_V1", "NASNet", "AmoebaNet"])
+def test_network_is_the_composition_of_its_cells(name: str) -> None:
+    record, network = RECORDS[name], DiscreteNetwork(GENOTYPES[name], 4, 3, 10).eval()
+    x = torch.rand(2, 3, 16, 16)
+    older = newer = network.stem(x)
+    for index, cell in enumerate(network.cells):
+        kind = "reduce" if index in (1, 2) else "normal"
+        older, newer = newer, reference_cell(cell, record[kind], record[f"{kind}_concat"], older, newer)
+        assert newer.shape == (
+            2,
+            4 * 2**index * len(record[f"{kind}_concat"]),
+            16 // 2**index,
+            16 // 2**index,
+        )
+    torch.testing.assert_close(network(x), network.classifier(newer.mean(dim=(2, 3))))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (7, 10), (1, 1), (5, 2)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("op", OPS)
+def test_every_operator_rounds_its_size_up(op: str, stride: int, height: int, width: int) -> None:
+    out = OPS[op](4, stride, True).eval()(torch.rand(2, 4, height, width))
+    assert out.shape == (2, 4, -(-height // stride), -(-width // stride))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 7), (6, 9), (1, 1)])
+def test_factorized_reduce(size: tuple[int, int]) -> None:
+    op = FactorizedReduce(3, 6).eval()
+    x = torch.randn(2, 3, *size)
+    height, width = size
+    even = torch.zeros(2, 3, height + height % 2, width + width % 2)
+    even[:, :, :height, :width] = x.clamp(min=0)
+    first = torch.einsum("oi,nihw->nohw", op.conv_1.weight[:, :, 0, 0], even[:, :, ::2, ::2])
+    second = torch.einsum("oi,nihw->nohw", op.conv_2.weight[:, :, 0, 0], even[:, :, 1::2, 1::2])
+    torch.testing.assert_close(op(x), torch.cat([first, second], 1) / (1 + op.bn.eps) ** 0.5)
+
+
+def test_factorized_reduce_of_an_even_size_has_no_padding() -> None:
+    exported = torch.export.export(FactorizedReduce(3, 6).eval(), (torch.rand(2, 3, 8, 8),))
+    assert not [node for node in exported.graph.nodes if "pad" in str(node.target)]
+
+
+def test_average_pool_leaves_padding_out() -> None:
+    out = OPS["avg_pool_3x3"](1, 1, True)(torch.ones(1, 1, 4, 4))
+    torch.testing.assert_close(out, torch.ones(1, 1, 4, 4))
+
+
+CONVOLUTIONS = [
+    ("sep_conv_3x3", [((3, 3), (1, 1), 1), ((3, 3), (1, 1), 1)], True),
+    ("sep_conv_5x5", [((5, 5), (2, 2), 1), ((5, 5), (2, 2), 1)], True),
+    ("sep_conv_7x7", [((7, 7), (3, 3), 1), ((7, 7), (3, 3), 1)], True),
+    ("dil_conv_3x3", [((3, 3), (2, 2), 2)], True),
+    ("dil_conv_5x5", [((5, 5), (4, 4), 2)], True),
+    ("conv_7x1_1x7", [((1, 7), (0, 3), 1), ((7, 1), (3, 0), 1)], False),
+]
+
+
+@pytest.mark.parametrize(("op", "kernels", "depthwise"), CONVOLUTIONS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_are_their_definition(op: str, kernels: list[Any], depthwise: bool, stride: int) -> None:
+    module = OPS[op](4, stride, False).eval()
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    x = out = torch.randn(2, 4, 9, 9)
+    weights = iter([layer.weight for layer in convolutions])
+    scale = (1 + 1e-5) ** 0.5
+    if depthwise:
+        for position, (_, padding, dilation) in enumerate(kernels):
+            step = stride if position == 0 else 1
+            out = functional.conv2d(out.relu(), next(weights), None, step, padding, dilation, groups=4)
+            out = functional.conv2d(out, next(weights)) / scale
+    else:
+        for (kernel, padding, _), step in zip(kernels, [(1, stride), (stride, 1)], strict=True):
+            weight = next(weights)
+            assert weight.shape[2:] == kernel
+            out = functional.conv2d(out.relu() if out is x else out, weight, None, step, padding)
+        out = out / scale
+    torch.testing.assert_close(module(x), out)
+    assert [layer.weight.shape[2:] for layer in convolutions if layer.weight.shape[2:] != (1, 1)] == [
+        kernel for kernel, _, _ in kernels
+    ]
+    assert not list(module.parameters())[len(convolutions) :], "affine=False leaves convolutions alone"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_zero_is_zero_whatever_it_reads(bad: float, stride: int) -> None:
+    x = torch.full((2, 3, 5, 5), bad, requires_grad=True)
+    out = OPS["none"](3, stride, True)(x)
+    assert torch.equal(out, torch.zeros(2, 3, -(-5 // stride), -(-5 // stride)))
+
+
+def test_noise_is_its_mean_in_evaluation() -> None:
+    noise, x = OPS["noise"](3, 1, True), torch.rand(8, 3, 16, 16)
+    assert torch.equal(noise.eval()(x), torch.zeros_like(x))
+    drawn = noise.train()(x)
+    assert abs(drawn.mean()) < 0.1
+    assert abs(drawn.std() - 1) < 0.1
+
+
+@pytest.mark.parametrize("name", ["DARTS_V1", "PDARTS"])
+def test_export_is_the_network(name: str) -> None:
+    network = DiscreteNetwork(GENOTYPES[name], 4, 3, 10, auxiliary=True, **CIFAR).eval()
+    x = torch.rand(2, 3, 9, 9)
+    exported = torch.export.export(network, (x,))
+    torch.testing.assert_close(exported.module()(x), network(x))
+    assert not [node for node in exported.graph.nodes if "_." in str(node.target)], "an in-place operator"
+
+
+def test_drop_path_drops_edges_of_single_images_and_only_in_training() -> None:
+    genotype = Genotype((("avg_pool_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0),) * 2, (2,))
+    cell = Cell(genotype, (4, 4), 4, reduction=False, after_reduction=False)
+    cell.preprocess0, cell.preprocess1 = nn.Identity(), nn.Identity()
+    older, newer = torch.ones(400, 4, 8, 8), torch.full((400, 4, 8, 8), 10.0)
+    out = cell.train()(older, newer, 0.25)
+    kept = (out > 10).all(dim=(1, 2, 3))
+    assert torch.equal(out[~kept], newer[~kept])
+    torch.testing.assert_close(out[kept], newer[kept] + 1 / 0.75)
+    assert 270 <= kept.sum() <= 330
+    assert torch.equal(cell.eval()(older, newer, 0.25), older + newer)
+
+
+def test_auxiliary_head_is_for_training_alone() -> None:
+    network = DiscreteNetwork(GENOTYPES["DARTS_V2"], 4, 3, 10, auxiliary=True)
+    x = torch.rand(2, 3, 32, 32)
+    logits, auxiliary = network.train().with_auxiliary(x)
+    assert logits.shape == auxiliary.shape == (2, 10)
+    assert isinstance(network(x), Tensor)
+    with pytest.raises(UserError, match="auxiliary head: exists in training mode"):
+        network.eval().with_auxiliary(x)
+    with pytest.raises(UserError, match="built with auxiliary=True"):
+        DiscreteNetwork(GENOTYPES["DARTS_V2"], 4, 3, 10).with_auxiliary(x)
+    with pytest.raises(UserError, match="its input is 4×4, it needs 8×8 or more"):
+        network.train().with_auxiliary(torch.rand(2, 3, 16, 16))
+
+
+def test_auxiliary_head_has_the_published_size() -> None:
+    head = AuxiliaryHead(576, 10)
+    expected = 576 * 128 + 2 * 128 + 128 * 768 * 4 + 2 * 768 + 768 * 10 + 10
+    assert sum(parameter.numel() for parameter in head.parameters()) == expected
+
+
+def with_(**changes: Any) -> dict[str, Any]:
+    return VALID | changes
+
+
+MISTAKES = [
+    (
+        with_(normal=[["conv_9x9", 0], ["skip_connect", 1]]),
+        "genotype 'mine': normal, edge 0: unknown operator 'conv_9x9'; accepted: " + ", ".join(OPS),
+    ),
+    (
+        with_(reduce=[["max_pool_3x3", 0], ["skip_connect", 2]]),
+        "genotype 'mine': reduce, edge 1 (skip_connect): input state 2 does not come before node 2; "
+        "accepted: 0 to 1",
+    ),
+    (
+        with_(normal=[["skip_connect", -1], ["skip_connect", 1]]),
+        "genotype 'mine': normal, edge 0 (skip_connect): input state -1 does not come before node 2; "
+        "accepted: 0 to 1",
+    ),
+    (
+        with_(normal=[["skip_connect", 0]] * 3),
+        "genotype 'mine': normal: got 3 edges; a cell has two edges for each of its nodes, give 2, 4, 6, ...",
+    ),
+    (
+        with_(reduce=[]),
+        "genotype 'mine': reduce: got 0 edges; a cell has two edges for each of its nodes, give 2, 4, 6, ...",
+    ),
+    (
+        with_(normal_concat=[]),
+        "genotype 'mine': normal_concat: is empty; list at least one state from 0 to 2",
+    ),
+    (
+        with_(normal_concat=[3]),
+        "genotype 'mine': normal_concat: state 3 cannot be an output; accepted: 0 to 2",
+    ),
+    (
+        with_(reduce_concat=[1]),
+        "genotype 'mine': reduce_concat: state 1 cannot be an output; accepted: 2 to 2",
+    ),
+    (
+        with_(normal=[["skip_connect", 0], ["skip_connect"]]),
+        "genotype 'mine': normal, edge 1: got ['skip_connect']; an edge is a pair [operator, input state]",
+    ),
+    (
+        with_(normal=[["skip_connect", 0], ["skip_connect", "1"]]),
+        "genotype 'mine': normal, edge 1: got '1' for a state; a state is an integer, 0 or more",
+    ),
+    (
+        {key: value for key, value in VALID.items() if key != "reduce_concat"},
+        "genotype 'mine': key 'reduce_concat' is missing; a genotype has "
+        "normal, normal_concat, reduce, reduce_concat",
+    ),
+    (with_(normal=None), "genotype 'mine': normal: got None; give a list"),
+    (with_(reduce_concat=2), "genotype 'mine': reduce_concat: got 2; give a list"),
+]
+
+
+@pytest.mark.parametrize(("record", "message"), MISTAKES)
+def test_a_wrong_genotype_is_refused_in_one_line(record: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_genotype(record, "mine")
+    assert str(caught.value) == message
+
+
+def test_a_valid_record_is_a_genotype() -> None:
+    genotype = parse_genotype(VALID, "mine")
+    assert genotype == Genotype(
+        (("skip_connect", 0), ("sep_conv_3x3", 1)), (2,), (("max_pool_3x3", 0), ("avg_pool_3x3", 1)), (2,)
+    )
+    assert DiscreteNetwork(genotype, 4, 3, 10)(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_the_inputs_of_a_normal_cell_may_be_outputs() -> None:
+    genotype = parse_genotype(with_(normal_concat=[0, 1, 2, 2]), "mine")
+    network = DiscreteNetwork(genotype, 4, 3, 10, reductions=(1,)).eval()
+    assert network(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_an_unknown_genotype_names_the_nearest() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^genotype: unknown name 'DARTS_V3' \(nearest: DARTS_V2, DARTS_V1.*accepted: .*NASNet",
+    ):
+        published_genotype("DARTS_V3")
+    assert published_genotype("ADVRUSH") is GENOTYPES["ADVRUSH"]
+
+
+NETWORK_MISTAKES = [
+    ({"channels": 0}, "channels: got 0; give 1 or more"),
+    ({"layers": 0}, "layers: got 0; give 1 or more"),
+    ({"classes": -1}, "classes: got -1; give 1 or more"),
+    ({"reductions": (3,)}, "reductions: got [3]; 3 layers have cells 0 to 2"),
+    ({"mean": (0.5,), "std": (0.5,)}, "normalisation: got mean (0.5,) and std (0.5,) for 3 channels"),
+    ({"mean": (0.5,) * 3}, "normalisation: got mean (0.5, 0.5, 0.5) and std None for 3 channels"),
+    (
+        {"mean": (0.5,) * 3, "std": (0.5, 0.0, 0.5)},
+        "normalisation: Normalize needs finite means and positive stds",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), NETWORK_MISTAKES)
+def test_wrong_sizes_are_refused_in_one_line(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"channels": 4, "layers": 3, "classes": 10} | change
+    with pytest.raises(UserError) as caught:
+        DiscreteNetwork(GENOTYPES["DARTS_V2"], **arguments)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_odd_channels_of_a_factorized_reduce_are_refused() -> None:
+    with pytest.raises(UserError, match="FactorizedReduce: got 5 output channels"):
+        OPS["skip_connect"](5, 2, True)
+
+
+def test_relu_conv_bn() -> None:
+    op, x = ReLUConvBN(3, 5).eval(), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(op(x), functional.conv2d(x.clamp(min=0), op[1].weight) / (1 + 1e-5) ** 0.5)
