@@ -21,10 +21,14 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std):
-            raise ValueError(f"Normalize needs one mean and one std per channel, got {len(mean)} and {len(std)}")
+            raise ValueError(
+                f"Normalize needs one mean and one std per channel, got {len(mean)} and {len(std)}"
+            )
         shift, scale = torch.tensor(tuple(mean)).float(), torch.tensor(tuple(std)).float()
         if not (shift.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
-            raise ValueError(f"Normalize needs finite means and positive stds, got {tuple(mean)} and {tuple(std)}")
+            raise ValueError(
+                f"Normalize needs finite means and positive stds, got {tuple(mean)} and {tuple(std)}"
+            )
         self.register_buffer("mean", shift.view(-1, 1, 1))
         self.register_buffer("std", scale.view(-1, 1, 1))
 

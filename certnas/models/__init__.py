@@ -1,0 +1,8 @@
+"""Opening networks for certification: open_model and what it returns."""
+
+from certnas.models.architectures import ARCHITECTURES, Architecture
+from certnas.models.normalize import Normalize
+from certnas.models.opened import OpenedModel
+from certnas.models.opening import open_model
+
+__all__ = ["ARCHITECTURES", "Architecture", "Normalize", "OpenedModel", "open_model"]

@@ -1,0 +1,88 @@
+"""CNN-Cert's plain convolutional networks (Boopathy et al. 2019), laid out as Keras lays them out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from certnas.errors import UserError
+from certnas.models.architectures.architecture import Architecture
+
+
+class ChannelsLastFlatten(nn.Module):
+    """[N, C, H, W] -> [N, H·W·C] in H, W, C order, the order of a Keras Flatten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def cnn_cert_relu(
+    *,
+    layers: int = 5,
+    filters: int = 5,
+    kernel: int = 3,
+    channels: int = 1,
+    size: int = 28,
+    classes: int = 10,
+) -> Architecture:
+    """layers - 1 unpadded convolutions with ReLU after each, then a dense layer.  CNN-Cert's pure CNN."""
+    return _cnn_cert(nn.ReLU, layers, filters, kernel, channels, size, classes)
+
+
+def cnn_cert_sigmoid(
+    *,
+    layers: int = 5,
+    filters: int = 5,
+    kernel: int = 3,
+    channels: int = 1,
+    size: int = 28,
+    classes: int = 10,
+) -> Architecture:
+    """layers - 1 unpadded convolutions with sigmoid after each, then a dense layer.  CNN-Cert's pure CNN."""
+    return _cnn_cert(nn.Sigmoid, layers, filters, kernel, channels, size, classes)
+
+
+def cnn_cert_tanh(
+    *,
+    layers: int = 5,
+    filters: int = 5,
+    kernel: int = 3,
+    channels: int = 1,
+    size: int = 28,
+    classes: int = 10,
+) -> Architecture:
+    """layers - 1 unpadded convolutions with tanh after each, then a dense layer.  CNN-Cert's pure CNN."""
+    return _cnn_cert(nn.Tanh, layers, filters, kernel, channels, size, classes)
+
+
+def _cnn_cert(
+    activation: Callable[[], nn.Module],
+    layers: int,
+    filters: int,
+    kernel: int,
+    channels: int,
+    size: int,
+    classes: int,
+) -> Architecture:
+    """Layers layer0, layer1, …: the names of the arrays in a CNN-Cert .npz, less their suffix."""
+    final = size - (layers - 1) * (kernel - 1)
+    if min(layers, filters, kernel, channels, classes) < 1 or final < 1:
+        raise UserError(
+            f"no CNN of {layers} layers with {kernel}x{kernel} kernels on {size}x{size} images: "
+            f"every option must be at least 1 and {layers - 1}·({kernel} - 1) less than the image size"
+        )
+    modules: list[tuple[str, nn.Module]] = []
+    depth = channels
+    for index in range(layers - 1):
+        modules += [
+            (f"layer{index}", nn.Conv2d(depth, filters, kernel)),
+            (f"activation{index}", activation()),
+        ]
+        depth = filters
+    modules += [
+        ("flatten", ChannelsLastFlatten()),
+        (f"layer{layers - 1}", nn.Linear(final * final * depth, classes)),
+    ]
+    return Architecture(nn.Sequential(OrderedDict(modules)), (channels, size, size))

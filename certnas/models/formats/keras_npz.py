@@ -1,0 +1,44 @@
+"""Weights from a CNN-Cert-style .npz: Keras arrays layer0_kernel, layer0_bias, …"""
+
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certnas.errors import UserError
+from certnas.models.formats.contents import StateDict
+
+_SUFFIX = {"kernel": "weight", "bias": "bias"}
+_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # [kh, kw, in, out] -> [out, in, kh, kw] and [in, out] -> [out, in]
+
+
+def read_keras_npz(path: Path) -> StateDict:
+    """Arrays layerI_kernel and layerI_bias as tensors layerI.weight and layerI.bias, in torch's axis order.
+
+    The rows of a dense kernel stay as they are: after a Keras Flatten they are in H, W, C order, and the
+    architecture must flatten so.  Raises UserError for another file, other names or other ranks.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"cannot read '{path}' as .npz ({type(error).__name__}): it is truncated, in another format, or "
+            "holds Python objects; save plain arrays with numpy.savez"
+        ) from error
+    return StateDict(dict(_tensor(path, name, array) for name, array in arrays.items()))
+
+
+def _tensor(path: Path, name: str, array: np.ndarray) -> tuple[str, Tensor]:
+    match = re.fullmatch(r"(layer\d+)_(kernel|bias)", name)
+    ranks = (2, 4) if name.endswith("kernel") else (1,)
+    if match is None or array.ndim not in ranks or array.dtype.kind != "f":
+        raise UserError(
+            f"'{path}' has an array {name!r} of shape {list(array.shape)} and type {array.dtype}; accepted: "
+            "floating layer0_kernel [kh, kw, in, out] or [in, out], layer0_bias [out], layer1_kernel, …"
+        )
+    ordered = np.ascontiguousarray(array.transpose(_AXES.get(array.ndim, (0,))))
+    return f"{match[1]}.{_SUFFIX[match[2]]}", torch.from_numpy(ordered)

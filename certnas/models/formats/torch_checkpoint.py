@@ -1,0 +1,84 @@
+"""Weights from a torch.save file, read without running any code in it."""
+
+import re
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from certnas.errors import UserError
+from certnas.models.formats.contents import StateDict
+
+_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "ema")  # the first of these that is there
+_PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_DEPTH = 8  # deeper nesting than this is no state dict; a pickled list can even hold itself
+
+
+def read_torch_checkpoint(path: Path) -> StateDict:
+    """The state dict of a .pt, .pth or .th file.
+
+    Looks under the keys state_dict, model_state_dict, model, net, ema (in that order) and, for a list of
+    state dicts, at entry 0; takes off a `module.` or `_orig_mod.` prefix that every name has; leaves out what
+    is not a tensor.  Raises UserError for a file that needs code to be read, is truncated or has no tensors.
+    """
+    contents, entry = _load(path), ""
+    for _ in range(_DEPTH):
+        match contents:
+            case dict() if _is_state_dict(contents):
+                tensors = {str(name): value for name, value in contents.items() if isinstance(value, Tensor)}
+                return StateDict(_without_prefixes(tensors), entry)
+            case dict() if any(key in contents for key in _ENTRIES):
+                key = next(key for key in _ENTRIES if key in contents)
+                contents, entry = contents[key], f"{entry}[{key!r}]"
+            case [first, *_]:
+                contents, entry = first, f"{entry}[0]"
+            case _:
+                break
+    found = f"a {type(contents).__name__}"
+    if isinstance(contents, dict):
+        found += f" with keys {', '.join(map(repr, list(contents)[:5])) or 'none'}"
+    raise UserError(
+        f"no state dict in '{path}{entry}' (found {found}); accepted: tensors by name, "
+        f"alone or under {', '.join(_ENTRIES)}"
+    )
+
+
+def _load(path: Path) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            code = _code_in(path, str(error))
+            if code:
+                raise UserError(
+                    f"'{path}' can only be read by running code that it names ({', '.join(code)}), which is "
+                    "never done; where you trust it, save its weights alone: "
+                    "torch.save(model.state_dict(), 'weights.pth')"
+                ) from error
+            raise UserError(
+                f"cannot read '{path}' as a torch checkpoint ({type(error).__name__}): it is truncated or in "
+                "another format; save its weights again: torch.save(model.state_dict(), 'weights.pth')"
+            ) from error
+
+
+def _code_in(path: Path, message: str) -> list[str]:
+    """The names, sorted, that the pickle would import beyond what tensors need; empty where none is known."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # a file older than torch's zip format: the refusal itself names the first
+        return re.findall(r"GLOBAL ([\w.]+) was not an allowed global", message)
+
+
+def _is_state_dict(contents: object) -> bool:
+    if not isinstance(contents, dict) or any(isinstance(contents.get(k), dict | list) for k in _ENTRIES):
+        return False
+    return any(isinstance(value, Tensor) for value in contents.values())
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            return _without_prefixes({name.removeprefix(prefix): value for name, value in tensors.items()})
+    return tensors
