@@ -21,7 +21,7 @@ def checkpoint(file: str) -> Path:
 
 
 def manifest() -> dict[str, dict[str, Any]]:
-    """What is known of each trained network, by id: files, dataset, input_encoding, clean_correct_of_10000."""
+    """What is known of each network, by its id: files, dataset, input_encoding, clean_correct_of_10000."""
     path = shared_dir() / "data" / "checkpoints" / "index.json"
     return {entry["id"]: entry for entry in json.loads(path.read_text())}
 

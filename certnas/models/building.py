@@ -86,7 +86,8 @@ def _check_options(name: str, factory: Callable[..., Any], options: Mapping[str,
     try:
         signature.bind(**options)
     except TypeError as error:
-        accepted = ", ".join(map(str, signature.parameters.values())) or "none"
+        plain = [str(p.replace(annotation=p.empty)) for p in signature.parameters.values()]
+        accepted = ", ".join(plain) or "none"
         raise UserError(f"architecture {name!r}: {error}; its options: {accepted}") from error
 
 

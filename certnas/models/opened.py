@@ -57,7 +57,7 @@ def _normalised(architecture: Architecture, name: str) -> nn.Module:
     channels = architecture.input_shape[0]
     if mean is None or std is None or not len(mean) == len(std) == channels:
         raise UserError(
-            f"{name} reads {channels} channels: give mean and std together, {channels} numbers each "
+            f"{name} takes mean and std together, {channels} long each: one number per channel "
             f"(got mean {_listed(mean)}, std {_listed(std)})"
         )
     try:

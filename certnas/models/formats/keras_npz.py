@@ -22,11 +22,13 @@ def read_keras_npz(path: Path) -> StateDict:
     architecture must flatten so.  Raises UserError for another file, other names or other ranks.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except OSError:
+        raise
+    except Exception as error:
         raise UserError(
-            f"cannot read '{path}' as .npz ({type(error).__name__}): it is truncated, in another format, or "
+            f"cannot read '{path}' as .npz: it is truncated, in another format, or "
             "holds Python objects; save plain arrays with numpy.savez"
         ) from error
     return StateDict(dict(_tensor(path, name, array) for name, array in arrays.items()))

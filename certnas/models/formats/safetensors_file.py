@@ -15,6 +15,5 @@ def read_safetensors(path: Path) -> StateDict:
         return StateDict(load_file(path, device="cpu"))
     except SafetensorError as error:
         raise UserError(
-            f"cannot read '{path}' as safetensors ({error}): it is truncated or in another format; "
-            "save it again"
+            f"cannot read '{path}' as safetensors: it is truncated or in another format; save it again"
         ) from error

@@ -35,11 +35,11 @@ def read_torch_checkpoint(path: Path) -> StateDict:
                 contents, entry = first, f"{entry}[0]"
             case _:
                 break
-    found = f"a {type(contents).__name__}"
+    found = f"type {type(contents).__name__}"
     if isinstance(contents, dict):
         found += f" with keys {', '.join(map(repr, list(contents)[:5])) or 'none'}"
     raise UserError(
-        f"no state dict in '{path}{entry}' (found {found}); accepted: tensors by name, "
+        f"no state dict in '{path}'{entry and ' at '}{entry} (found {found}); accepted: tensors by name, "
         f"alone or under {', '.join(_ENTRIES)}"
     )
 
@@ -49,6 +49,8 @@ def _load(path: Path) -> object:
         warnings.simplefilter("ignore")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
         except Exception as error:
             code = _code_in(path, str(error))
             if code:
@@ -58,7 +60,7 @@ def _load(path: Path) -> object:
                     "torch.save(model.state_dict(), 'weights.pth')"
                 ) from error
             raise UserError(
-                f"cannot read '{path}' as a torch checkpoint ({type(error).__name__}): it is truncated or in "
+                f"cannot read '{path}' as a torch checkpoint: it is truncated or in "
                 "another format; save its weights again: torch.save(model.state_dict(), 'weights.pth')"
             ) from error
 
@@ -68,7 +70,7 @@ def _code_in(path: Path, message: str) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # a file older than torch's zip format: the refusal itself names the first
-        return re.findall(r"GLOBAL ([\w.]+) was not an allowed global", message)
+        return re.findall(r"GLOBAL ([\w.]+)", message)
 
 
 def _is_state_dict(contents: object) -> bool:
