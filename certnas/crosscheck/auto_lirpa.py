@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from certnas.errors import UserError
+from certnas.models.normalize import Normalize
 
 Method = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]
 Norm = Literal["linf", "l2", "l1"]
@@ -88,7 +89,7 @@ def auto_lirpa_bounds(
         raise UserError(f"method {method!r} of auto_lirpa_bounds is not one of {', '.join(_METHODS)}")
     if x.dtype not in _CLEAN_TOLERANCE:
         raise UserError(f"auto_lirpa_bounds takes x in float32 or float64, got {x.dtype}")
-    model = copy.deepcopy(model).eval().to(x)
+    model = _with_batch_axis(copy.deepcopy(model).eval().to(x))
     x = x.detach()
     with torch.no_grad():
         expected = model(x)
@@ -117,6 +118,14 @@ def auto_lirpa_bounds(
             raise OracleUnusable(f"{method} failed: {type(error).__name__}: {_one_line(error)}") from error
         seconds = time.perf_counter() - start
     return LirpaBounds(lower.detach(), upper.detach(), clean, version, seconds)
+
+
+def _with_batch_axis(model: nn.Module) -> nn.Module:
+    """The same map with constants [1, C, 1, 1] in its normalisation: auto_LiRPA fails on [C, 1, 1]."""
+    for module in model.modules():
+        if isinstance(module, Normalize):
+            module.mean, module.std = module.mean.unsqueeze(0), module.std.unsqueeze(0)
+    return model
 
 
 def _bounded_module(library: Any) -> Any:
