@@ -1,0 +1,60 @@
+"""Certified linear bounds of neural networks over perturbation regions.
+
+    graph = bounds.trace(model, example)
+    region = bounds.Linf(x, eps=8 / 255, lower=0.0, upper=1.0)
+    lower = bounds.lower_bounds(graph.bind(), region, bounds.margins(labels, classes), bounds.Crown())
+
+`lower > 0` proves that every image of the region keeps its label.
+"""
+
+from bounds.alpha import AlphaCrown, TunedCrown
+from bounds.errors import BoundsError, InvalidInput, UnsupportedOp
+from bounds.graph import Graph, Network, Node
+from bounds.interval import Interval
+from bounds.methods import IBP, Crown, CrownIBP, Method, Zonotope, ZonotopeCrown, lower_bounds, output_bounds
+from bounds.region import L1, L2, NORMS, Linf, Region
+from bounds.relaxation import SLOPES, Slope
+from bounds.rows import logits, margins, targeted
+from bounds.trace import trace
+
+METHODS: dict[str, Method] = {
+    "ibp": IBP(),
+    "crown-ibp": CrownIBP(),
+    "zonotope": Zonotope(),
+    "zonotope+crown": ZonotopeCrown(),
+    "crown": Crown(),
+    "alpha-crown": AlphaCrown(),
+}
+
+__all__ = [
+    "IBP",
+    "L1",
+    "L2",
+    "METHODS",
+    "NORMS",
+    "SLOPES",
+    "AlphaCrown",
+    "BoundsError",
+    "Crown",
+    "CrownIBP",
+    "Graph",
+    "Interval",
+    "InvalidInput",
+    "Linf",
+    "Method",
+    "Network",
+    "Node",
+    "Region",
+    "Slope",
+    "TunedCrown",
+    "UnsupportedOp",
+    "Zonotope",
+    "ZonotopeCrown",
+    "Graph",
+    "logits",
+    "lower_bounds",
+    "margins",
+    "output_bounds",
+    "targeted",
+    "trace",
+]

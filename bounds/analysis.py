@@ -1,0 +1,226 @@
+"""The state of one call: intervals and relaxations of one network on one region, as far as they were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bounds.backward import lower_bound, lower_bound_from_boxes
+from bounds.graph import Network
+from bounds.interval import Interval
+from bounds.memory import Budget
+from bounds.ops import Nonlinear, rule_for
+from bounds.ops.rule import Tuning
+from bounds.plan import plan_of, row_cost
+from bounds.region import Region
+from bounds.relaxation import Relaxation, Slope
+
+EVERYTHING = slice(None)
+Tunings = dict[str, Tuning]
+
+
+class Analysis:
+    """Bounds of every tensor on demand.  Values only ever get added; nothing is written on the network."""
+
+    def __init__(self, network: Network, region: Region, budget: Budget, slope: Slope) -> None:
+        self.network = network
+        self.region = region
+        self.budget = budget
+        self.slope = slope
+        self.plan = plan_of(network.graph)
+        self.intervals: dict[str, Interval] = {}
+        self._relaxations: dict[str, Relaxation] = {}
+
+    # Intervals
+
+    def interval(self, name: str) -> Interval:
+        """Bounds of a tensor: known ones, or interval arithmetic from the nearest known ones.  [N, *shape]"""
+        graph = self.network.graph
+        missing, stack = set(), [name]
+        while stack:
+            current = stack.pop()
+            if current in self.intervals or current in missing:
+                continue
+            missing.add(current)
+            if current not in self.plan.prefix:
+                stack += graph.nodes[current].operands
+        for current in self.plan.order:
+            if current in missing:
+                self.intervals[current] = self._evaluate(current)
+        return self.intervals[name]
+
+    def _evaluate(self, name: str) -> Interval:
+        graph = self.network.graph
+        if name == graph.input:
+            return self.region.box()
+        node = graph.nodes[name]
+        if name in self.plan.prefix and not (self.region.is_box and name in self.plan.plain):
+            return self._exact(name)
+        operands = [self.interval(operand) for operand in node.operands]
+        return rule_for(node).interval(self.network.call(node), *operands)
+
+    def _exact(self, name: str) -> Interval:
+        """A tensor that is affine in the input, against the region itself."""
+        shape = self.network.graph.shape(name)
+        units = torch.arange(prod(shape), device=self.network.device).expand(len(self.region.x), -1)
+        lower, upper = self.rows_at(name, units)
+        return Interval(lower.reshape(-1, *shape), upper.reshape(-1, *shape))
+
+    # Relaxations
+
+    def relaxation(self, name: str) -> Relaxation:
+        """The default relaxation of a nonlinear node on its operands' intervals."""
+        if name not in self._relaxations:
+            self._relaxations[name] = self.tuned(name, (), EVERYTHING, self.slope)
+        return self._relaxations[name]
+
+    def tuned(self, name: str, tuning: Tuning, images: slice = EVERYTHING, slope: Slope | None = None) -> Relaxation:
+        """The relaxation for a given choice among the sound planes."""
+        node = self.network.graph.nodes[name]
+        rule = rule_for(node)
+        assert isinstance(rule, Nonlinear)
+        operands = [self.interval(operand).at(images).unsqueeze(1) for operand in node.operands]
+        return rule.relax(self.network.call(node), slope or self.slope, tuning, *operands)
+
+    def default_tuning(self, name: str) -> Tuning:
+        node = self.network.graph.nodes[name]
+        rule = rule_for(node)
+        assert isinstance(rule, Nonlinear)
+        operands = [self.interval(operand).unsqueeze(1) for operand in node.operands]
+        return rule.tuning(self.network.call(node), *operands)
+
+    # Rows
+
+    def rows(self, target: str, coef: Tensor, tunings: Tunings | None = None) -> Tensor:
+        """Lower bounds of linear forms of a tensor by the backward pass, in chunks.  coef [N, S, *shape] -> [N, S]"""
+
+        def some(images: slice, rows: slice) -> Tensor:
+            return coef[images, rows]
+
+        return self._chunked(target, coef.shape[1], some, tunings)
+
+    def rows_at(self, target: str, units: Tensor, tunings: Tunings | None = None) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of single units.  units [N, M], flat indices into the tensor -> two [N, M]."""
+        shape = self.network.graph.shape(target)
+
+        def some(images: slice, rows: slice) -> Tensor:
+            index = units[images, rows]
+            n, m = index.shape
+            one = torch.zeros(n, m, prod(shape), dtype=self.network.dtype, device=self.network.device)
+            one.scatter_(2, index.unsqueeze(2), 1.0)
+            return torch.cat([one, -one], 1).reshape(n, 2 * m, *shape)
+
+        both = self._chunked(target, units.shape[1], some, tunings, sides=2)
+        return both[:, 0], -both[:, 1]
+
+    def _chunked(
+        self, target: str, rows: int, some: Callable[[slice, slice], Tensor], tunings: Tunings | None, sides: int = 1
+    ) -> Tensor:
+        """[N, rows], or [N, sides, rows]: blocks of rows under the budget, recomputed in the backward of autograd."""
+        count = len(self.region.x)
+        blocks = list(self.budget.chunks(count, rows, sides * row_cost(self.network.graph, target)))
+        reached = self.relaxed_before(target)
+        for name in reached:
+            if tunings is None:
+                self.relaxation(name)
+            else:
+                for operand in self.network.graph.nodes[name].operands:
+                    self.interval(operand)
+
+        def block(images: slice, chunk: slice) -> Tensor:
+            def provide(name: str) -> Relaxation:
+                if tunings is None:
+                    return self.relaxation(name).at(images)
+                tuning = tuple(
+                    t[images][:, chunk] if t.shape[1] == rows and rows > 1 and sides == 1 else t[images] for t in tunings[name]
+                )
+                return self.tuned(name, tuning, images)
+
+            return lower_bound(self.network, self.region.at(images), provide, target, some(images, chunk))
+
+        results: dict[int, list[Tensor]] = {}
+        for images, chunk in blocks:
+            if len(blocks) > 1 and torch.is_grad_enabled():
+                part = checkpoint(block, images, chunk, use_reentrant=False, preserve_rng_state=False)
+            else:
+                part = block(images, chunk)
+            results.setdefault(images.start, []).append(part.reshape(len(part), sides, -1))
+        joined = torch.cat([torch.cat(parts, 2) for parts in results.values()], 0)
+        return joined.squeeze(1) if sides == 1 else joined
+
+    def relaxed_before(self, target: str) -> list[str]:
+        """The nonlinear nodes that a row of `target` passes."""
+        graph, seen, stack, found = self.network.graph, set(), [target], []
+        while stack:
+            name = stack.pop()
+            if name in seen or name == graph.input:
+                continue
+            seen.add(name)
+            if isinstance(rule_for(graph.nodes[name]), Nonlinear):
+                found.append(name)
+            stack += graph.nodes[name].operands
+        return found
+
+    def boxed_rows(self, coef: Tensor) -> Tensor:
+        """Lower bounds of rows of the output through its affine tail, then from intervals.  [N, S]"""
+        for name in self._tail_ends():
+            self.interval(name)
+        return lower_bound_from_boxes(self.network, self.region, self.interval, self.network.graph.output, coef)
+
+    def _tail_ends(self) -> list[str]:
+        """The nonlinear nodes at which the affine tail of the output begins."""
+        graph, tail = self.network.graph, self.plan.linear_tail
+        starts = {operand for name in tail for operand in graph.nodes[name].operands} | {graph.output}
+        return [name for name in graph.nodes if name in starts and name not in tail]
+
+    # Refinement
+
+    def unstable(self, target: str) -> Tensor:
+        """Units of a tensor whose readers are not settled by its present interval.  [N, units] of bool"""
+        x = self.interval(target)
+        mask = torch.zeros_like(x.lower, dtype=torch.bool)
+        with torch.no_grad():
+            for reader in self.plan.readers[target]:
+                node = self.network.graph.nodes[reader.node]
+                rule = rule_for(node)
+                assert isinstance(rule, Nonlinear)
+                call = self.network.call(node)
+                if reader.direct:
+                    operands = [self.interval(operand) for operand in node.operands]
+                    mask |= rule.unstable(call, *operands)[reader.operand]
+                elif rule.elementwise and len(node.operands) == 1 and not _by_position(node.op):
+                    mask |= rule.unstable(call, x)[0]
+                else:
+                    mask |= True
+        return mask.flatten(1)
+
+    def refine(self, target: str, tunings: Tunings | None = None) -> None:
+        """Tighten the interval of a tensor by backward rows for the units that need it; intersected with the old."""
+        if target in self.plan.prefix:
+            self.interval(target)
+            return
+        old = self.interval(target)
+        mask = self.unstable(target)
+        most = int(mask.sum(1).max()) if mask.numel() else 0
+        if most == 0:
+            return
+        units = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        lower, upper = self.rows_at(target, units, tunings)
+        flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
+        kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
+        tight = kept.intersect(Interval(lower, upper))
+        shape = old.lower.shape
+        self.intervals[target] = Interval(
+            flat.lower.scatter(1, units, tight.lower).reshape(shape),
+            flat.upper.scatter(1, units, tight.upper).reshape(shape),
+        )
+
+
+def _by_position(op: str) -> bool:
+    """Element-wise operators whose parameters depend on the channel cannot be asked about a moved tensor."""
+    return op == "aten.prelu.default"
+

@@ -1,0 +1,76 @@
+"""The backward pass: a row of the output as a linear form of the input (CROWN, DeepPoly, CNN-Cert)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from bounds.graph import Network
+from bounds.interval import Interval
+from bounds.ops import Affine, rule_for
+from bounds.region import Region
+from bounds.relaxation import Relaxation, sum_to
+
+Provider = Callable[[str], Relaxation]
+
+
+def _constant(coef: Tensor, bias: Tensor) -> Tensor:
+    """⟨coef, bias⟩ for each row; bias [1, *out or broadcastable]."""
+    summed = sum_to(coef, tuple(bias.shape[1:]))
+    return (summed * bias.unsqueeze(1)).flatten(2).sum(-1)
+
+
+def lower_bound(network: Network, region: Region, relaxation: Provider, target: str, coef: Tensor) -> Tensor:
+    """min over R of Σ coef·target(x') from below.  [N, S]
+
+    coef [N, S, *target's shape].  Walks from `target` to the input; each nonlinear node is replaced by
+    `relaxation(name)`; what arrives at the input is minimised over the region exactly.
+    """
+    return _walk(network, region, target, coef, relaxation, None)
+
+
+def lower_bound_from_boxes(
+    network: Network, region: Region, interval: Callable[[str], Interval], target: str, coef: Tensor
+) -> Tensor:
+    """The same through the affine nodes alone: each nonlinear node met counts with its interval."""
+    return _walk(network, region, target, coef, None, interval)
+
+
+def _walk(
+    network: Network, region: Region, target: str, coef: Tensor, relaxation: Provider | None, interval: Callable[[str], Interval] | None
+) -> Tensor:
+    graph = network.graph
+    pending: dict[str, Tensor] = {target: coef}
+    total: Tensor | float = 0.0
+    names = list(graph.nodes)
+    start = names.index(target) + 1 if target in graph.nodes else 0
+    for name in reversed(names[:start]):
+        if name not in pending:
+            continue
+        rows, node = pending.pop(name), graph.nodes[name]
+        rule = rule_for(node)
+        if isinstance(rule, Affine):
+            call = network.call(node)
+            bias = rule.bias(call)
+            if bias is not None:
+                total = total + _constant(rows, bias)
+            pulled = rule.pull(call, rows)
+        elif interval is not None:
+            total = total + _minimum_in_box(rows, interval(name))
+            continue
+        else:
+            assert relaxation is not None
+            pulled, const = relaxation(name).pull(rows)
+            total = total + const
+        for operand, part in zip(node.operands, pulled, strict=True):
+            pending[operand] = pending[operand] + part if operand in pending else part
+    if graph.input in pending:
+        total = total + region.minimum(pending[graph.input])
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _minimum_in_box(coef: Tensor, box: Interval) -> Tensor:
+    lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
+    return (coef.clamp(min=0) * lower + coef.clamp(max=0) * upper).flatten(2).sum(-1)

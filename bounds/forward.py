@@ -1,0 +1,181 @@
+"""The forward pass: every tensor as an affine form of the input plus error symbols (a zonotope).
+
+    x = A·input + Σ Eₖ·εₖ + center ± box,   εₖ ∈ [−1, 1].
+
+A nonlinear operator with planes of one slope adds the gap between them as fresh symbols: the `errors` largest of each
+layer are kept (correlations survive), the rest go into `box`.  DeepZ (Singh et al. 2018) for its relu and sigmoid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from bounds.analysis import Analysis
+from bounds.graph import Call
+from bounds.interval import Interval
+from bounds.ops import Affine, Nonlinear, rule_for
+from bounds.region import Region
+from bounds.relaxation import Slope
+
+
+@dataclass(frozen=True)
+class Form:
+    """linear [N or 1, D, *shape]: coefficients of the input's D elements.  symbols: error coefficients by the node
+    that made them, [N, k, *shape] each.  center, box [N or 1, *shape]."""
+
+    linear: Tensor | None
+    symbols: dict[str, Tensor]
+    center: Tensor
+    box: Tensor | None
+
+    def interval(self, region: Region) -> Interval:
+        """The form's exact range over the region.  [N, *shape]"""
+        n, shape = len(region.x), self.center.shape[1:]
+        spread = torch.zeros_like(self.center) if self.box is None else self.box
+        for coefficients in self.symbols.values():
+            spread = spread + coefficients.abs().sum(1)
+        low, high = self.center - spread, self.center + spread
+        if self.linear is not None:
+            rows = self.linear.flatten(2).transpose(1, 2)
+            rows = rows.reshape(len(rows), -1, *region.x.shape[1:])
+            low = low + region.minimum(rows).reshape(n, *shape)
+            high = high - region.minimum(-rows).reshape(n, *shape)
+        return Interval(low.expand(n, *shape), high.expand(n, *shape))
+
+
+class Zonotope:
+    """Forms of every tensor of one analysis; `run` leaves the intervals of all that nonlinearities read there."""
+
+    def __init__(self, analysis: Analysis, errors: int | None) -> None:
+        self.analysis = analysis
+        self.errors = errors
+        self.forms: dict[str, Form] = {}
+
+    def run(self) -> Form:
+        """Push forms from the input to the output; a form is dropped when its last reader has it.  The output's form."""
+        analysis = self.analysis
+        graph, network = analysis.network.graph, analysis.network
+        last_use = {operand: name for name, node in graph.nodes.items() for operand in node.operands}
+        expiring: dict[str, list[str]] = {}
+        for operand, name in last_use.items():
+            expiring.setdefault(name, []).append(operand)
+        self.forms[graph.input] = self._input()
+        for name, node in graph.nodes.items():
+            rule = rule_for(node)
+            operands = [self.forms[operand] for operand in node.operands]
+            call = network.call(node)
+            self.forms[name] = self._affine(rule, call, operands) if isinstance(rule, Affine) else self._relaxed(rule, call, operands)
+            if name in analysis.plan.readers and name not in analysis.plan.prefix:
+                self._tighten(name)
+            for operand in expiring.get(name, []):
+                if operand != graph.output:
+                    del self.forms[operand]
+        return self.forms[graph.output]
+
+    def _input(self) -> Form:
+        x = self.analysis.region.x
+        size = prod(x.shape[1:])
+        identity = torch.eye(size, dtype=x.dtype, device=x.device).reshape(1, size, *x.shape[1:])
+        return Form(identity, {}, torch.zeros_like(x[:1]), None)
+
+    def _tighten(self, name: str) -> None:
+        """The tighter of the zonotope's range and interval arithmetic's."""
+        local = self.analysis.interval(name)
+        self.analysis.intervals[name] = local.intersect(self.forms[name].interval(self.analysis.region))
+
+    def _affine(self, rule: Affine, call: Call, operands: list[Form]) -> Form:
+        """The linear part on every block, the constant on the centre, the magnitude on the box."""
+
+        def pushed(parts: list[Tensor | None]) -> Tensor | None:
+            present = [part for part in parts if part is not None]
+            if not present:
+                return None
+            n, g = max(len(p) for p in present), present[0].shape[1]
+            full = [
+                torch.zeros((), dtype=present[0].dtype, device=present[0].device).expand(n, g, *shape) if part is None else part.expand(n, *part.shape[1:])
+                for part, shape in zip(parts, call.shapes, strict=True)
+            ]
+            return rule.push(call, *full)
+
+        names = dict.fromkeys(source for form in operands for source in form.symbols)
+        symbols = {source: pushed([form.symbols.get(source) for form in operands]) for source in names}
+        n = max(len(form.center) for form in operands)
+        center = rule.linear(call, *(form.center.expand(n, *form.center.shape[1:]) for form in operands))
+        bias = rule.bias(call)
+        boxes = [form.box for form in operands]
+        box = None
+        if any(b is not None for b in boxes):
+            filled = [torch.zeros_like(form.center) if form.box is None else form.box for form in operands]
+            n = max(len(b) for b in filled)
+            box = (rule.magnitude or rule.linear)(call, *(b.expand(n, *b.shape[1:]) for b in filled))
+        return Form(
+            linear=pushed([form.linear for form in operands]),
+            symbols={source: block for source, block in symbols.items() if block is not None},
+            center=center if bias is None else center + bias,
+            box=box,
+        )
+
+    def _relaxed(self, rule: Nonlinear, call: Call, operands: list[Form]) -> Form:
+        """One slope for both planes; half of what lies between them is a fresh error."""
+        intervals = [self.analysis.interval(operand).unsqueeze(1) for operand in call.node.operands]
+        planes = rule.relax(call, Slope.PARALLEL, (), *intervals)
+        assert planes.lower.map is planes.upper.map
+        shared = planes.lower.map
+
+        def pushed(parts: list[Tensor | None]) -> Tensor | None:
+            return shared.apply(*parts) if any(part is not None for part in parts) else None
+
+        names = dict.fromkeys(source for form in operands for source in form.symbols)
+        symbols = {source: pushed([form.symbols.get(source) for form in operands]) for source in names}
+        center = shared.apply(*(form.center.unsqueeze(1) for form in operands)).squeeze(1)
+        low, high = planes.lower.bias.squeeze(1), planes.upper.bias.squeeze(1)
+        error = (high - low) / 2
+        fresh, rest = _split(error, self.errors)
+        if fresh is not None:
+            symbols[call.node.name] = fresh
+        if any(form.box is not None for form in operands):
+            spread = shared.magnitude().apply(*(None if form.box is None else form.box.unsqueeze(1) for form in operands))
+            rest = spread.squeeze(1) if rest is None else rest + spread.squeeze(1)
+        return Form(
+            linear=pushed([form.linear for form in operands]),
+            symbols={source: block for source, block in symbols.items() if block is not None},
+            center=center + (high + low) / 2,
+            box=rest,
+        )
+
+    def lower(self, form: Form, coef: Tensor) -> Tensor:
+        """Lower bounds of rows of the output.  coef [N, S, *out] -> [N, S]"""
+        rows = coef.flatten(2)
+        total = (rows * form.center.flatten(1).unsqueeze(1)).sum(-1)
+        if form.box is not None:
+            total = total - (rows.abs() * form.box.flatten(1).unsqueeze(1)).sum(-1)
+        for block in form.symbols.values():
+            total = total - (rows @ block.flatten(2).transpose(1, 2)).abs().sum(-1)
+        if form.linear is not None:
+            region = self.analysis.region
+            projected = rows @ form.linear.flatten(2).transpose(1, 2)
+            total = total + region.minimum(projected.reshape(*projected.shape[:2], *region.x.shape[1:]))
+        return total
+
+
+def _split(error: Tensor, errors: int | None) -> tuple[Tensor | None, Tensor | None]:
+    """(the largest errors as symbols [N, k, *shape], the others as a box).  None keeps all of them."""
+    flat = error.flatten(1)
+    live = flat.detach() > 0
+    most = int(live.sum(1).max()) if flat.numel() else 0
+    kept = most if errors is None else min(errors, most)
+    if most == 0:
+        return None, None
+    if kept == 0:
+        return None, error
+    top = flat.detach().topk(kept, dim=1).indices
+    values = flat.gather(1, top)
+    blocks = torch.zeros(len(flat), kept, flat.shape[1], dtype=flat.dtype, device=flat.device)
+    symbols = blocks.scatter(2, top.unsqueeze(2), values.unsqueeze(2)).reshape(len(flat), kept, *error.shape[1:])
+    if kept == most:
+        return symbols, None
+    return symbols, flat.scatter(1, top, 0.0).reshape(error.shape)

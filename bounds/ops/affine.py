@@ -1,0 +1,278 @@
+"""Affine operators that mix units: convolutions, linear layers, averages, interpolation; and scaling and sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bounds.errors import InvalidInput
+from bounds.graph import Call
+from bounds.ops.rule import Affine, Rule, vjp
+from bounds.relaxation import sum_to
+
+aten = torch.ops.aten
+
+
+def applied(call: Call, *operands: Tensor) -> Tensor:
+    """The operator itself, where it is linear and takes any batch size."""
+    return call.apply(*operands)
+
+
+def at_zero(call: Call) -> Tensor:
+    """The operator's constant: its value where every operand is zero.  [1, *out]"""
+    operands = [torch.zeros(1, *shape, dtype=call.network.dtype, device=call.network.device) for shape in call.shapes]
+    return call.apply(*operands)
+
+
+# Convolutions.  Each takes `transform` for the weight: identity, or abs for the magnitude.
+
+
+def _channel_bias(call: Call) -> Tensor | None:
+    bias = call["bias"]
+    return None if bias is None else bias.reshape(1, -1, *[1] * (len(call.shape) - 1))
+
+
+def _convolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def linear(call: Call, x: Tensor) -> Tensor:
+        return conv(x, transform(call["weight"]), None, call["stride"], call["padding"], call["dilation"], call["groups"])
+
+    return linear
+
+
+def _convolve_back(back: Callable[..., Tensor]) -> Callable[[Call, Tensor], tuple[Tensor, ...]]:
+    """Lᵀ of a convolution is the transposed convolution, with output padding where the stride did not come out even."""
+
+    def transpose(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
+        weight, size = call["weight"], call.shapes[0][1:]
+        stride, dilation = _each(call["stride"], size), _each(call["dilation"], size)
+        padding = _padding(call["padding"], weight, dilation)
+        if padding is None:
+            return _CONV_VJP[back](call, coef)
+        extra = [
+            n - ((o - 1) * s - 2 * p + d * (k - 1) + 1)
+            for n, o, s, p, d, k in zip(size, call.shape[1:], stride, padding, dilation, weight.shape[2:], strict=True)
+        ]
+        return (back(coef, weight, None, stride, padding, extra, call["groups"], dilation),)
+
+    return transpose
+
+
+def _each(value: Any, size: tuple[int, ...]) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * len(size) if len(values) == 1 else values
+
+
+def _padding(padding: Any, weight: Tensor, dilation: list[int]) -> list[int] | None:
+    """Symmetric padding as numbers; None where 'same' pads one side more."""
+    if padding == "valid":
+        return [0] * len(dilation)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        return None if any(t % 2 for t in total) else [t // 2 for t in total]
+    return _each(padding, tuple(dilation))
+
+
+def _deconvolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def linear(call: Call, x: Tensor) -> Tensor:
+        geometry = [call[key] for key in ("stride", "padding", "output_padding", "groups", "dilation")]
+        return conv(x, transform(call["weight"]), None, *geometry)
+
+    return linear
+
+
+def _deconvolve_back(conv: Callable[..., Tensor]) -> Callable[[Call, Tensor], tuple[Tensor, ...]]:
+    def transpose(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
+        pulled = conv(coef, call["weight"], None, call["stride"], call["padding"], call["dilation"], call["groups"])
+        return (pulled[(..., *(slice(0, n) for n in call.shapes[0][1:]))],)
+
+    return transpose
+
+
+def _same(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _conv_rule(conv: Callable[..., Tensor], back: Callable[..., Tensor]) -> Affine:
+    return Affine(_convolve(conv, _same), _channel_bias, _convolve(conv, torch.abs), _convolve_back(back))
+
+
+def _deconv_rule(conv: Callable[..., Tensor], back: Callable[..., Tensor]) -> Affine:
+    return Affine(_deconvolve(conv, _same), _channel_bias, _deconvolve(conv, torch.abs), _deconvolve_back(back))
+
+
+_CONV_VJP = {
+    F.conv_transpose1d: vjp(_convolve(F.conv1d, _same)),
+    F.conv_transpose2d: vjp(_convolve(F.conv2d, _same)),
+}
+
+
+# Linear layers and products with a constant matrix.
+
+
+def _linear_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
+    return (coef @ call["weight"],)
+
+
+def _linear_bias(call: Call) -> Tensor | None:
+    bias = call["bias"]
+    return None if bias is None else bias.reshape(*[1] * len(call.shape), -1)
+
+
+def _matmul(transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def linear(call: Call, x: Tensor) -> Tensor:
+        names = [name for name in call.node.arguments if name in ("self", "other", "mat2")]
+        left, right = (call[name] for name in names)
+        return x @ transform(right) if left is None else transform(left) @ x
+
+    return linear
+
+
+# Scaling, batch normalisation, sums.
+
+
+def _factor(call: Call) -> Any:
+    """The constant that a product or quotient multiplies with."""
+    left, right = call["self"], call["other"]
+    constant = right if left is None else left
+    if call.node.target in (aten.div.Tensor, aten.div.Scalar):
+        if left is not None:
+            raise InvalidInput(f"{call.node.where()}: a constant divided by a perturbed tensor needs the reciprocal rule")
+        if bool((torch.as_tensor(constant) == 0).any()):
+            raise InvalidInput(f"{call.node.where()}: division by zero")
+        return 1 / constant
+    return constant
+
+
+def scale(x: Tensor, factor: Any) -> Tensor:
+    """factor·x where a zero factor gives zero whatever x is: 0·∞ and 0·NaN stay out of the bounds."""
+    if isinstance(factor, Tensor):
+        return torch.where(factor == 0, torch.zeros((), dtype=x.dtype, device=x.device), x * factor)
+    return torch.zeros_like(x) if factor == 0 else x * factor
+
+
+def _scaled(call: Call, x: Tensor) -> Tensor:
+    return scale(x, _factor(call)).expand(len(x), *call.shape)
+
+
+def _scaled_magnitude(call: Call, x: Tensor) -> Tensor:
+    factor = _factor(call)
+    return scale(x, abs(factor)).expand(len(x), *call.shape)
+
+
+def _scaled_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
+    return (sum_to(scale(coef, _factor(call)), call.shapes[0]),)
+
+
+def _norm_scale(call: Call) -> tuple[Tensor, Tensor]:
+    """γ/√(σ²+ε) and β − μ·γ/√(σ²+ε), shaped to broadcast.  Equations (6), (7) of the DSRNA paper."""
+    if call["training"]:
+        raise InvalidInput(f"{call.node.where()}: training-mode batch normalisation needs bind(batch=images)")
+    mean, variance = call["running_mean"], call["running_var"]
+    gamma, beta = call["weight"], call["bias"]
+    factor = torch.rsqrt(variance + call["eps"])
+    factor = factor if gamma is None else factor * gamma
+    shift = -mean * factor
+    shift = shift if beta is None else shift + beta
+    shape = (1, -1, *[1] * (len(call.shape) - 1))
+    return factor.reshape(shape), shift.reshape(shape)
+
+
+def _normalised(call: Call, x: Tensor) -> Tensor:
+    return x * _norm_scale(call)[0]
+
+
+def _normalised_magnitude(call: Call, x: Tensor) -> Tensor:
+    return x * _norm_scale(call)[0].abs()
+
+
+def _sign(call: Call) -> tuple[Any, Any]:
+    """The factors of `self` and `other` in a sum or difference."""
+    alpha = call["alpha"] if "alpha" in call.node.arguments else 1
+    if call.node.target in (aten.sub.Tensor, aten.sub.Scalar):
+        return 1, -alpha
+    return (-alpha, 1) if call.node.target is aten.rsub.Scalar else (1, alpha)
+
+
+def _terms(call: Call) -> list[Any]:
+    signs = dict(zip(("self", "other"), _sign(call), strict=True))
+    arguments = call.node.arguments
+    return [signs[key] for key in ("self", "other") if call.is_operand(arguments[key])]
+
+
+def _added(call: Call, *operands: Tensor) -> Tensor:
+    both = _both(call, operands)
+    total = sum((x * sign for x, sign in both[1:]), start=both[0][0] * both[0][1])
+    return total.expand(len(operands[0]), *call.shape)
+
+
+def _both(call: Call, operands: tuple[Tensor, ...]) -> list[tuple[Tensor, Any]]:
+    signs = _terms(call)
+    return list(zip(operands if len(operands) == len(signs) else operands * 2, signs, strict=True))
+
+
+def _added_magnitude(call: Call, *operands: Tensor) -> Tensor:
+    if len(operands) < len(_terms(call)):  # x + x, x - x: one operand, its factors add up
+        return operands[0] * abs(sum(_terms(call)))
+    both = _both(call, operands)
+    total = sum((x * abs(sign) for x, sign in both[1:]), start=both[0][0] * abs(both[0][1]))
+    return total.expand(len(operands[0]), *call.shape)
+
+
+def _added_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
+    signs = _terms(call)
+    pulled = [sum_to(coef if sign == 1 else coef * sign, shape) for sign, shape in zip(signs, call.shapes * len(signs), strict=False)]
+    return tuple(pulled) if len(call.shapes) == len(signs) else (sum(pulled[1:], start=pulled[0]),)
+
+
+_SCALE = Affine(_scaled, magnitude=_scaled_magnitude, transpose=_scaled_back, mixing=False)
+_ADD = Affine(_added, at_zero, _added_magnitude, _added_back, mixing=False)
+_AVERAGE = Affine(applied)
+_MATMUL = Affine(_matmul(_same), magnitude=_matmul(torch.abs))
+
+SCALES = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
+
+RULES: dict[Any, Rule] = {
+    aten.conv1d.default: _conv_rule(F.conv1d, F.conv_transpose1d),
+    aten.conv2d.default: _conv_rule(F.conv2d, F.conv_transpose2d),
+    aten.conv1d.padding: _conv_rule(F.conv1d, F.conv_transpose1d),
+    aten.conv2d.padding: _conv_rule(F.conv2d, F.conv_transpose2d),
+    aten.conv_transpose1d.default: _deconv_rule(F.conv_transpose1d, F.conv1d),
+    aten.conv_transpose2d.input: _deconv_rule(F.conv_transpose2d, F.conv2d),
+    aten.linear.default: Affine(
+        lambda call, x: F.linear(x, call["weight"]),
+        _linear_bias,
+        lambda call, x: F.linear(x, call["weight"].abs()),
+        _linear_back,
+    ),
+    aten.matmul.default: _MATMUL,
+    aten.mm.default: _MATMUL,
+    aten.batch_norm.default: Affine(
+        _normalised,
+        lambda call: _norm_scale(call)[1],
+        _normalised_magnitude,
+        lambda call, coef: (coef * _norm_scale(call)[0],),
+        mixing=False,
+    ),
+    aten.avg_pool1d.default: _AVERAGE,
+    aten.avg_pool2d.default: _AVERAGE,
+    aten.adaptive_avg_pool1d.default: _AVERAGE,
+    aten.adaptive_avg_pool2d.default: _AVERAGE,
+    aten.mean.dim: _AVERAGE,
+    aten.sum.dim_IntList: _AVERAGE,
+    aten.upsample_nearest1d.vec: Affine(applied, mixing=False),
+    aten.upsample_nearest2d.vec: Affine(applied, mixing=False),
+    aten.upsample_bilinear2d.vec: _AVERAGE,
+    aten.add.Tensor: _ADD,
+    aten.add.Scalar: _ADD,
+    aten.sub.Tensor: _ADD,
+    aten.sub.Scalar: _ADD,
+    aten.rsub.Scalar: _ADD,
+    aten.neg.default: Affine(
+        lambda call, x: -x, magnitude=lambda call, x: x, transpose=lambda call, coef: (-coef,), mixing=False
+    ),
+    **dict.fromkeys(SCALES, _SCALE),
+}

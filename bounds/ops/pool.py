@@ -1,0 +1,206 @@
+"""Max pooling: any kernel, stride, padding and dilation, overlapping windows included.
+
+Padding is −∞ and never selected.  For a window with inputs xᵢ ∈ [lᵢ, uᵢ]:
+
+lower   any convex combination of the inputs; by default the input with the greatest centre.
+upper   the family of CNN-Cert (Boopathy et al. 2019, max pooling), with its γ free:
+            Σ wᵢ(xᵢ − lᵢ) + γ,  wᵢ = max(0, uᵢ − γ) / (uᵢ − lᵢ),  max l ≤ γ ≤ max u,
+        least in area for γ between the third and the second greatest u; or the tree max(a, b) = a + relu(b − a) with
+        the chord of each relu on [l_b − u_a, u_b − l_a]; whichever is lower at the centre of the box.
+An input whose l is at least every other u dominates: then the pool is that input, exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bounds.graph import Call
+from bounds.interval import Interval
+from bounds.ops.rule import Nonlinear, Rule, Tuning
+from bounds.relaxation import Plane, Relaxation, Slope, Window, Windowed
+
+aten = torch.ops.aten
+INF = float("inf")
+
+
+def window_of(call: Call) -> Window:
+    """The window's geometry; a one-dimensional pool is one of height 1.  ceil_mode pads on the far side."""
+    flat = call.node.target is aten.max_pool1d.default
+    shape, output = call.shapes[0], call.shape
+
+    def pair(name: str) -> tuple[int, int]:
+        value = call[name]
+        values = [value] if isinstance(value, int) else list(value)
+        if flat:
+            return (0 if name == "padding" else 1, values[0])
+        return (values[0], values[-1])
+
+    kernel, padding, dilation = pair("kernel_size"), pair("padding"), pair("dilation")
+    stride = pair("stride") if call["stride"] else kernel
+    size = (1, shape[-1]) if flat else (shape[-2], shape[-1])
+    out = (1, output[-1]) if flat else (output[-2], output[-1])
+    far = [max(p, (o - 1) * s + d * (k - 1) + 1 - n - p) for p, o, s, d, k, n in zip(padding, out, stride, dilation, kernel, size, strict=True)]
+    return Window(kernel, stride, (padding[0], far[0], padding[1], far[1]), dilation, size, out)
+
+
+def _columns(call: Call, x: Interval) -> tuple[Window, Tensor, Tensor]:
+    """l and u of every window, [N, *, C, k, L]; padding is (−∞, −∞)."""
+    window = window_of(call)
+    channels = call.shapes[0][0]
+    lead = x.lower.shape[: x.lower.dim() - len(call.shapes[0])]
+    low = window.gather(x.lower.reshape(*lead, channels, *window.size), -INF)
+    high = window.gather(x.upper.reshape(*lead, channels, *window.size), -INF)
+    return window, low, high
+
+
+def _interval(call: Call, x: Interval) -> Interval:
+    _, low, high = _columns(call, x)
+    lead = x.lower.shape[: x.lower.dim() - len(call.shapes[0])]
+    return Interval(low.amax(-2).reshape(*lead, *call.shape), high.amax(-2).reshape(*lead, *call.shape))
+
+
+def _dominating(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """(which input has the greatest l as one-hot, whether it dominates the window)."""
+    best = low.argmax(-2, keepdim=True)
+    one = torch.zeros_like(low).scatter_(-2, best, 1.0)
+    others = high.masked_fill(one > 0, -INF).amax(-2, keepdim=True)
+    return one, low.gather(-2, best) >= others
+
+
+def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
+    """Inputs that may win a window which no input dominates."""
+    window, low, high = _columns(call, x)
+    _, settled = _dominating(low, high)
+    contenders = (high > low.amax(-2, keepdim=True)) & ~settled
+    mask = window.scatter(contenders.to(x.lower.dtype)) > 0
+    return (mask.reshape(x.lower.shape),)
+
+
+def _family(low: Tensor, high: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """CNN-Cert's upper plane for a γ: (weights [*, k, L], bias [*, L])."""
+    width = high - low
+    live = (high > gamma) & (width > 0)
+    weights = torch.where(live, (high - gamma) / torch.where(live, width, 1), 0.0)
+    offset = torch.where(live, weights * torch.where(live, low, 0), 0.0)
+    return weights, (gamma - offset.sum(-2, keepdim=True)).squeeze(-2)
+
+
+def _cnn_cert_gamma(low: Tensor, high: Tensor) -> Tensor:
+    """The γ for which the weights sum to 1, so that lower and upper plane share one slope; clamped as in CNN-Cert."""
+    best = low.amax(-2, keepdim=True)
+    live = high > best
+    inverse = torch.where(live, 1 / torch.where(live, high - low, 1), 0.0)
+    total = inverse.sum(-2, keepdim=True)
+    gamma = ((torch.where(live, high, 0) * inverse).sum(-2, keepdim=True) - 1) / torch.where(total > 0, total, 1)
+    ceiling = torch.where(live, high, INF).amin(-2, keepdim=True)
+    gamma = torch.maximum(torch.minimum(gamma, ceiling), best)
+    return torch.where(total > 0, gamma, best)
+
+
+def _tree(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The upper plane of the tree, folded one input after another: max(a, b) ≤ a + λ(b − a − l), λ = u / (u − l)."""
+    size = low.shape[-2]
+    weights = torch.zeros_like(low)
+    weights[..., 0, :] = 1
+    bias = torch.zeros_like(low[..., 0, :])
+    top_low, top_high = low[..., 0, :], high[..., 0, :]
+    for i in range(1, size):
+        l, u = low[..., i, :] - top_high, high[..., i, :] - top_low  # noqa: E741
+        never, always = ~(u > 0), l >= 0  # −∞ − −∞ is NaN: two paddings, of which the first stays
+        between = ~never & ~always
+        slope = torch.where(between, u / torch.where(between, u - l, 1), torch.where(always, 1.0, 0.0))
+        lift = torch.where(between, -slope * torch.where(between, l, 0), 0.0)
+        new = weights * (1 - slope).unsqueeze(-2)
+        weights = torch.cat([new[..., :i, :], slope.unsqueeze(-2), new[..., i + 1 :, :]], -2)
+        bias = bias * (1 - slope) + lift
+        top_low, top_high = torch.maximum(top_low, low[..., i, :]), torch.maximum(top_high, high[..., i, :])
+    return weights, bias
+
+
+def _finite(columns: Tensor) -> Tensor:
+    return torch.where(torch.isinf(columns), 0.0, columns)
+
+
+def _relax(call: Call, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
+    window, low, high = _columns(call, x)
+    one, settled = _dominating(low, high)
+    center = (_finite(low) + _finite(high)) / 2
+    lead = low.shape[:2]
+
+    def plane(weights: Tensor, bias: Tensor) -> Plane:
+        weights = torch.where(settled, one, weights)
+        bias = torch.where(settled.squeeze(-2), 0.0, bias)
+        return Plane(Windowed(weights, window, call.shapes[0], call.shape), bias.reshape(*bias.shape[:2], *call.shape))
+
+    if slope is Slope.PARALLEL:
+        weights, bias = _family(low, high, _cnn_cert_gamma(low, high))
+        share = weights.sum(-2)
+        # max − Σwx ≥ (1 − Σw)·max, and max lies in [max l, max u]: CNN-Cert's lower intercept
+        rest = 1 - share
+        floor = torch.where(rest >= 0, low.amax(-2), high.amax(-2)) * rest
+        upper = plane(weights, bias)
+        return Relaxation(Plane(upper.map, torch.where(settled.squeeze(-2), 0.0, floor).reshape(*lead, *call.shape)), upper)
+    upper_weights, upper_bias = _upper(low, high, center, tuning)
+    chosen = _simplex(tuning[0], low) if tuning else _greatest_center(low, center)
+    return Relaxation(plane(chosen, torch.zeros_like(upper_bias)), plane(upper_weights, upper_bias))
+
+
+def _greatest_center(low: Tensor, center: Tensor) -> Tensor:
+    best = torch.where(torch.isinf(low), -INF, center).argmax(-2, keepdim=True)
+    return torch.zeros_like(low).scatter(-2, best, 1.0)
+
+
+def _simplex(weights: Tensor, low: Tensor) -> Tensor:
+    """Non-negative numbers made into a convex combination of the real inputs."""
+    real = torch.where(torch.isinf(low), 0.0, weights.clamp(min=0))
+    total = real.sum(-2, keepdim=True)
+    count = (~torch.isinf(low)).sum(-2, keepdim=True).clamp(min=1)
+    return torch.where(total > 0, real / torch.where(total > 0, total, 1), torch.where(torch.isinf(low), 0.0, 1 / count.to(low.dtype)))
+
+
+def _gammas(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """max l, max u, and the γ of least area: the third greatest u, or max l if that is greater."""
+    floor, ceiling = low.amax(-2, keepdim=True), high.amax(-2, keepdim=True)
+    k = high.shape[-2]
+    third = high.topk(min(3, k), dim=-2).values[..., -1:, :] if k >= 3 else floor
+    return floor, ceiling, torch.maximum(third, floor)
+
+
+def _upper(low: Tensor, high: Tensor, center: Tensor, tuning: Tuning) -> tuple[Tensor, Tensor]:
+    floor, ceiling, gamma = _gammas(low, high)
+    if tuning:
+        gamma = floor + (ceiling - floor) * tuning[1]
+        family, tree = _family(low, high, gamma), _tree(low, high)
+        share = tuning[2]
+        return family[0] * (1 - share) + tree[0] * share, family[1] * (1 - share.squeeze(-2)) + tree[1] * share.squeeze(-2)
+    planes = [_family(low, high, gamma), _tree(low, high)]
+    heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
+    tree_wins = heights[1] < heights[0]
+    return (
+        torch.where(tree_wins.unsqueeze(-2), planes[1][0], planes[0][0]),
+        torch.where(tree_wins, planes[1][1], planes[0][1]),
+    )
+
+
+def _tuning(call: Call, x: Interval) -> Tuning:
+    """(weights of the lower combination, γ between max l and max u, share of the tree)."""
+    _, low, high = _columns(call, x)
+    center = (_finite(low) + _finite(high)) / 2
+    floor, ceiling, gamma = _gammas(low, high)
+    span = torch.where(ceiling > floor, ceiling - floor, 1)
+    way = ((gamma - floor) / span).clamp(0, 1)
+    planes = [_family(low, high, gamma), _tree(low, high)]
+    heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
+    share = (heights[1] < heights[0]).to(low.dtype).unsqueeze(-2)
+    return _greatest_center(low, center), way, share
+
+
+_MAX_POOL = Nonlinear(_interval, _relax, _tuning, _unstable, elementwise=False)
+
+RULES: dict[Any, Rule] = {
+    aten.max_pool1d.default: _MAX_POOL,
+    aten.max_pool2d.default: _MAX_POOL,
+}

@@ -1,0 +1,265 @@
+"""The element-wise functions: for each its value, derivative, and where the derivative turns."""
+
+from __future__ import annotations
+
+from math import inf, isinf, sqrt
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bounds.errors import InvalidInput
+from bounds.graph import Call
+from bounds.interval import Interval
+from bounds.ops.curve import Curve, rule
+from bounds.ops.rule import Nonlinear, Rule, Tuning
+from bounds.relaxation import Relaxation, Slope
+
+aten = torch.ops.aten
+TINY = 1e-300
+EIGHTHS = tuple(i / 8 for i in range(9))
+
+
+def _logit_pair(s: Tensor) -> list[Tensor]:
+    """σ'(x) = σ(1 − σ) = s at x = ±logit((1 + √(1 − 4s)) / 2)."""
+    root = (1 - 4 * s).clamp(min=0).sqrt()
+    x = torch.log((1 + root).clamp(min=TINY)) - torch.log((4 * s / (1 + root)).clamp(min=torch.finfo(s.dtype).tiny))
+    return [x, -x]
+
+
+def _atanh_pair(s: Tensor) -> list[Tensor]:
+    """tanh'(x) = 1 − tanh² = s at x = ±artanh √(1 − s)."""
+    root = (1 - s).clamp(min=0).sqrt()
+    x = torch.log1p(root) - 0.5 * torch.log(s.clamp(min=torch.finfo(s.dtype).tiny))
+    return [x, -x]
+
+
+def _atan_pair(s: Tensor) -> list[Tensor]:
+    """arctan'(x) = 1 / (1 + x²) = s at x = ±√(1/s − 1)."""
+    x = (1 / s.clamp(min=torch.finfo(s.dtype).tiny) - 1).clamp(min=0).sqrt()
+    return [x, -x]
+
+
+def _sigmoid_bend(x: Tensor) -> Tensor:
+    y = torch.sigmoid(x)
+    return y * (1 - y) * (1 - 2 * y)
+
+
+def _tanh_slope(x: Tensor) -> Tensor:
+    return 1 - torch.tanh(x).square()
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    y = torch.sigmoid(x)
+    return y * (1 + x * (1 - y))
+
+
+def _phi(x: Tensor) -> Tensor:
+    return torch.exp(-x.square() / 2) / sqrt(2 * torch.pi)
+
+
+def _Phi(x: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(-x / sqrt(2))
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _gelu_tanh_slope(x: Tensor) -> Tensor:
+    k = sqrt(2 / torch.pi)
+    t = torch.tanh(k * (x + 0.044715 * x**3))
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t.square()) * k * (1 + 3 * 0.044715 * x.square())
+
+
+def _hardswish_slope(x: Tensor) -> Tensor:
+    return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6))
+
+
+def _log(s: Tensor) -> Tensor:
+    return torch.log(s.clamp(min=torch.finfo(s.dtype).tiny))
+
+
+SIGMOID = Curve(
+    torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x), (0.0,), stationary=_logit_pair, bend=_sigmoid_bend
+)
+TANH = Curve(
+    torch.tanh, _tanh_slope, (0.0,), stationary=_atanh_pair, bend=lambda x: -2 * torch.tanh(x) * _tanh_slope(x)
+)
+ARCTAN = Curve(
+    torch.atan, lambda x: 1 / (1 + x.square()), (0.0,), stationary=_atan_pair, bend=lambda x: -2 * x / (1 + x.square()).square()
+)
+EXP = Curve(torch.exp, torch.exp, stationary=lambda s: [_log(s)])
+SQUARE = Curve(torch.square, lambda x: 2 * x, extrema=(0.0,), stationary=lambda s: [s / 2])
+SILU = Curve(F.silu, _silu_slope, (-2.399357280520, 2.399357280520), extrema=(-1.2784645427610738,), fractions=EIGHTHS)
+GELU = Curve(
+    F.gelu, lambda x: _Phi(x) + x * _phi(x), (-sqrt(2.0), sqrt(2.0)), extrema=(-0.7517915246935645,), fractions=EIGHTHS
+)
+GELU_TANH = Curve(
+    _gelu_tanh, _gelu_tanh_slope, (-1.4160, 1.4160), extrema=(-0.7524614,), fractions=EIGHTHS
+)
+HARDSWISH = Curve(
+    F.hardswish, _hardswish_slope, (-3.0, 3.0), kinks=(-3.0, 3.0), extrema=(-1.5,),
+    stationary=lambda s: [(3 * s - 1.5).clamp(-3, 3)], fractions=EIGHTHS,
+)  # fmt: skip
+
+
+def _softplus(call: Call) -> Curve:
+    """log(1 + e^(βx)) / β; above `threshold` torch returns x, a jump of less than e^(−threshold) / β."""
+    beta = float(call["beta"])
+
+    def value(x: Tensor) -> Tensor:
+        return torch.where(x * beta > 0, x, 0.0) + torch.log1p(torch.exp(-(x * beta).abs())) / beta
+
+    def stationary(s: Tensor) -> list[Tensor]:
+        return [(_log(s) - _log(1 - s)) / beta]
+
+    return Curve(value, lambda x: torch.sigmoid(beta * x), stationary=stationary)
+
+
+def _elu(call: Call) -> Curve:
+    """x for x > 0, else α(eˣ − 1), with torch's outer and inner scales."""
+    alpha, outer, inner = float(call["alpha"]), float(call["scale"]), float(call["input_scale"])
+    if alpha < 0 or outer <= 0 or inner <= 0:
+        raise InvalidInput(f"{call.node.where()}: elu needs alpha ≥ 0 and positive scales")
+
+    def value(x: Tensor) -> Tensor:
+        return outer * torch.where(x > 0, x, alpha * torch.expm1(inner * x.clamp(max=0)))
+
+    def slope(x: Tensor) -> Tensor:
+        return outer * torch.where(x > 0, 1.0, alpha * inner * torch.exp(inner * x.clamp(max=0)))
+
+    def stationary(s: Tensor) -> list[Tensor]:
+        return [(_log(s / (outer * inner * max(alpha, TINY))) / inner).clamp(max=0)]
+
+    return Curve(value, slope, (0.0,), kinks=(0.0,), stationary=stationary, fractions=EIGHTHS if alpha * inner > 1 else (0.5,))
+
+
+def _clamp(low: float, high: float, gain: float = 1.0, shift: float = 0.0) -> Curve:
+    """min(max(gain·x + shift, low), high): three straight pieces."""
+    kinks = tuple((edge - shift) / gain for edge in (low, high) if not isinf(edge))
+
+    def value(x: Tensor) -> Tensor:
+        return (gain * x + shift).clamp(low, high)
+
+    def slope(x: Tensor) -> Tensor:
+        y = gain * x + shift
+        return torch.where((y > low) & (y < high), gain, 0.0).to(x.dtype)
+
+    return Curve(value, slope, kinks, kinks=kinks, stationary=lambda s: [])
+
+
+def _clamped(curve: Curve, x: Interval) -> list[Tensor]:
+    return [torch.full_like(x.lower, k).maximum(x.lower).minimum(x.upper) for k in curve.kinks]
+
+
+class PiecewiseCurve(Curve):
+    """Straight pieces: the hull of f on [l, u] has corners at the ends and the kinks, so its slopes are theirs."""
+
+    def candidates(self, x: Interval) -> list[Tensor]:
+        corners = [x.lower, *_clamped(self, x), x.upper]
+        slopes = []
+        for i, a in enumerate(corners):
+            for b in corners[i + 1 :]:
+                narrow = (b - a).abs() <= 16 * torch.finfo(b.dtype).eps * (1 + b.abs())
+                width = torch.where(narrow, 1, b - a)
+                slopes.append(torch.where(narrow, self.slope((a + b) / 2), (self.value(b) - self.value(a)) / width))
+        return [slopes[len(corners) - 2], *slopes]
+
+
+def _piecewise(low: float, high: float, gain: float = 1.0, shift: float = 0.0) -> Curve:
+    curve = _clamp(low, high, gain, shift)
+    return PiecewiseCurve(curve.value, curve.slope, curve.turns, curve.kinks, stationary=curve.stationary)
+
+
+def _bounds_of(call: Call) -> Curve:
+    low, high = call["min"], call["max"]
+    return _piecewise(-inf if low is None else float(low), inf if high is None else float(high))
+
+
+def _touching(curve: Curve) -> Any:
+    """Unstable where [l, u] has a kink inside; elsewhere the function is one straight piece."""
+
+    def unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
+        mask = torch.zeros_like(x.lower, dtype=torch.bool)
+        for kink in curve.kinks:
+            mask |= (x.lower < kink) & (x.upper > kink)
+        return (mask,)
+
+    return unstable
+
+
+def _straight(curve: Any) -> Nonlinear:
+    record = rule(curve)
+    return Nonlinear(record.interval, record.relax, record.tuning, lambda call, x: _touching(curve(call))(call, x))
+
+
+def _one_sided(name: str, curve: Any, positive: Any) -> Nonlinear:
+    """A function that is only defined, or only smooth, on part of the line: intervals that leave it are refused."""
+    record = rule(curve)
+
+    def checked(call: Call, x: Interval) -> None:
+        if not bool(positive(x).all()):
+            raise InvalidInput(
+                f"{call.node.where()}: {name} of a tensor whose bounds reach [{float(x.lower.min()):g}, "
+                f"{float(x.upper.max()):g}]; a smaller eps or a tighter method may keep it in the domain"
+            )
+
+    def interval(call: Call, x: Interval) -> Interval:
+        checked(call, x)
+        return record.interval(call, x)
+
+    def relax(call: Call, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
+        checked(call, x)
+        return record.relax(call, slope, tuning, x)
+
+    return Nonlinear(interval, relax, record.tuning)
+
+
+def _reciprocal_curve(call: Call) -> Curve:
+    def stationary(s: Tensor) -> list[Tensor]:
+        root = (-1 / torch.where(s < 0, s, -1.0)).sqrt()
+        return [root, -root]
+
+    return Curve(lambda x: 1 / x, lambda x: -1 / x.square(), stationary=stationary)
+
+
+def _sqrt_curve(call: Call) -> Curve:
+    return Curve(torch.sqrt, lambda x: 0.5 / x.sqrt(), stationary=lambda s: [0.25 / s.square().clamp(min=TINY)])
+
+
+def _log_curve(call: Call) -> Curve:
+    return Curve(torch.log, lambda x: 1 / x, stationary=lambda s: [1 / s.clamp(min=torch.finfo(s.dtype).tiny)])
+
+
+def _gelu(call: Call) -> Curve:
+    return GELU_TANH if call["approximate"] == "tanh" else GELU
+
+
+def _positive(x: Interval) -> Tensor:
+    return x.lower > 0
+
+
+RULES: dict[Any, Rule] = {
+    aten.sigmoid.default: rule(lambda call: SIGMOID),
+    aten.tanh.default: rule(lambda call: TANH),
+    aten.atan.default: rule(lambda call: ARCTAN),
+    aten.arctan.default: rule(lambda call: ARCTAN),
+    aten.softplus.default: rule(_softplus),
+    aten.elu.default: rule(_elu),
+    aten.silu.default: rule(lambda call: SILU),
+    aten.gelu.default: rule(_gelu),
+    aten.hardswish.default: rule(lambda call: HARDSWISH),
+    aten.exp.default: rule(lambda call: EXP),
+    aten.square.default: rule(lambda call: SQUARE),
+    aten.hardtanh.default: _straight(lambda call: _piecewise(float(call["min_val"]), float(call["max_val"]))),
+    aten.relu6.default: _straight(lambda call: _piecewise(0.0, 6.0)),
+    aten.hardsigmoid.default: _straight(lambda call: _piecewise(0.0, 1.0, 1 / 6, 0.5)),
+    aten.clamp.default: _straight(_bounds_of),
+    aten.clamp_min.default: _straight(lambda call: _piecewise(float(call["min"]), inf)),
+    aten.clamp_max.default: _straight(lambda call: _piecewise(-inf, float(call["max"]))),
+    aten.reciprocal.default: _one_sided("the reciprocal", _reciprocal_curve, lambda x: (x.lower > 0) | (x.upper < 0)),
+    aten.sqrt.default: _one_sided("the square root", _sqrt_curve, _positive),
+    aten.log.default: _one_sided("the logarithm", _log_curve, _positive),
+}

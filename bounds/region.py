@@ -1,0 +1,190 @@
+"""Perturbation regions: the only place that knows a norm.
+
+A region R is a ball around each image, met with the valid box of the data where one is given.  The engine asks it
+for one thing: the exact minimum over R of a linear form.  Radii are in the units of the network's input.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bounds.errors import InvalidInput
+from bounds.interval import Interval
+
+Number = float | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Region(ABC):
+    """{x' : ‖(x' − x) / ε‖ ≤ 1} ∩ [lower, upper].
+
+    x [N, *shape]; eps a number, [N], or [N, *shape] (one radius per element; the ball is then an ellipsoid);
+    lower, upper None, a number, or a tensor that broadcasts to the image's shape (per channel: [C, 1, 1]).
+    Raises InvalidInput for a negative or non-finite radius, NaN in x, or an x outside of [lower, upper].
+    """
+
+    x: Tensor
+    eps: Number
+    lower: Number | None = None
+    upper: Number | None = None
+
+    def __post_init__(self) -> None:
+        if not bool(torch.isfinite(self.x).all()):
+            raise InvalidInput("region: the image has NaN or infinite values")
+        eps = torch.as_tensor(self.eps)
+        if not bool(torch.isfinite(eps).all()) or bool((eps < 0).any()):
+            raise InvalidInput(f"region: eps must be finite and ≥ 0, got {float(eps.detach().min()):g}")
+        if eps.dim() == 1 and len(eps) != len(self.x):
+            raise InvalidInput(f"region: eps has {len(eps)} values for {len(self.x)} images")
+        if eps.dim() > 1 and eps.shape != self.x.shape:
+            raise InvalidInput(f"region: per-element eps has shape {list(eps.shape)}, the images {list(self.x.shape)}")
+        for side, bound, sign in (("lower", self.lower, 1), ("upper", self.upper, -1)):
+            if bound is not None and bool((sign * (self.x.detach() - bound) < 0).any()):
+                raise InvalidInput(f"region: the image leaves the valid box: {side} bound {bound if not isinstance(bound, Tensor) else bound.tolist()}")
+
+    @property
+    def radii(self) -> Tensor:
+        """ε of every element, [N, *1 or shape]."""
+        eps = torch.as_tensor(self.eps, dtype=self.x.dtype, device=self.x.device)
+        return eps if eps.dim() > 1 else eps.reshape(-1, *[1] * (self.x.dim() - 1)).expand(len(self.x), *[1] * (self.x.dim() - 1))
+
+    @property
+    def clipped(self) -> bool:
+        return self.lower is not None or self.upper is not None
+
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """How far each element may go down and up in the box, [N, *shape] each, both ≥ 0 (inf where unbounded)."""
+        free = torch.full_like(self.x, torch.inf)
+        down = free if self.lower is None else (self.x - self.lower).expand_as(self.x)
+        up = free if self.upper is None else (self.upper - self.x).expand_as(self.x)
+        return down, up
+
+    def box(self) -> Interval:
+        """The smallest box that holds the region."""
+        down, up = self.reach()
+        return Interval(self.x - torch.minimum(self.radii, down), self.x + torch.minimum(self.radii, up))
+
+    def minimum(self, coef: Tensor) -> Tensor:
+        """min over R of ⟨coef, x'⟩, exactly.  coef [N or 1, S, *shape]; returns [N, S]."""
+        linear = (coef.flatten(2) * self.x.flatten(1).unsqueeze(1)).sum(-1)
+        scaled = (coef * self.radii.unsqueeze(1)).flatten(2)
+        if not self.clipped:
+            return linear - self._dual_norm(scaled)
+        down, up = (side.unsqueeze(1) / self.radii.unsqueeze(1).clamp(min=torch.finfo(coef.dtype).tiny) for side in self.reach())
+        room = torch.where(coef > 0, down, up).flatten(2)
+        return linear - self._dual_norm_in_box(scaled.abs(), room)
+
+    def at(self, images: slice | Tensor) -> Region:
+        """The same region for some of the images."""
+        eps = self.eps[images] if isinstance(self.eps, Tensor) and self.eps.dim() > 0 else self.eps
+        sides = [side[images] if isinstance(side, Tensor) and side.shape == self.x.shape else side for side in (self.lower, self.upper)]
+        return replace(self, x=self.x[images], eps=eps, lower=sides[0], upper=sides[1])
+
+    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Region:
+        def move(value: Number | None) -> Number | None:
+            return value.to(dtype=dtype, device=device) if isinstance(value, Tensor) else value
+
+        x = self.x.to(dtype=dtype, device=device)
+        return replace(self, x=x, eps=move(self.eps), lower=move(self.lower), upper=move(self.upper))
+
+    def detach(self) -> Region:
+        """The same region as a constant of autograd."""
+        eps = self.eps.detach() if isinstance(self.eps, Tensor) else self.eps
+        return replace(self, x=self.x.detach(), eps=eps)
+
+    @property
+    def is_box(self) -> bool:
+        return False
+
+    @abstractmethod
+    def _dual_norm(self, coef: Tensor) -> Tensor:
+        """max ⟨coef, δ⟩ over the unit ball.  [N, S, D] -> [N, S]."""
+
+    @abstractmethod
+    def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
+        """max ⟨coef, δ⟩ over the unit ball ∩ [0, room], for coef ≥ 0.  [N, S, D] -> [N, S]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linf(Region):
+    """max|x' − x| / ε ≤ 1.  With a box the region is itself a box."""
+
+    def detach(self) -> Region:
+        """The same region as a constant of autograd."""
+        eps = self.eps.detach() if isinstance(self.eps, Tensor) else self.eps
+        return replace(self, x=self.x.detach(), eps=eps)
+
+    @property
+    def is_box(self) -> bool:
+        return True
+
+    def _dual_norm(self, coef: Tensor) -> Tensor:
+        return coef.abs().sum(-1)
+
+    def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
+        return (coef * room.clamp(max=1)).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class L2(Region):
+    """‖(x' − x) / ε‖₂ ≤ 1."""
+
+    def _dual_norm(self, coef: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(coef, dim=-1)
+
+    def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
+        """Water-filling: δᵢ = min(roomᵢ, t·coefᵢ) with t such that ‖δ‖ = 1, or δ = room where that fits.
+
+        t is found by a fixed point whose saturated set only grows, so it is exact when it stops.  The value is then
+        read off the Lagrange dual, min over μ of Σ max over δᵢ ∈ [0, roomᵢ] of coefᵢδᵢ − μδᵢ² + μ, an upper bound of
+        the maximum for every μ ≥ 0 and equal to it at μ = 1/2t; so rounding in t cannot make it unsound.
+        """
+        with torch.no_grad():
+            square = coef.square()
+            wanted = 1 / torch.linalg.vector_norm(coef, dim=-1, keepdim=True).clamp(min=torch.finfo(coef.dtype).tiny)
+            full = torch.zeros_like(wanted, dtype=torch.bool)
+            for _ in range(coef.shape[-1] + 1):
+                saturated = coef * wanted >= room
+                left = 1 - torch.where(saturated, room.square(), 0).sum(-1, keepdim=True)
+                slack = torch.where(saturated, 0, square).sum(-1, keepdim=True)
+                full = (left > 0) & (slack <= 0) | (coef == 0).all(-1, keepdim=True)
+                better = torch.where((left > 0) & (slack > 0), (left.clamp(min=0) / slack.clamp(min=torch.finfo(coef.dtype).tiny)).sqrt(), wanted)
+                grown = torch.maximum(better, wanted)
+                done = bool((grown <= wanted * (1 + 4 * torch.finfo(coef.dtype).eps)).all())
+                wanted = grown
+                if done:
+                    break
+            multiplier = torch.where(full, 0, 1 / (2 * wanted))
+        inner = torch.where(full, torch.where(coef > 0, room, 0), torch.minimum(coef * wanted, room))
+        return (coef * inner - multiplier * inner.square()).sum(-1) + multiplier.squeeze(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class L1(Region):
+    """‖(x' − x) / ε‖₁ ≤ 1."""
+
+    def _dual_norm(self, coef: Tensor) -> Tensor:
+        return coef.abs().amax(-1)
+
+    def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
+        """A fractional knapsack: fill the largest coefficients first; the threshold μ is where the unit budget ends.
+
+        Read off the dual, μ + Σ roomᵢ·max(0, coefᵢ − μ): an upper bound of the maximum for every μ ≥ 0.
+        """
+        with torch.no_grad():
+            ordered, order = coef.sort(dim=-1, descending=True)
+            filled = room.expand_as(coef).gather(-1, order).cumsum(-1)
+            spent = (filled < 1).sum(-1, keepdim=True)
+            index = order.gather(-1, spent.clamp(max=coef.shape[-1] - 1))
+            enough = spent < coef.shape[-1]
+        threshold = torch.where(enough, coef.gather(-1, index), 0)
+        excess = (coef - threshold).clamp(min=0)
+        bounded = torch.where(excess > 0, room, 0)
+        return (bounded * excess).sum(-1) + threshold.squeeze(-1)
+
+
+NORMS: dict[str, type[Region]] = {"linf": Linf, "l2": L2, "l1": L1}

@@ -1,0 +1,210 @@
+"""Linear relaxations: two affine functions that sandwich a nonlinear operator on given intervals.
+
+Everything carries a rows axis S after the batch, of size 1 where all rows share one relaxation:
+operands [N, S, *in], outputs [N, S, *out].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Slope(Enum):
+    """Which of the admissible lower slopes of a ReLU-like unit to take where it is unstable."""
+
+    ADAPTIVE = "adaptive"
+    """The smaller area: CROWN (Zhang et al. 2018, section 3.3), CNN-Cert-Ada."""
+    PARALLEL = "parallel"
+    """The chord's: Fast-Lin (Weng et al. 2018), CNN-Cert.  For every operator: both planes share one slope."""
+    ZERO = "zero"
+    ONE = "one"
+
+
+SLOPES: dict[str, Slope] = {slope.value: slope for slope in Slope}
+
+
+class LinearMap(ABC):
+    """A linear map of a node's operands to its output, given per image and row."""
+
+    @abstractmethod
+    def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
+        """Row coefficients [N, S, *out] pulled back to each operand, [N, S, *in]."""
+
+    @abstractmethod
+    def apply(self, *operands: Tensor | None) -> Tensor:
+        """The map itself; an operand that is None counts as zero."""
+
+    @abstractmethod
+    def magnitude(self) -> LinearMap:
+        """The map with the absolute values of its coefficients."""
+
+    @abstractmethod
+    def at(self, images: slice) -> LinearMap:
+        """The same map for some of the images."""
+
+
+@dataclass(frozen=True)
+class Diagonal(LinearMap):
+    """out = Σ slopeₖ · xₖ, element by element, with broadcasting.  slopes: one [N, S, *] for each operand."""
+
+    slopes: tuple[Tensor, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
+        return tuple(sum_to(coef * slope, shape) for slope, shape in zip(self.slopes, self.shapes, strict=True))
+
+    def apply(self, *operands: Tensor | None) -> Tensor:
+        terms = [slope * x for slope, x in zip(self.slopes, operands, strict=True) if x is not None]
+        return sum(terms[1:], start=terms[0])
+
+    def magnitude(self) -> Diagonal:
+        return Diagonal(tuple(slope.abs() for slope in self.slopes), self.shapes)
+
+    def at(self, images: slice) -> Diagonal:
+        return Diagonal(tuple(pick(slope, images) for slope in self.slopes), self.shapes)
+
+
+def sum_to(coef: Tensor, shape: Sequence[int]) -> Tensor:
+    """The transpose of broadcasting: [*, *out] summed down to [*, *shape], same rank."""
+    lead = coef.dim() - len(shape)
+    axes = [i + lead for i, size in enumerate(shape) if size == 1 and coef.shape[i + lead] != 1]
+    return coef.sum(axes, keepdim=True) if axes else coef
+
+
+def pick(tensor: Tensor, images: slice) -> Tensor:
+    """Some of the images of a tensor whose batch may be 1 for all."""
+    return tensor if tensor.shape[0] == 1 else tensor[images]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The geometry of a pooling window over the last `axes` dimensions of [C, *size] inputs."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    size: tuple[int, int]
+    output: tuple[int, int]
+
+    def gather(self, x: Tensor, fill: float) -> Tensor:
+        """[*, C, H, W] -> [*, C, k, oh·ow]; positions outside of the image hold `fill`."""
+        lead, channels = x.shape[:-3], x.shape[-3]
+        top, bottom, left, right = self.padding
+        padded = F.pad(x.reshape(prod(lead), channels, *self.size), (left, right, top, bottom), value=fill)
+        columns = self._unfold(padded)
+        return columns.reshape(*lead, channels, prod(self.kernel), prod(self.output))
+
+    def _unfold(self, padded: Tensor) -> Tensor:
+        """Plain indexing, so that infinite padding stays infinite and is never multiplied."""
+        (kh, kw), (sh, sw), (dh, dw), (oh, ow) = self.kernel, self.stride, self.dilation, self.output
+        views = [
+            padded[..., i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw]
+            for i in range(kh)
+            for j in range(kw)
+        ]
+        return torch.stack(views, dim=-3).flatten(-2)
+
+    def scatter(self, columns: Tensor) -> Tensor:
+        """The transpose of `gather`: [*, C, k, oh·ow] -> [*, C, H, W], overlaps added."""
+        lead, channels = columns.shape[:-3], columns.shape[-3]
+        top, bottom, left, right = self.padding
+        padded_size = (self.size[0] + top + bottom, self.size[1] + left + right)
+        covered = tuple((o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(self.output, self.stride, self.dilation, self.kernel, strict=True))
+        folded = F.fold(
+            columns.reshape(prod(lead), channels * prod(self.kernel), prod(self.output)),
+            (covered[0], covered[1]), self.kernel, dilation=self.dilation, stride=self.stride,
+        )  # fmt: skip
+        folded = F.pad(folded, (0, padded_size[1] - covered[1], 0, padded_size[0] - covered[0]))
+        folded = folded[..., top : top + self.size[0], left : left + self.size[1]]
+        return folded.reshape(*lead, channels, *self.size)
+
+
+@dataclass(frozen=True)
+class Windowed(LinearMap):
+    """out = Σ over the window of weight · x.  weights [N, S, C, k, oh·ow]; `shape` is the operand's, `output` the node's."""
+
+    weights: Tensor
+    window: Window
+    shape: tuple[int, ...]
+    output: tuple[int, ...]
+
+    def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
+        n, s = coef.shape[:2]
+        columns = coef.reshape(n, s, -1, 1, prod(self.window.output)) * self.weights
+        return (self.window.scatter(columns).reshape(n, s, *self.shape),)
+
+    def apply(self, *operands: Tensor | None) -> Tensor:
+        (x,) = operands
+        assert x is not None
+        channels = self.weights.shape[2]
+        columns = self.window.gather(x.reshape(*x.shape[:2], channels, *self.window.size), 0.0)
+        return (columns * self.weights).sum(-2).reshape(*columns.shape[:2], *self.output)
+
+    def magnitude(self) -> Windowed:
+        return Windowed(self.weights.abs(), self.window, self.shape, self.output)
+
+    def at(self, images: slice) -> Windowed:
+        return Windowed(pick(self.weights, images), self.window, self.shape, self.output)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One affine function of the operands: map · x + bias.  bias [N, S, *out]."""
+
+    map: LinearMap
+    bias: Tensor
+
+    def at(self, images: slice) -> Plane:
+        return Plane(self.map.at(images), pick(self.bias, images))
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """lower(x) ≤ f(x) ≤ upper(x) wherever the operands lie in the intervals it was made for."""
+
+    lower: Plane
+    upper: Plane
+
+    def pull(self, coef: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Σ coef·f(x) ≥ Σₖ ⟨coefₖ, xₖ⟩ + const: positive coefficients take the lower plane, negative the upper.
+
+        coef [N, S, *out] -> (one [N, S, *in] for each operand, const [N, S]).
+        """
+        low, high = self.lower, self.upper
+        if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
+            positive = coef >= 0
+            const = (coef * torch.where(positive, low.bias, high.bias)).flatten(2).sum(-1)
+            if low.map is high.map:
+                return low.map.transpose(coef), const
+            slopes = tuple(torch.where(positive, a, b) for a, b in zip(low.map.slopes, high.map.slopes, strict=True))
+            return Diagonal(slopes, low.map.shapes).transpose(coef), const
+        positive, negative = coef.clamp(min=0), coef.clamp(max=0)
+        const = (positive * low.bias + negative * high.bias).flatten(2).sum(-1)
+        if low.map is high.map:
+            return low.map.transpose(coef), const
+        pairs = zip(low.map.transpose(positive), high.map.transpose(negative), strict=True)
+        return tuple(a + b for a, b in pairs), const
+
+    def at(self, images: slice) -> Relaxation:
+        lower = self.lower.at(images)
+        upper = self.upper.at(images)
+        return Relaxation(lower, Plane(lower.map, upper.bias) if self.lower.map is self.upper.map else upper)
+
+
+def sandwich(lower_slope: Tensor, lower_bias: Tensor, upper_slope: Tensor, upper_bias: Tensor) -> Relaxation:
+    """The relaxation of an element-wise function of one operand; all four [N, S, *shape]."""
+    shapes = (tuple(lower_slope.shape[2:]),)
+    lower = Plane(Diagonal((lower_slope,), shapes), lower_bias)
+    if lower_slope is upper_slope:
+        return Relaxation(lower, Plane(lower.map, upper_bias))
+    return Relaxation(lower, Plane(Diagonal((upper_slope,), shapes), upper_bias))
+
