@@ -1,0 +1,110 @@
+"""An .npz file of images `x` and labels `y`."""
+
+import zipfile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from certnas.data.dataset import Dataset, Request, from_bytes
+from certnas.errors import UserError
+
+CHANNELS = (1, 3)
+LAYOUTS = ("nchw", "nhwc")
+
+
+def archive(request: Request) -> Dataset:
+    """x [N, C, H, W], [N, H, W, C] or [N, H, W], uint8 or floats in [0, 1]; y [N] integers from 0.
+
+    Channels are looked for first or last, 1 or 3 of them; where both or neither fit, `layout` must say.
+    Python objects in the file are refused, never unpickled.  Raises UserError for anything else.
+    """
+    arrays = read(request.name)
+    x, y = arrays["x"], arrays["y"]
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise UserError(f"data {request.name}: y is {y.dtype} {list(y.shape)}, expected integers [N]")
+    if len(x) == 0 or len(x) != len(y):
+        raise UserError(
+            f"data {request.name}: x holds {len(x)} images, y {len(y)} labels; expected as many, not 0"
+        )
+    if y.min() < 0:
+        raise UserError(f"data {request.name}: y holds label {y.min()}, labels start at 0")
+    if y.max() > np.iinfo(np.int32).max:
+        raise UserError(f"data {request.name}: y holds label {y.max()}, too large for a class")
+    rows = request.chosen(len(y))
+    x = channels_first(request, x)[rows.numpy()]
+    labels = torch.from_numpy(y.astype(np.int64))
+    pixels = torch.from_numpy(np.ascontiguousarray(x))
+    if pixels.dtype == torch.uint8:
+        pixels = from_bytes(pixels)
+    else:
+        checked_range(request.name, pixels)
+    return Dataset(request.name, pixels.to(torch.float32), labels[rows], rows, int(y.max()) + 1)
+
+
+def read(name: str) -> dict[str, NDArray[np.generic]]:
+    """The arrays x and y of the file.  Raises UserError when it cannot be read or lacks one."""
+    try:
+        with open(name, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise UserError(f"data {name}: not an .npz file; numpy.savez(FILE, x=..., y=...) writes one")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                missing = [key for key in ("x", "y") if key not in stored]
+                if missing:
+                    held = ", ".join(stored.files) or "nothing"
+                    raise UserError(
+                        f"data {name}: no array {missing[0]!r}, it holds {held}; expected x and y"
+                    )
+                arrays = {}
+                for key in ("x", "y"):
+                    try:
+                        arrays[key] = np.asarray(stored[key])
+                    except ValueError as error:
+                        raise UserError(
+                            f"data {name}: {key} holds Python objects or is damaged; expected a plain array"
+                        ) from error
+                    if not isinstance(stored[key], np.ndarray):
+                        raise UserError(f"data {name}: {key} is not a numpy array; expected a plain array")
+                return arrays
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"data {name}: cannot be read ({error})") from error
+
+
+def channels_first(request: Request, x: NDArray[np.generic]) -> NDArray[np.generic]:
+    """x as [N, C, H, W].  Raises UserError for what is no batch of images, or could be two."""
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise UserError(f"data {request.name}: x is {x.dtype}, accepted: uint8 in 0..255 or floats in [0, 1]")
+    if x.ndim == 3 and request.layout is None and x.size:
+        return x[:, None]
+    if x.ndim != 4 or not x.size:
+        raise UserError(
+            f"data {request.name}: x has shape {list(x.shape)}, expected [N, C, H, W] or [N, H, W, C]"
+        )
+    layout = request.layout
+    if layout is None:
+        fits = [name for name, axis in zip(LAYOUTS, (1, 3), strict=True) if x.shape[axis] in CHANNELS]
+        if len(fits) != 1:
+            raise UserError(
+                f"data {request.name}: x has shape {list(x.shape)}, channels first or last? "
+                f"Say which with the layout {' or '.join(LAYOUTS)}"
+            )
+        layout = fits[0]
+    return x if layout == "nchw" else x.transpose(0, 3, 1, 2)
+
+
+def checked_range(name: str, x: torch.Tensor) -> None:
+    """Raises UserError unless every pixel is a number in [0, 1]."""
+    if not bool(x.isfinite().all()):
+        raise UserError(f"data {name}: x holds NaN or infinity in image {broken(~x.isfinite())}")
+    outside = (x < 0) | (x > 1)
+    if bool(outside.any()):
+        raise UserError(
+            f"data {name}: x spans {float(x.min()):g} to {float(x.max()):g} (image {broken(outside)}), "
+            "floats must lie in [0, 1]; divide by 255, and normalise inside the model"
+        )
+
+
+def broken(mask: torch.Tensor) -> int:
+    """The first image, among those read, with a marked pixel."""
+    return int(mask.flatten(1).any(1).nonzero()[0])
