@@ -12,6 +12,7 @@ from shared_data import checkpoint, cifar10_test, manifest, mnist_test
 from torch import Tensor, nn
 
 from certnas.models import ARCHITECTURES, Architecture, Normalize, open_model
+from certnas.models.architectures.residual import ZeroPadShortcut
 from certnas.models.formats import FORMATS
 
 CHECKPOINTS = {  # id in the manifest -> file, architecture
@@ -81,6 +82,14 @@ def test_every_readable_checkpoint_is_tested() -> None:
 @pytest.mark.parametrize(("arch", "count"), PARAMETERS.items())
 def test_architectures_have_the_published_number_of_parameters(arch: str, count: int) -> None:
     assert sum(p.numel() for p in ARCHITECTURES[arch]().module.parameters()) == count
+
+
+def test_the_zero_padded_shortcut_takes_even_pixels_and_adds_channels_on_both_sides() -> None:
+    x = torch.arange(1.0, 33.0).view(1, 2, 4, 4)
+    expected = torch.zeros(1, 4, 2, 2)
+    expected[0, 1] = torch.tensor([[1.0, 3.0], [9.0, 11.0]])
+    expected[0, 2] = torch.tensor([[17.0, 19.0], [25.0, 27.0]])
+    assert torch.equal(ZeroPadShortcut(2, 4)(x), expected)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
