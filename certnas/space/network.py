@@ -160,6 +160,8 @@ class DiscreteNetwork(nn.Module):
 
     def _states(self, x: Tensor, drop_path: float) -> list[Tensor]:
         """The output of every cell."""
+        if not 0 <= drop_path < 1:
+            raise UserError(f"drop_path: got {drop_path}; give a probability from 0 to below 1")
         older = newer = self.stem(self.normalize(x))
         outputs = []
         for cell in self.cells:

@@ -1,0 +1,111 @@
+"""Genotypes: the published ones, and what is refused with which words."""
+
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import torch
+from conftest import shared_dir
+
+from certnas.errors import UserError
+from certnas.space import GENOTYPES, OPS, DiscreteNetwork, Genotype, parse_genotype, published_genotype
+
+VALID: dict[str, Any] = {
+    "normal": [["skip_connect", 0], ["sep_conv_3x3", 1]],
+    "normal_concat": [2],
+    "reduce": [["max_pool_3x3", 0], ["avg_pool_3x3", 1]],
+    "reduce_concat": [2],
+}
+
+
+def test_genotypes_are_the_collected_ones() -> None:
+    packaged = (files("certnas.space") / "genotypes.json").read_bytes()
+    assert packaged == (shared_dir() / "data" / "genotypes.json").read_bytes()
+    assert len(GENOTYPES) == 34
+
+
+def with_(**changes: Any) -> dict[str, Any]:
+    return VALID | changes
+
+
+MISTAKES = [
+    (
+        with_(normal=[["conv_9x9", 0], ["skip_connect", 1]]),
+        "genotype 'mine': normal, edge 0: unknown operator 'conv_9x9'; accepted: " + ", ".join(OPS),
+    ),
+    (
+        with_(reduce=[["max_pool_3x3", 0], ["skip_connect", 2]]),
+        "genotype 'mine': reduce, edge 1 (skip_connect): input state 2 does not come before node 2; "
+        "accepted: 0 to 1",
+    ),
+    (
+        with_(normal=[["skip_connect", -1], ["skip_connect", 1]]),
+        "genotype 'mine': normal, edge 0 (skip_connect): input state -1 does not come before node 2; "
+        "accepted: 0 to 1",
+    ),
+    (
+        with_(normal=[["skip_connect", 0]] * 3),
+        "genotype 'mine': normal: got 3 edges; a cell has two edges for each of its nodes, give 2, 4, 6, ...",
+    ),
+    (
+        with_(reduce=[]),
+        "genotype 'mine': reduce: got 0 edges; a cell has two edges for each of its nodes, give 2, 4, 6, ...",
+    ),
+    (
+        with_(normal_concat=[]),
+        "genotype 'mine': normal_concat: is empty; list at least one state from 0 to 2",
+    ),
+    (
+        with_(normal_concat=[3]),
+        "genotype 'mine': normal_concat: state 3 cannot be an output; accepted: 0 to 2",
+    ),
+    (
+        with_(reduce_concat=[1]),
+        "genotype 'mine': reduce_concat: state 1 cannot be an output; accepted: 2 to 2",
+    ),
+    (
+        with_(normal=[["skip_connect", 0], ["skip_connect"]]),
+        "genotype 'mine': normal, edge 1: got ['skip_connect']; an edge is a pair [operator, input state]",
+    ),
+    (
+        with_(normal=[["skip_connect", 0], ["skip_connect", "1"]]),
+        "genotype 'mine': normal, edge 1: got '1' for a state; a state is an integer, 0 or more",
+    ),
+    (
+        {key: value for key, value in VALID.items() if key != "reduce_concat"},
+        "genotype 'mine': key 'reduce_concat' is missing; a genotype has "
+        "normal, normal_concat, reduce, reduce_concat",
+    ),
+    (with_(normal=None), "genotype 'mine': normal: got None; give a list"),
+    (with_(reduce_concat=2), "genotype 'mine': reduce_concat: got 2; give a list"),
+]
+
+
+@pytest.mark.parametrize(("record", "message"), MISTAKES)
+def test_a_wrong_genotype_is_refused_in_one_line(record: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_genotype(record, "mine")
+    assert str(caught.value) == message
+
+
+def test_a_valid_record_is_a_genotype() -> None:
+    genotype = parse_genotype(VALID, "mine")
+    assert genotype == Genotype(
+        (("skip_connect", 0), ("sep_conv_3x3", 1)), (2,), (("max_pool_3x3", 0), ("avg_pool_3x3", 1)), (2,)
+    )
+    assert DiscreteNetwork(genotype, 4, 3, 10)(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_the_inputs_of_a_normal_cell_may_be_outputs() -> None:
+    genotype = parse_genotype(with_(normal_concat=[0, 1, 2, 2]), "mine")
+    network = DiscreteNetwork(genotype, 4, 3, 10, reductions=(1,)).eval()
+    assert network(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_an_unknown_genotype_names_the_nearest() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^genotype: unknown name 'DARTS_V3' \(nearest: DARTS_V2, DARTS_V1.*accepted: .*NASNet",
+    ):
+        published_genotype("DARTS_V3")
+    assert published_genotype("ADVRUSH") is GENOTYPES["ADVRUSH"]
