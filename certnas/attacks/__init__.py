@@ -1,0 +1,87 @@
+"""Upper bounds on the minimal adversarial distance, from published attacks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from certnas.attacks.apgd import apgd, apgd_grouped
+from certnas.attacks.ddn import ddn
+from certnas.attacks.deepfool import deepfool
+from certnas.attacks.ead import ead
+from certnas.attacks.fab import fab, fab_targeted
+from certnas.attacks.fmn import fmn
+from certnas.attacks.norms import NORMS
+from certnas.attacks.problem import BUDGETS, Attack, Budget
+from certnas.attacks.smallest import Adversarial, smallest
+from certnas.errors import UserError
+
+__all__ = ["ATTACKS", "BUDGETS", "Adversarial", "Attack", "Budget", "smallest_adversarial"]
+
+ATTACKS: dict[str, dict[str, Attack]] = {
+    "linf": {"fab": fab, "fab-t": fab_targeted, "deepfool": deepfool, "fmn": fmn, "apgd": apgd},
+    "l2": {"fab": fab, "fab-t": fab_targeted, "deepfool": deepfool, "ddn": ddn, "apgd": apgd},
+    "l1": {"fab": fab, "fab-t": fab_targeted, "fmn": fmn, "ead": ead, "apgd": apgd_grouped},
+}
+"""Norm -> the attacks tried, in this order; APGD is last because it starts from the best found before it."""
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def smallest_adversarial(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    *,
+    seed: int = 0,
+    batch_size: int = 100,
+    budget: Budget = BUDGETS["standard"],
+    progress: Callable[[int, int], None] | None = None,
+    targets: Tensor | None = None,
+) -> Adversarial:
+    """An upper bound on each image's minimal adversarial distance: the nearest example that any attack found.
+
+    distance = ‖example - x‖ ≥ min { ‖x' - x‖ : x' in [0, 1]^shape, x' adversarial }, in float64.  That is:
+    argmax f(x') ≠ y, or with `targets`, f_target(x') ≥ f_y(x').  Every example is brought to the decision
+    boundary by bisection and evaluated on a float64 copy of the model in evaluation mode.  An attack that
+    raises or returns NaN is left out for that batch and named in `failed`.  The model, its gradients and
+    mode, and the process's random state are left as they were; the same seed gives the same result.
+
+    x [N, *shape] in [0, 1], y and targets [N]; norm "linf", "l2" or "l1"; distances in input units (pixels in
+    [0, 1]); `progress(done, total)` counts image-attack pairs.
+    Raises UserError for an unknown norm, images outside [0, 1], labels that do not fit, or a model that does
+    not give finite scores [N, K] in float64.
+    """
+    if norm not in ATTACKS:
+        raise UserError(f"attack: unknown norm {norm!r}; accepted: {', '.join(ATTACKS)}")
+    if not x.is_floating_point() or x.ndim < 2:
+        raise UserError(
+            f"attack: images are {x.dtype} of shape {list(x.shape)}, expected floats [N, *shape] in [0, 1]"
+        )
+    if len(x) and not bool(((x >= 0) & (x <= 1)).all()):
+        raise UserError(
+            "attack: images leave [0, 1] or are NaN; divide by 255, and normalise inside the model"
+        )
+    for name, classes in (("labels", y), ("targets", targets)):
+        if classes is not None and (classes.shape != x.shape[:1] or classes.dtype not in INTEGERS):
+            raise UserError(
+                f"attack: {name} are {classes.dtype} of shape {list(classes.shape)}, "
+                f"expected integers of shape [{len(x)}]"
+            )
+    if targets is not None and bool((targets == y).any()):
+        raise UserError(f"attack: the target of image {int((targets == y).nonzero()[0])} is its own label")
+    if batch_size < 1:
+        raise UserError(f"attack: batch size {batch_size}, expected at least 1")
+    return smallest(
+        model,
+        x,
+        y,
+        NORMS[norm],
+        ATTACKS[norm],
+        seed=seed,
+        batch_size=batch_size,
+        budget=budget,
+        progress=progress,
+        targets=targets,
+    )

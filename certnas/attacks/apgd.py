@@ -1,0 +1,60 @@
+"""APGD at falling radii: a fixed-radius attack made a minimum-norm one by bisection."""
+
+import torch
+from torch import Tensor
+
+from certnas.attacks.norms import per_image
+from certnas.attacks.problem import Problem
+
+FLOOR = 0.5  # the bisection starts between this fraction of the best known distance and all of it
+GROUP = 10  # images of similar radius that share one, where the library takes no radius per image
+
+
+def apgd(problem: Problem) -> Tensor:
+    """Auto-PGD (Croce and Hein 2020), pyautoattack, at a radius bisected image by image.  l∞ and l2.
+
+    Starts from the best example known, pulled into the ball, and pushes the one margin of the class it falls
+    to.  Every probe that succeeds lowers that image's radius, every other raises its floor.  -> [n, *shape]
+    """
+    return bisected(problem.against_best(), shared=False)
+
+
+def apgd_grouped(problem: Problem) -> Tensor:
+    """`apgd` for l1, where the library's projection takes one radius: images of similar radius share it.
+
+    Twice the probes, since a shared radius fits each image less well.  -> [n, *shape]
+    """
+    best = problem.best.clone()
+    for rows in problem.reach().argsort().split(GROUP):
+        best[rows] = bisected(problem.rows(rows).against_best(), shared=True)
+    return best
+
+
+def bisected(problem: Problem, *, shared: bool) -> Tensor:
+    """The nearest success over the probes; `shared`: one radius, the median, for all.  -> [n, *shape]"""
+    from pyautoattack.autopgd_base import APGDAttack
+
+    scores, labels = problem.scores(), problem.labels()
+    best, high = problem.best, problem.reach()
+    low = FLOOR * high
+    for _ in range(problem.budget.probes * (2 if shared else 1)):
+        radius = (low + high) / 2
+        if shared:
+            radius = torch.full_like(radius, float(radius.median()))
+        attack = APGDAttack(
+            scores,
+            n_iter=problem.budget.steps // 2,
+            norm=problem.norm.autoattack,
+            eps=float(radius[0]) if shared else per_image(radius, problem.x),
+            device=problem.x.device,
+        )
+        attack.init_hyperparam(problem.x)
+        start = problem.at_distance(best, radius)
+        _, still_right, _, found = attack.attack_single_run(problem.x, labels, x_init=start)
+        moved = problem.norm.length(found - problem.x)
+        nearer = ~still_right.bool() & (moved < high)
+        missed = still_right.bool() & (radius < high)
+        best = torch.where(per_image(nearer, best), found, best)
+        low = torch.where(nearer, torch.minimum(low, FLOOR * moved), torch.where(missed, radius, low))
+        high = torch.where(nearer, moved, high)
+    return best

@@ -1,0 +1,43 @@
+"""From any candidate to the decision boundary, in float64."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from certnas.attacks.norms import Norm, per_image
+
+OVERSHOOTS = (1.0, 1 + 1e-6, 1 + 1e-4, 1 + 1e-2)  # a float32 success can be a float64 miss by a hair
+HALVINGS = 32
+
+
+def to_boundary(
+    wrong: Callable[[Tensor], Tensor], x: Tensor, candidate: Tensor, norm: Norm
+) -> tuple[Tensor, Tensor]:
+    """The candidate pulled back toward x as far as it stays adversarial, and which are adversarial at all.
+
+    Bisects t along each of the norm's paths from x (t = 0, not adversarial) to the candidate (t = 1).
+    What is returned was itself evaluated as adversarial and lies in [0, 1].
+
+    wrong: images [n, *shape] -> [n] bool.  x, candidate [n, *shape] float64.  -> ([n, *shape], [n] bool)
+    """
+    example, found = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for overshoot in OVERSHOOTS:
+        point = (x + (candidate - x) * overshoot).clamp(0, 1)
+        new = wrong(point) & ~found
+        example = torch.where(per_image(new, x), point, example)
+        found = found | new
+        if found.all():
+            break
+    for path in norm.paths:
+        delta, shortest = example - x, example
+        low = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        high = torch.ones_like(low)
+        for _ in range(HALVINGS):
+            t = (low + high) / 2
+            point = (x + path(delta, t)).clamp(0, 1)
+            still = wrong(point) & found
+            shortest = torch.where(per_image(still, x), point, shortest)
+            low, high = torch.where(still, low, t), torch.where(still, t, high)
+        example = shortest
+    return example, found

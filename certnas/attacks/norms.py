@@ -1,0 +1,38 @@
+"""The norms an adversarial distance is measured in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """[N] -> [N, 1, ..., 1], to broadcast against `like` [N, *shape]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def scaled(delta: Tensor, t: Tensor) -> Tensor:
+    """t·δ, the straight path from 0 (t = 0) to δ (t = 1).  delta [N, *shape], t [N]"""
+    return delta * per_image(t, delta)
+
+
+def clipped(delta: Tensor, t: Tensor) -> Tensor:
+    """δ with every element cut to ±t·‖δ‖∞: the path on which an l∞ distance shrinks last where δ is small."""
+    bound = per_image(t * delta.abs().flatten(1).amax(1), delta)
+    return delta.clamp(-bound, bound)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm: its name here and in pyautoattack, its length, and the paths that shorten a perturbation."""
+
+    name: str
+    autoattack: str
+    length: Callable[[Tensor], Tensor]
+    paths: tuple[Callable[[Tensor, Tensor], Tensor], ...]
+
+
+LINF = Norm("linf", "Linf", lambda delta: delta.abs().flatten(1).amax(1), (scaled, clipped))
+L2 = Norm("l2", "L2", lambda delta: delta.square().flatten(1).sum(1).sqrt(), (scaled,))
+L1 = Norm("l1", "L1", lambda delta: delta.abs().flatten(1).sum(1), (scaled,))
+NORMS = {norm.name: norm for norm in (LINF, L2, L1)}
