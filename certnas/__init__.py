@@ -4,9 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from certnas.certifier import Certificates as Certificates
-    from certnas.certifier import SoundnessError as SoundnessError
-    from certnas.certifier import certify as certify
+    from certnas.certifier import Certificates, SoundnessError, certify
 
 __version__ = "0.1.0"
 __all__ = ["Certificates", "SoundnessError", "__version__", "certify"]

@@ -17,7 +17,7 @@ hypothesis.settings.load_profile("certnas")
 
 
 def shared_dir() -> Path:
-    """The folder of third-party data beside the repository; its absence skips a test, except where CI=true."""
+    """The folder of third-party data beside the repository; without it a test skips, except where CI=true."""
     folder = Path(__file__).parents[1].parent / "shared"
     if not folder.is_dir():
         reason = f"no folder of third-party data at {folder.name}/ beside the repository"

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FORBIDDEN = {"bounds": {"certnas", "cli"}, "certnas": {"cli", "click", "rich"}, "cli": {"scipy", "numpy", "bounds.ops"}}
+FORBIDDEN = {
+    "bounds": {"certnas", "cli"},
+    "certnas": {"cli", "click", "rich"},
+    "cli": {"scipy", "numpy", "bounds.ops"},
+}
 
 
 def sources(package: str) -> list[Path]:
@@ -81,5 +85,5 @@ def test_the_layering_test_has_teeth() -> None:
 
 
 def test_import_certnas_does_not_load_torch() -> None:
-    code = "import sys, certnas; assert 'torch' not in sys.modules; certnas.certify; assert 'torch' in sys.modules"
+    code = "import sys, certnas; assert 'torch' not in sys.modules; certnas.certify; sys.modules['torch']"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

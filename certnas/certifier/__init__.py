@@ -1,0 +1,8 @@
+"""Certified radii of a trained network: proved below, attacked above."""
+
+from certnas.certifier.batch import PROOF_MARGIN
+from certnas.certifier.certificates import Certificates, Summary
+from certnas.certifier.certification import Progress, certify
+from certnas.certifier.soundness import SoundnessError
+
+__all__ = ["PROOF_MARGIN", "Certificates", "Progress", "SoundnessError", "Summary", "certify"]

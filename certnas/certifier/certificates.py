@@ -1,0 +1,129 @@
+"""What was proved: values, and the figures one quotes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of a set of certificates; radii in input units, NaN where there is nothing to average."""
+
+    images: int
+    correct: int
+    clean_accuracy: float
+    mean_radius_correct: float
+    median_radius_correct: float
+    mean_radius_all: float
+    median_radius_all: float
+    certified_accuracy: dict[float, float]
+    attacked_accuracy: dict[float, float]
+    seconds_per_image: float
+    sandwich_mean: float
+    sandwich_median: float
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Per image: no x' in the box with ‖x' − x‖ ≤ radius_lower is misclassified; one at radius_upper is.
+
+    index, label, prediction, evaluations [N] int; radius_lower, radius_upper [N] float64 in input units,
+    radius_upper inf where no attack ran or none succeeded; seconds [N].  status per image: "certified",
+    "misclassified" (radius 0), "zero" (nothing proved) or "failed: why".  notes: attacks that were left out,
+    one line each.
+    """
+
+    norm: str
+    method: str
+    index: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+    radius_lower: np.ndarray
+    radius_upper: np.ndarray
+    status: tuple[str, ...]
+    seconds: np.ndarray
+    evaluations: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+            if field.name not in ("norm", "method", "notes") and len(value) != len(self.index):
+                raise ValueError(
+                    f"Certificates: {field.name} has {len(value)} entries, index {len(self.index)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """The certificates of all `parts`, in their order; at least one, of one norm and method."""
+        if len({(p.norm, p.method) for p in parts}) != 1:
+            raise ValueError("Certificates.join: expected parts of one norm and method")
+        arrays = {
+            field.name: np.concatenate([getattr(p, field.name) for p in parts])
+            for field in fields(cls)
+            if field.name not in ("norm", "method", "status", "notes")
+        }
+        status = tuple(s for p in parts for s in p.status)
+        notes = tuple(n for p in parts for n in p.notes)
+        return cls(norm=parts[0].norm, method=parts[0].method, status=status, notes=notes, **arrays)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the network classifies each image as labelled.  [N] bool"""
+        return self.label == self.prediction
+
+    def certified_accuracy(self, eps: float) -> float:
+        """The share of all images proved robust at `eps`; at 0 the clean accuracy."""
+        return _mean(self.correct & (self.radius_lower >= eps))
+
+    def attacked_accuracy(self, eps: float) -> float:
+        """The share of all images correct and without a known adversarial example within `eps`."""
+        return _mean(self.correct & (self.radius_upper > eps))
+
+    def summary(self, at: Sequence[float] = ()) -> Summary:
+        """The figures over these images, with certified and attacked accuracy at each ε of `at`."""
+        right = self.radius_lower[self.correct]
+        attacked = self.correct & np.isfinite(self.radius_upper) & (self.radius_upper > 0)
+        sandwich = self.radius_lower[attacked] / self.radius_upper[attacked]
+        return Summary(
+            images=len(self),
+            correct=int(self.correct.sum()),
+            clean_accuracy=_mean(self.correct),
+            mean_radius_correct=_mean(right),
+            median_radius_correct=_median(right),
+            mean_radius_all=_mean(self.radius_lower),
+            median_radius_all=_median(self.radius_lower),
+            certified_accuracy={eps: self.certified_accuracy(eps) for eps in at},
+            attacked_accuracy={eps: self.attacked_accuracy(eps) for eps in at},
+            seconds_per_image=_mean(self.seconds),
+            sandwich_mean=_mean(sandwich),
+            sandwich_median=_median(sandwich),
+        )
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes one row per image, atomically; columns as `certnas.certifier.results.COLUMNS`."""
+        from certnas.certifier.results import csv_text, write_atomically
+
+        write_atomically(Path(path), csv_text(self))
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the certificates and their summary, atomically; infinite radii are null."""
+        from certnas.certifier.results import json_text, write_atomically
+
+        write_atomically(Path(path), json_text(self))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if len(values) else float("nan")

@@ -1,0 +1,115 @@
+"""The bound engine as the certifier asks it: the least margin of each image over its ball."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+import bounds
+from certnas.certifier.request import Box, Norm
+from certnas.errors import UserError
+
+FAITHFUL = 1e-4
+
+
+@dataclass(frozen=True)
+class Prover:
+    """A network in both precisions, a method, a ball; by `about` images x [N, *shape], rows [N, S, K]."""
+
+    single: bounds.Network
+    double: bounds.Network
+    method: bounds.Method
+    norm: Norm
+    clip: Box | None
+    memory: int | None
+    x: Tensor
+    rows: Tensor
+
+    def about(self, x: Tensor, y: Tensor, target: Tensor | None, classes: int) -> "Prover":
+        """The same, asked about images x [N, *shape] of labels y [N], against their target or all classes."""
+        rows = bounds.margins(y, classes) if target is None else bounds.targeted(y, target, classes)
+        return replace(self, x=x, rows=rows.to(x.device, torch.float64))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """f(x) in float64, [N, K]."""
+        with torch.no_grad():
+            return self.double(x.double())
+
+    def margin(self, x: Tensor) -> Tensor:
+        """The least row of S at x [N, *shape] in float64, [N]."""
+        return (self.rows @ self.logits(x).unsqueeze(-1)).squeeze(-1).amin(1)
+
+    def lower_margin(self, eps: Tensor, image: Tensor, dtype: torch.dtype) -> Tensor:
+        """A lower bound [M] of the least row over the balls of radius eps [M] round `image` [M]."""
+        network = self.single if dtype == torch.float32 else self.double
+        region = self._region(self.x[image].to(dtype), eps.to(dtype))
+        with torch.no_grad():
+            lower = bounds.lower_bounds(
+                network, region, self.rows[image].to(dtype), self.method, memory=self.memory
+            )
+        return lower.amin(1)
+
+    def linearised(self) -> tuple[Tensor, Tensor]:
+        """The margin m [N] of each image, and the ε [N] at which its linearisation at x reaches 0.  float64
+
+        m / max {−⟨∇m, x' − x⟩ : ‖x' − x‖ ≤ 1}: exact for an affine network, the box left aside.
+        """
+        if not len(self.x):
+            empty = torch.zeros(0, dtype=torch.float64, device=self.x.device)
+            return empty, empty
+        x = self.x.double()
+        with torch.enable_grad():
+            point = x.clone().requires_grad_(True)
+            margin = (self.rows @ self.double(point).unsqueeze(-1)).squeeze(-1).amin(1)
+            (slope,) = torch.autograd.grad(margin.sum(), point)
+        slope = slope.unsqueeze(1)
+        at_x = (slope * x.unsqueeze(1)).flatten(2).sum(-1)
+        fall = (at_x - self.norm.ball(x, 1.0).minimum(slope)).squeeze(1)
+        return margin.detach(), margin.detach() / fall
+
+    def farthest(self) -> Tensor:
+        """The radius [N] from which the ball holds the whole box; infinite without a box."""
+        if self.clip is None:
+            return torch.full((len(self.x),), torch.inf, dtype=torch.float64, device=self.x.device)
+        reach = torch.maximum(self.x.double() - self.clip[0], self.clip[1] - self.x.double())
+        return torch.linalg.vector_norm(reach.flatten(1), self.norm.order, dim=1)
+
+    def _region(self, x: Tensor, eps: Tensor) -> bounds.Region:
+        if self.clip is None:
+            return self.norm.ball(x, eps)
+        return self.norm.ball(x, eps, lower=self.clip[0], upper=self.clip[1])
+
+
+def prover(
+    model: nn.Module, x: Tensor, method: bounds.Method, norm: Norm, clip: Box | None, memory: int | None
+) -> Prover:
+    """Traces the model on images like x [N, *shape] and sees that the trace computes what the model does.
+
+    Raises UserError where they differ or the model cannot be evaluated on x, and bounds.UnsupportedOp.
+    """
+    dtype = next((p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), x.dtype)
+    example = x[:1].to(dtype)
+    try:
+        with torch.no_grad():
+            expected = model(example)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the model cannot be evaluated on images of shape {list(x.shape[1:])}: {reason}"
+        ) from error
+    graph = bounds.trace(model, example)
+    networks = [graph.bind(dtype=d, device=x.device) for d in (torch.float32, torch.float64)]
+    with torch.no_grad():
+        got = networks[dtype == torch.float64](example)
+    if expected.shape != got.shape:
+        raise UserError(
+            f"the traced network gives {list(got.shape)}, the model {list(expected.shape)}: please report"
+        )
+    if bool(torch.isfinite(expected).all()):
+        error_ = float((expected - got).abs().max() / (1 + expected.abs().max()))
+        if error_ > FAITHFUL:
+            raise UserError(
+                f"the traced network differs from the model by {error_:.1e} (relative): please report"
+            )
+    nothing = torch.zeros(0, device=x.device)
+    return Prover(networks[0], networks[1], method, norm, clip, memory, nothing, nothing)

@@ -1,0 +1,135 @@
+"""The largest proved radius of every image, by one batched bracketed search."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LowerMargin = Callable[[Tensor, Tensor], Tensor]
+MAX_EVALUATIONS = 60
+MAX_STEP = 16.0
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Where a search stands: `lower` [N] proved, `upper` [N] not (or the end), `open` [N] still searched."""
+
+    lower: Tensor
+    upper: Tensor
+    open: Tensor
+
+
+@dataclass(frozen=True)
+class Radii:
+    """`radius` [N] float64, each proved by an evaluation; `evaluations` [N]; `finite` [N]: any margin was."""
+
+    radius: Tensor
+    evaluations: Tensor
+    finite: Tensor
+
+
+def search_radii(
+    lower_margin: LowerMargin,
+    centre: Tensor,
+    start: Tensor,
+    upper: Tensor,
+    *,
+    tol: float = 1e-3,
+    progress: Callable[[Bracket], None] | None = None,
+) -> Radii:
+    """The largest ε [N] found with `lower_margin(ε, image) > 0`, to a relative tolerance, all together.
+
+    `lower_margin(eps [M] float64, image [M] long) -> [M]` is a black box: every returned ε was evaluated and
+    its margin literally finite and positive (NaN never verifies), so monotonicity is needed for speed only.
+    `centre` [N] is the margin at ε = 0 (not positive: radius 0), `start` [N] a first guess, `upper` [N] the
+    end of the search (may be infinite; it is itself evaluated when the search gets there).
+
+    The next ε is a secant step on g(ε) = log((m(0) − m(ε)) / m(0)), whose root is the margin's: nearly linear
+    in log ε, of slope 1 for an affine network and more for a loose bound.  What stalls is bisected.
+    """
+    search = _Search(centre.double(), start.double(), upper.double(), tol)
+    while bool(search.open.any()) and int(search.evaluations.max()) < MAX_EVALUATIONS:
+        image = search.open.nonzero().flatten()
+        eps = search.next()[image]
+        search.tell(image, eps, lower_margin(eps, image).detach().to(eps))
+        if progress is not None:
+            progress(Bracket(search.lo.clone(), search.hi.clone(), search.open.clone()))
+    return Radii(search.lo, search.evaluations, search.finite)
+
+
+class _Search:
+    """The brackets of one search; lives inside one call of `search_radii`."""
+
+    def __init__(self, centre: Tensor, start: Tensor, upper: Tensor, tol: float) -> None:
+        self.centre, self.tol = centre, tol
+        self.end = upper
+        self.lo, self.hi = torch.zeros_like(centre), upper.clone()
+        self.g_lo = torch.full_like(centre, -torch.inf)
+        self.g_hi = torch.full_like(centre, torch.nan)
+        self.start = torch.where(torch.isfinite(start) & (start > 0), start, torch.ones_like(start))
+        self.floor = torch.minimum(self.start, upper) * 1e-12
+        self.failed = torch.zeros_like(centre, dtype=torch.bool)
+        self.open = (centre > 0) & torch.isfinite(centre) & (upper > 0)
+        self.evaluations = torch.zeros_like(centre, dtype=torch.long)
+        self.finite = torch.zeros_like(self.failed)
+        self.last = torch.zeros_like(self.evaluations)
+        self.width = torch.full_like(centre, torch.inf)
+        self.stalled = torch.zeros_like(self.evaluations)
+
+    def next(self) -> Tensor:
+        """The ε [N] to evaluate next, in single precision so that both precisions see the same ball."""
+        proved = self.lo > 0
+        expand = self._within(self.lo * torch.exp(-self.g_lo), self.lo * (1 + self.tol), self.lo * MAX_STEP)
+        shrink = self._within(self.hi * torch.exp(-self.g_hi), self.hi / MAX_STEP**2, self.hi / 1.25)
+        shrink = torch.where(torch.isfinite(self.g_hi), shrink, self.hi / MAX_STEP)
+        eps = torch.where(
+            proved,
+            torch.where(self.failed, self._between(), expand),
+            torch.where(self.failed, shrink, self.start),
+        )
+        eps = torch.minimum(eps, self.end)
+        return torch.where(eps < self.end, eps.float().double(), self.end)
+
+    def _between(self) -> Tensor:
+        """A step inside the bracket: secant, kept clear of both ends by most of the tolerance, or middle."""
+        log_lo, log_hi = self.lo.log(), self.hi.log()
+        root = log_lo - self.g_lo * (log_hi - log_lo) / (self.g_hi - self.g_lo) - 0.4 * self.tol
+        usable = torch.isfinite(root) & (self.stalled < 3)
+        eps = torch.where(usable, root, (log_lo + log_hi) / 2).exp()
+        return self._within(eps, self.lo * (1 + 0.9 * self.tol), self.hi * (1 - 0.9 * self.tol))
+
+    @staticmethod
+    def _within(eps: Tensor, least: Tensor, most: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(torch.nan_to_num(eps, nan=torch.inf), least), most)
+
+    def tell(self, image: Tensor, eps: Tensor, margin: Tensor) -> None:
+        """Takes the margins [M] at `eps` [M] of `image` [M] into the brackets; closes the narrow ones."""
+        self.evaluations[image] += 1
+        finite = torch.isfinite(margin)
+        self.finite[image] |= finite
+        proved = finite & (margin > 0)
+        # a margin close to (or above) the centre's tells little of the root: the clamp makes a long step
+        fall = torch.clamp((self.centre[image] - margin) / self.centre[image], min=1e-3)
+        g = torch.where(finite, fall.log(), torch.nan)
+        up, down = image[proved], image[~proved]
+        # Anderson and Björck's damping: an end that stays twice weighs less in the next secant
+        self.g_hi[up] *= _damping(g[proved], self.g_lo[up], self.last[up] == 1)
+        self.g_lo[down] *= _damping(g[~proved], self.g_hi[down], self.last[down] == -1)
+        self.lo[up], self.g_lo[up], self.last[up] = eps[proved], g[proved], 1
+        self.hi[down], self.g_hi[down], self.last[down] = eps[~proved], g[~proved], -1
+        self.failed[down] = True
+
+        width = torch.where(self.lo > 0, (self.hi / self.lo).log(), torch.inf)
+        self.stalled = torch.where(width < self.width / 2, 0, self.stalled + 1)
+        self.stalled[self.stalled > 3] = 0  # one bisection, then secant steps again
+        self.width = width
+        closed = torch.where(self.failed, width <= self.tol, self.lo >= self.end)
+        self.open &= ~closed & ~(self.failed & (self.lo == 0) & (self.hi < self.floor))
+
+
+def _damping(new: Tensor, old: Tensor, again: Tensor) -> Tensor:
+    """The factor [M] for the end opposite to one that moved from g = `old` to `new`; 1 unless `again`."""
+    factor = 1 - new / old
+    factor = torch.where(torch.isfinite(factor) & (factor > 0.1), factor, 0.5)
+    return torch.where(again, factor, 1.0)

@@ -1,0 +1,213 @@
+"""A folder of results that survives a kill: results.json, results.csv, each replaced whole."""
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import certnas
+from certnas.certifier.certificates import Certificates
+from certnas.certifier.soundness import Evidence
+from certnas.errors import UserError
+
+COLUMNS = (
+    "index",
+    "label",
+    "prediction",
+    "norm",
+    "method",
+    "radius_lower",
+    "radius_upper",
+    "status",
+    "seconds",
+)
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "foolbox", "pyautoattack")
+JSON, CSV, EVIDENCE = "results.json", "results.csv", "evidence.npz"
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, certnas and the libraries that a result depends on."""
+    found = {"python": platform.python_version(), "certnas": certnas.__version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Replaces `path` by `data` whole or not at all: written beside it, flushed to disk, renamed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def csv_text(certificates: Certificates) -> str:
+    """One line per image under COLUMNS; radii in input units to full precision, `inf` where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for image in _images(certificates):
+        row = {**image, "norm": certificates.norm, "method": certificates.method}
+        row["seconds"] = f"{image['seconds']:.3f}"
+        writer.writerow([row[column] for column in COLUMNS])
+    return text.getvalue()
+
+
+def json_text(certificates: Certificates, at: Sequence[float] = (), **more: Any) -> str:
+    """The certificates as JSON with their summary at the radii `at`, and `more`; null is not finite."""
+    record = {
+        **more,
+        "versions": versions(),
+        "norm": certificates.norm,
+        "method": certificates.method,
+        "summary": asdict(certificates.summary(at)),
+        "notes": list(certificates.notes),
+        "images": _images(certificates),
+    }
+    return json.dumps(_finite(record), indent=1, allow_nan=False) + "\n"
+
+
+def keep_evidence(folder: Path, evidence: Evidence) -> Path:
+    """Saves a contradiction as evidence.npz in `folder`; returns where."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **evidence.arrays())
+    write_atomically(folder / EVIDENCE, buffer.getvalue())
+    return folder / EVIDENCE
+
+
+def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
+    """The configuration and the certificates (None before the first) of a results.json."""
+    try:
+        record = json.loads(path.read_text())
+        config, images = record["config"], record["images"]
+        if not images:
+            return config, None
+        columns = {key: [image[key] for image in images] for key in images[0]}
+        upper = [math.inf if value is None else value for value in columns["radius_upper"]]
+        return config, Certificates(
+            norm=record["norm"],
+            method=record["method"],
+            index=np.array(columns["index"], dtype=np.int64),
+            label=np.array(columns["label"], dtype=np.int64),
+            prediction=np.array(columns["prediction"], dtype=np.int64),
+            radius_lower=np.array(columns["radius_lower"], dtype=np.float64),
+            radius_upper=np.array(upper, dtype=np.float64),
+            status=tuple(columns["status"]),
+            seconds=np.array(columns["seconds"], dtype=np.float64),
+            evaluations=np.array(columns["evaluations"], dtype=np.int64),
+            notes=tuple(record["notes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {path}: {error}; choose another folder") from error
+
+
+def _images(certificates: Certificates) -> list[dict[str, Any]]:
+    names = (
+        "index",
+        "label",
+        "prediction",
+        "radius_lower",
+        "radius_upper",
+        "status",
+        "seconds",
+        "evaluations",
+    )
+    columns = [getattr(certificates, name) for name in names]
+    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def _finite(value: Any) -> Any:
+    """The same value with every NaN and infinity replaced by None and every mapping key a string."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+@dataclass
+class Folder:
+    """The results of one run in a folder; `done` grows batch by batch and is on disk after each."""
+
+    path: Path
+    config: dict[str, Any]
+    done: Certificates | None = None
+
+    @classmethod
+    def open(cls, path: Path, config: Mapping[str, Any], *, resume: bool) -> "Folder":
+        """A folder ready to be written, with what it holds already when resuming.
+
+        Raises UserError where it cannot be written, holds results and is not to be resumed, or holds those of
+        another configuration.
+        """
+        plain = json.loads(json.dumps(_finite(dict(config))))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"cannot write to {path}: {reason}; choose another folder with --out") from error
+        record = path / JSON
+        if not record.exists():
+            folder = cls(path, plain)
+            folder._write()
+            return folder
+        if not resume:
+            raise UserError(
+                f"{path} already holds results; continue them with --resume or choose another --out"
+            )
+        before, done = read_json(record)
+        differ = [key for key in sorted({*before, *plain}) if before.get(key) != plain.get(key)]
+        if differ:
+            changes = ", ".join(f"{key} was {before.get(key)}, is {plain.get(key)}" for key in differ)
+            raise UserError(f"cannot resume {path}: {changes}; repeat the options or choose another --out")
+        return cls(path, plain, done)
+
+    def finished(self, index: Sequence[int]) -> int:
+        """How many of the first images of `index` are done.  Raises UserError where others are."""
+        done = [] if self.done is None else self.done.index.tolist()
+        if list(index[: len(done)]) != done:
+            raise UserError(f"cannot resume {self.path}: it holds other images; choose another --out")
+        return len(done)
+
+    def append(self, batch: Certificates) -> None:
+        """Adds a finished batch; afterwards it is on disk."""
+        self.done = batch if self.done is None else Certificates.join([self.done, batch])
+        self._write()
+
+    def finish(self, at: Sequence[float]) -> None:
+        """Writes the figures at the radii `at` into the record."""
+        self._write(at)
+
+    def _write(self, at: Sequence[float] = ()) -> None:
+        if self.done is None:
+            record = {"config": self.config, "versions": versions(), "notes": [], "images": []}
+            write_atomically(self.path / JSON, json.dumps(record, indent=1) + "\n")
+            write_atomically(self.path / CSV, ",".join(COLUMNS) + "\n")
+        else:
+            write_atomically(self.path / JSON, json_text(self.done, at=at, config=self.config))
+            write_atomically(self.path / CSV, csv_text(self.done))

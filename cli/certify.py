@@ -1,0 +1,249 @@
+"""`certnas certify`: radii for a network and a data set, in a table and a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
+from cli.values import Bytes, Number, Numbers
+
+if TYPE_CHECKING:
+    from certnas.certifier import Certificates
+    from certnas.certifier.results import Folder
+    from certnas.data import Dataset
+    from certnas.models import OpenedModel
+
+F = TypeVar("F", bound=Callable[..., Any])
+AT = {
+    "linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255, 0.1),
+    "l2": (0.1, 0.25, 0.5, 1.0),
+    "l1": (0.5, 1.0, 2.0, 4.0),
+}
+METHODS = "ibp, crown-ibp, zonotope, zonotope+crown, crown or alpha-crown"
+
+MODEL = (
+    click.argument("source", metavar="[MODEL]", default="digits-cnn"),
+    click.option(
+        "--arch", help="Architecture of a checkpoint: a name, or a factory package.module:function."
+    ),
+    click.option("--mean", type=Numbers(), help="Mean of each channel, in [0, 1] pixels: 0.49,0.48,0.45."),
+    click.option("--std", type=Numbers(), help="Standard deviation of each channel."),
+    click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+)
+DATA = (
+    click.option(
+        "--data", default="digits", show_default=True, help="A data set's name, an image folder or .npz."
+    ),
+    click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie."),
+    click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there."),
+    click.option("--images", type=int, default=20, show_default=True, help="How many, drawn by the seed."),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Of the draw, the targets, the attacks."
+    ),
+)
+PROOF = (
+    click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True),
+    click.option("--method", default="crown", show_default=True, help=f"{METHODS}."),
+    click.option("--slope", help="Lower slope of ReLU: adaptive, parallel, zero or one."),
+    click.option("--iterations", type=int, help="Of alpha-crown's optimisation."),
+    click.option("--step", type=float, help="Of alpha-crown's optimisation."),
+    click.option("--errors", type=int, help="Error generators that a zonotope keeps; all by default."),
+    click.option("--targets", type=click.Choice(["all", "random", "least", "runner-up"]), default="all",
+                 show_default=True, help="Classes to prove the label against."),
+    click.option("--eps-max", type=Number(), help="Search no radius beyond: 0.1 or 8/255."),
+    click.option("--tol", type=float, default=1e-3, show_default=True, help="Relative, of the radii."),
+    click.option("--clip/--no-clip", default=True, show_default=True, help="Only images in [0, 1] count."),
+    click.option("--attack/--no-attack", default=True, show_default=True, help="Bound the radii from above."),
+)  # fmt: skip
+RUN = (
+    click.option(
+        "--batch-size", type=int, default=16, show_default=True, help="Images that are proved together."
+    ),
+    click.option(
+        "--memory", type=Bytes(), help="Budget of one pass of bounds: 4G; from free memory by default."
+    ),
+    click.option("--at", type=Numbers(), help="Radii to report accuracy at: 2/255,8/255."),
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="Folder for results.csv, results.json and plots."
+    ),
+    click.option("--resume", is_flag=True, help="Continue a run that --out holds."),
+)
+
+
+def with_options(function: F) -> F:
+    """The command with all of its options, in the order of the help text."""
+    for option in reversed(MODEL + DATA + PROOF + RUN):
+        function = option(function)
+    return function
+
+
+@click.command()
+@with_options
+def certify(**options: Any) -> None:
+    """Certify the robustness radius of each image.
+
+    MODEL is an embedded network (digits-cnn, digits-cell), a checkpoint with --arch, or a Python factory
+    package.module:function.  Radii are in [0, 1] pixels.
+    """
+    with refusals():
+        Run(options).go()
+
+
+class Run:
+    """One run of the command: what was asked, opened and checked before any work."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from certnas.certifier.request import check_box, check_numbers, open_device, resolve_method
+        from certnas.errors import UserError
+
+        self.options = options
+        if options["resume"] and options["out"] is None:
+            raise UserError("--resume needs the folder to continue: add --out DIR")
+        if options["images"] < 1:
+            raise UserError(f"--images is {options['images']}; accepted: at least 1")
+        self.clip = (0.0, 1.0) if options["clip"] else None
+        self.at: Sequence[float] = AT[options["norm"]] if options["at"] is None else options["at"]
+        if any(not eps >= 0 for eps in self.at):
+            raise UserError(f"--at holds {min(self.at):g}; accepted: radii of at least 0")
+        check_numbers(options["tol"], options["eps_max"], options["batch_size"], options["memory"])
+        check_box(self.clip, options["attack"])
+        settings = {name: options[name] for name in ("slope", "iterations", "step", "errors")}
+        self.method = resolve_method(options["method"], **settings)
+        self.device = open_device(options["device"])
+        self.model, self.data = self._open()
+        self.folder = self._folder()
+
+    def _open(self) -> tuple[OpenedModel, Dataset]:
+        from certnas.data import load
+        from certnas.models import open_model
+
+        options = self.options
+        data = load(
+            options["data"],
+            root=options["data_root"],
+            download=options["download"],
+            count=options["images"],
+            seed=options["seed"],
+        )
+        channels, height, width = data.x.shape[1:]
+        model = open_model(
+            options["source"],
+            arch=options["arch"],
+            mean=options["mean"],
+            std=options["std"],
+            input_shape=(channels, height, width),
+        )
+        return model, data
+
+    def _folder(self) -> Folder | None:
+        from certnas.certifier.request import describe
+        from certnas.certifier.results import Folder
+
+        options = self.options
+        if options["out"] is None:
+            return None
+        kept = ("data", "images", "seed", "norm", "targets", "eps_max", "tol", "clip", "attack", "batch_size")
+        config = {"model": options["source"], "weights": self.model.sha256, "method": describe(self.method)}
+        config |= {name: options[name] for name in kept} | {
+            "device": str(self.device),
+            "memory": options["memory"],
+        }
+        return Folder.open(options["out"], config, resume=options["resume"])
+
+    def go(self) -> None:
+        """Certifies what is not done yet, shows and keeps it; an early end loses no finished batch."""
+        from rich.console import Console
+
+        from certnas.certifier import Certificates, SoundnessError
+
+        batches: list[Certificates] = []
+        done = 0
+        if self.folder is not None:
+            done = self.folder.finished(self.data.index.tolist())
+            if self.folder.done is not None:
+                batches.append(self.folder.done)
+
+        def keep(batch: Certificates) -> None:
+            batches.append(batch)
+            if self.folder is not None:
+                self.folder.append(batch)
+
+        try:
+            if done < len(self.data.x):
+                self._certify(done, keep, Console(stderr=True))
+        except SoundnessError as error:
+            self._show(batches)
+            raise Ended(f"error: {error}{self._evidence(error)}", UNSOUND) from error
+        except KeyboardInterrupt as error:
+            self._show(batches)
+            finished = sum(map(len, batches))
+            raise Ended(
+                f"interrupted: {finished} of {len(self.data.x)} images are done{self._kept()}", INTERRUPTED
+            ) from error
+        self._show(batches)
+        self._pictures(Certificates.join(batches))
+
+    def _certify(self, done: int, keep: Callable[[Certificates], None], console: Any) -> None:
+        import certnas
+        from cli.show import bar, stage
+
+        options, total = self.options, len(self.data.x)
+        with bar(console) as shown:
+            task = shown.add_task("certifying", total=total, completed=done, stage="tracing")
+            certnas.certify(
+                self.model.module.to(self.device),
+                self.data.x[done:],
+                self.data.y[done:],
+                options["norm"],
+                method=self.method,
+                eps_max=options["eps_max"],
+                tol=options["tol"],
+                targets=options["targets"],
+                attack=options["attack"],
+                clip=self.clip,
+                seed=options["seed"],
+                batch_size=options["batch_size"],
+                memory=options["memory"],
+                index=self.data.index[done:].tolist(),
+                progress=lambda p: shown.update(task, completed=done + p.done, stage=stage(p)),
+                on_batch=keep,
+            )
+
+    def _show(self, batches: Sequence[Certificates]) -> None:
+        from rich.console import Console
+
+        from certnas.certifier import Certificates
+        from cli.show import summary, table
+
+        if not batches:
+            return
+        certificates = Certificates.join(batches)
+        console = Console()
+        console.print(table(certificates))
+        title = f"{self.model.name} · {self.options['data']} · {self.options['norm']} · {certificates.method}"
+        console.print(summary(certificates, self.at, title))
+
+    def _pictures(self, certificates: Certificates) -> None:
+        from certnas.certifier.plots import accuracy_plot, radii_plot
+        from certnas.certifier.results import write_atomically
+
+        if self.folder is None:
+            return
+        self.folder.finish(self.at)
+        write_atomically(self.folder.path / "accuracy.png", accuracy_plot(certificates, self.model.name))
+        write_atomically(self.folder.path / "radii.png", radii_plot(certificates, self.model.name))
+        click.echo(f"wrote results.csv, results.json, accuracy.png and radii.png to {self.folder.path}")
+
+    def _evidence(self, error: Any) -> str:
+        from certnas.certifier.results import keep_evidence
+
+        return f"; evidence in {keep_evidence(self.options['out'] or Path(), error.evidence)}"
+
+    def _kept(self) -> str:
+        if self.folder is None:
+            return " and shown; with --out DIR they are kept and --resume continues"
+        return f" and kept in {self.folder.path}; continue with --resume"

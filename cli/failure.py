@@ -1,0 +1,33 @@
+"""How a command ends early: one line on standard error and an exit code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+REFUSED, UNSOUND, INTERRUPTED = 2, 1, 130
+
+
+class Ended(Exception):
+    """A command that stopped early; `line` is for the user, `code` for the shell."""
+
+    def __init__(self, line: str, code: int) -> None:
+        super().__init__(line)
+        self.line, self.code = line, code
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns what a user can put right, and what click refuses, into `Ended`."""
+    from bounds import BoundsError
+    from certnas.errors import UserError
+
+    try:
+        yield
+    except (UserError, BoundsError) as error:
+        raise Ended(f"error: {' '.join(str(error).split())}", REFUSED) from error
+
+
+def one_line(error: click.ClickException) -> str:
+    """A click error as certnas words its own: where, what, on one line."""
+    return f"error: {' '.join(error.format_message().split())}"

@@ -1,0 +1,41 @@
+"""`certnas`: the commands, and the one place where a command's failure becomes a line and an exit code."""
+
+import sys
+from typing import Any
+
+import click
+
+from certnas import __version__
+from cli.certify import certify
+from cli.failure import INTERRUPTED, Ended, one_line
+
+
+class Commands(click.Group):
+    """A click group whose failures are one line on standard error, without usage text or traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except Ended as ended:
+            line, code = ended.line, ended.code
+        except click.Abort:
+            line, code = "interrupted", INTERRUPTED
+        except click.ClickException as error:
+            line, code = one_line(error), error.exit_code
+        else:
+            sys.exit(code if isinstance(code, int) else 0)
+        click.echo(f"certnas: {line}", err=True)
+        sys.exit(code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="certnas")
+def main() -> None:
+    """Certified robustness radii of neural networks, DARTS cells included."""
+
+
+main.add_command(certify)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How certificates look in a terminal."""
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from certnas.certifier import Certificates, Progress
+
+SYMBOLS = {"linf": "l∞", "l2": "l2", "l1": "l1"}
+COLOURS = {"certified": "green", "misclassified": "red", "zero": "yellow"}
+ROWS = 50
+
+
+def bar(console: Console) -> Bar:
+    """A progress bar of images, with the bracket of the running batch and the time that is left."""
+    return Bar(
+        TextColumn("[bold]certifying"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TextColumn("[dim]{task.fields[stage]}"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def stage(progress: Progress) -> str:
+    """What the running batch is at, in words."""
+    if progress.stage == "attack":
+        return f"attacking {progress.batch}"
+    if progress.stage == "prove":
+        return f"proving {progress.batch} in float64"
+    return f"{progress.open} open, radii in {progress.lower:.3g} … {progress.upper:.3g}"
+
+
+def table(certificates: Certificates) -> Table:
+    """One row per image: what the network says, how far it is proved, how far it is broken."""
+    shown = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
+    shown.title = f"{SYMBOLS[certificates.norm]} radii, in [0, 1] pixels"
+    for header in ("image", "label", "predicted"):
+        shown.add_column(header, justify="right")
+    shown.add_column("certified", justify="right", style="bold")
+    shown.add_column("attacked", justify="right")
+    shown.add_column("ratio", justify="right")
+    shown.add_column("status")
+    shown.add_column("time", justify="right", style="dim")
+    for at in range(min(len(certificates), ROWS)):
+        lower, upper = float(certificates.radius_lower[at]), float(certificates.radius_upper[at])
+        status = certificates.status[at]
+        shown.add_row(
+            str(certificates.index[at]),
+            str(certificates.label[at]),
+            str(certificates.prediction[at]),
+            f"{lower:.5f}" if lower > 0 else "0",
+            number(upper) if upper > 0 else "0",
+            f"{lower / upper:.1%}" if 0 < upper < math.inf else "",
+            Text(status, style=COLOURS.get(status, "red")),
+            f"{certificates.seconds[at]:.2f} s",
+        )
+    if len(certificates) > ROWS:
+        shown.caption = f"and {len(certificates) - ROWS} more images"
+    return shown
+
+
+def summary(certificates: Certificates, at: Sequence[float], title: str) -> Panel:
+    """The figures over all images, and accuracy at the radii asked for."""
+    figures = certificates.summary(at)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(justify="right", style="bold")
+    facts.add_column(style="dim")
+    facts.add_row("clean accuracy", f"{figures.clean_accuracy:.1%}", f"{figures.correct} of {figures.images}")
+    facts.add_row("certified radius, mean", number(figures.mean_radius_correct), "over correct images")
+    facts.add_row("", number(figures.mean_radius_all), "over all images")
+    facts.add_row("certified radius, median", number(figures.median_radius_correct), "over correct images")
+    facts.add_row("", number(figures.median_radius_all), "over all images")
+    if not math.isnan(figures.sandwich_mean):
+        facts.add_row("certified / attacked, mean", f"{figures.sandwich_mean:.1%}", "1 would be exact")
+        facts.add_row("certified / attacked, median", f"{figures.sandwich_median:.1%}", "")
+    facts.add_row("time per image", f"{figures.seconds_per_image:.2f} s", "")
+    parts: list[Table | Text] = [facts]
+    if at:
+        curve = Table("accuracy at ε =", box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+        for eps in at:
+            curve.add_column(radius(eps), justify="right")
+        curve.add_row("certified", *(f"{figures.certified_accuracy[eps]:.1%}" for eps in at), style="green")
+        if not math.isnan(figures.sandwich_mean):
+            curve.add_row("attacked", *(f"{figures.attacked_accuracy[eps]:.1%}" for eps in at), style="red")
+        parts.append(curve)
+    parts += [Text(note, style="yellow") for note in certificates.notes]
+    return Panel(Group(*parts), title=title, title_align="left", border_style="blue", expand=False)
+
+
+def number(value: float) -> str:
+    """A radius to five decimals; words where there is none."""
+    if math.isnan(value):
+        return "none"
+    return f"{value:.5f}" if math.isfinite(value) else "not found"
+
+
+def radius(eps: float) -> str:
+    """ε as n/255 where it is one, as a decimal otherwise."""
+    steps = eps * 255
+    return f"{round(steps)}/255" if eps and abs(steps - round(steps)) < 1e-9 and steps < 100 else f"{eps:g}"
