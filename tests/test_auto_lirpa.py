@@ -47,15 +47,18 @@ class Concat(nn.Module):
 
 
 def on_stem(*middle: nn.Module, channels: int = CHANNELS) -> nn.Sequential:
-    """DARTS's stem, the modules, one ReLU-conv-BN, a global average and a linear layer; input [3, 8, 8]."""
+    """DARTS's stem, the modules, one ReLU-conv-BN, ReLU and a linear layer; input [3, 8, 8].
+
+    Its affine runs at both ends are one layer long, where exact affine forms are no tighter than intervals.
+    """
     return nn.Sequential(
         nn.Conv2d(3, CHANNELS, 3, bias=False),
         nn.BatchNorm2d(CHANNELS),
         *middle,
         ReLUConvBN(channels, CHANNELS),
-        nn.AdaptiveAvgPool2d(1),
+        nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(CHANNELS, CLASSES),
+        nn.LazyLinear(CLASSES),
     )
 
 
@@ -106,8 +109,9 @@ CASES = {
     ),
     "residual, projected": Case(
         lambda: on_stem(
+            nn.ReLU(),
             Residual(
-                nn.Sequential(nn.ReLU(), conv(4, 6, padding=1, stride=2), nn.ReLU(), conv(6, 6, padding=1)),
+                nn.Sequential(conv(4, 6, padding=1, stride=2), nn.ReLU(), conv(6, 6, padding=1)),
                 nn.Conv2d(4, 6, 1, stride=2),
             ),
             channels=6,
@@ -142,6 +146,7 @@ def ready(build: Callable[[], nn.Sequential], seed: int = 0) -> nn.Sequential:
     """The network in float64 and eval mode, its batch norms warmed up and their weights of both signs."""
     torch.manual_seed(seed)
     network = build().double()
+    network(torch.rand(8, 3, 8, 8).double())
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -176,15 +181,20 @@ def ours(
 def test_bounds_equal_auto_lirpa_or_are_tighter(name: str, norm: str, method: str) -> None:
     model, x = ready(CASES[name].build), images()
     rows = torch.cat([torch.eye(CLASSES).double().expand(len(x), -1, -1), margins(len(x))], dim=1)
-    theirs = auto_lirpa_bounds(model, x, EPS[norm], norm, method=method, rows=rows)
     lower, upper = ours(model, x, EPS[norm], norm, method, rows)
-    width = theirs.upper - theirs.lower
+    alone = [  # one image at a time: auto_LiRPA 0.3's bounds of an image change with its company
+        auto_lirpa_bounds(model, x[n : n + 1], EPS[norm], norm, method=method, rows=rows[n : n + 1])
+        for n in range(len(x))
+    ]
+    theirs_lower = torch.cat([found.lower for found in alone])
+    theirs_upper = torch.cat([found.upper for found in alone])
+    width = theirs_upper - theirs_lower
     assert (width > 1e-4).all(), "a region this small compares nothing"
-    assert (lower >= theirs.lower - 1e-6 * width).all(), ((theirs.lower - lower) / width).max()
-    assert (upper <= theirs.upper + 1e-6 * width).all(), ((upper - theirs.upper) / width).max()
+    assert (lower >= theirs_lower - 1e-6 * width).all(), ((theirs_lower - lower) / width).max()
+    assert (upper <= theirs_upper + 1e-6 * width).all(), ((upper - theirs_upper) / width).max()
     if CASES[name].equal:
-        assert (lower <= theirs.lower + 1e-5 * width).all(), ((lower - theirs.lower) / width).max()
-        assert (upper >= theirs.upper - 1e-5 * width).all(), ((theirs.upper - upper) / width).max()
+        assert (lower <= theirs_lower + 1e-5 * width).all(), ((lower - theirs_lower) / width).max()
+        assert (upper >= theirs_upper - 1e-5 * width).all(), ((theirs_upper - upper) / width).max()
 
 
 # -- where auto_LiRPA is wrong ------------------------------------------------------------------------------
@@ -267,7 +277,7 @@ def test_the_adapter_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) ->
     state = {name: value.clone() for name, value in model.state_dict().items()}
     filters, handlers, modules = list(warnings.filters), list(logging.getLogger().handlers), set(sys.modules)
     seeds = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    found = run(model, method="alpha-CROWN", iterations=2)
+    found = run(model)
     assert found.lower.dtype == torch.float64
     assert not found.lower.requires_grad
     assert capfd.readouterr() == ("", "")
@@ -281,13 +291,6 @@ def test_the_adapter_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) ->
     assert torch.get_default_dtype() == torch.float32
     assert not hasattr(torch._C.Node, "__getitem__")
     assert "numpy.lib.arraysetops" not in set(sys.modules) - modules
-
-
-def test_alpha_crown_is_no_looser_than_crown() -> None:
-    model = ready(CASES["cnn"].build)
-    plain, optimised = run(model), run(model, method="alpha-CROWN", iterations=5)
-    assert (optimised.lower >= plain.lower - 1e-9).all()
-    assert (optimised.lower > plain.lower + 1e-6).any()
 
 
 def test_a_model_it_cannot_convert_is_refused_with_its_reason() -> None:

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from certnas.errors import UserError
 from certnas.models.normalize import Normalize
 
-Method = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]
+Method = Literal["IBP", "CROWN-IBP", "CROWN"]
 Norm = Literal["linf", "l2", "l1"]
 ConvMode = Literal["matrix", "patches"]
 
 _ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
-_METHODS = ("IBP", "CROWN-IBP", "CROWN", "alpha-CROWN")
+_METHODS = ("IBP", "CROWN-IBP", "CROWN")
 _CLEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 _NEEDS_SHIM_BELOW = (0, 4)
 _ATEN_FALLBACK_OPSET = 12
@@ -68,14 +68,14 @@ def auto_lirpa_bounds(
     method: Method,
     rows: Tensor | None = None,
     conv_mode: ConvMode = "matrix",
-    iterations: int = 20,
     allow_unsound: bool = False,
 ) -> LirpaBounds:
     """Bounds of rows·f over the ball of radius eps round x (not cut to a box), by auto_LiRPA, in x's dtype.
 
-    x [N, *shape]; eps in input units of the model; rows [N, S, K], all logits when None; `iterations` is
-    read by alpha-CROWN only. The model must map [N, *shape] to [N, K]; it is copied, never changed.
-    auto_LiRPA needs a symmetric padding and, for its own pooling, stride = kernel.
+    x [N, *shape]; eps in input units of the model; rows [N, S, K], all logits when None. The model must map
+    [N, *shape] to [N, K]; it is copied, never changed. Under CROWN a unit that intervals prove stable for
+    every image keeps them and any other gets backward bounds: an image's bounds depend on its company.
+    Its alpha-CROWN is not offered: version 0.3 leaves the slopes where they were under a current torch.
 
     Raises OracleUnusable when auto_LiRPA raises, or, unless allow_unsound, when its clean output is not the
     model's or the case is one where it is known to return wrong bounds; UserError when it is not installed
@@ -106,18 +106,16 @@ def auto_lirpa_bounds(
         if why and not allow_unsound:
             raise OracleUnusable(why)
         ball = library.perturbations.PerturbationLpNorm(norm=_ORDERS[norm], eps=eps)
-        if method == "alpha-CROWN":
-            bounded.set_bound_opts({"optimize_bound_args": {"iteration": iterations}})
         start = time.perf_counter()
         try:
-            with torch.set_grad_enabled(method == "alpha-CROWN"):
+            with torch.no_grad():
                 lower, upper = bounded.compute_bounds(
                     x=(library.BoundedTensor(x, ball),), C=rows.to(x).detach(), method=method
                 )
         except Exception as error:
             raise OracleUnusable(f"{method} failed: {type(error).__name__}: {_one_line(error)}") from error
         seconds = time.perf_counter() - start
-    return LirpaBounds(lower.detach(), upper.detach(), clean, version, seconds)
+    return LirpaBounds(lower, upper, clean, version, seconds)
 
 
 def _with_batch_axis(model: nn.Module) -> nn.Module:
