@@ -208,7 +208,7 @@ def _auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
     root, default_dtype = logging.getLogger(), torch.get_default_dtype()
     handlers = list(root.handlers)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("ignore")
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
