@@ -31,6 +31,7 @@ def bar(console: Console) -> Bar:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 

@@ -99,7 +99,7 @@ def describe(method: bounds.Method) -> str:
                 if value != vars(known)[setting]
             ]
             return f"{name}({' '.join(changed)})" if changed else name
-    return type(method).__setting_
+    return type(method).__name__
 
 
 def check_numbers(tol: float, eps_max: float | None, batch_size: int, memory: int | None) -> None:
@@ -138,7 +138,7 @@ def check_images(x: Tensor, y: Tensor, clip: Box | None) -> None:
         raise UserError("images hold NaN or infinite values; accepted: floats in [0, 1]")
     if clip is not None and (float(x.min()) < clip[0] or float(x.max()) > clip[1]):
         raise UserError(
-            f"images range from {float(x.min()):g} to {float(x.max()):g}; accepted: {clip[0]:g} to {clip[1]:g}"
+            f"images go from {float(x.min()):g} to {float(x.max()):g}; accepted: {clip[0]:g} to {clip[1]:g}"
             " (divide by 255; a normalisation belongs inside the model: mean and std), or no clipping"
         )
 
