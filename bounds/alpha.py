@@ -106,7 +106,10 @@ def _leaves(slopes: Slopes) -> list[Tensor]:
 def _cast(slopes: Slopes, analysis: Analysis) -> Slopes:
     network = analysis.network
     return {
-        target: {n: tuple(t.to(dtype=network.dtype, device=network.device) for t in ts) for n, ts in tunings.items()}
+        target: {
+            n: tuple(t.to(dtype=network.dtype, device=network.device) for t in ts)
+            for n, ts in tunings.items()
+        }
         for target, tunings in slopes.items()
     }
 
@@ -136,7 +139,9 @@ def _initial(analysis: Analysis, rows: int) -> Slopes:
     for target in dict.fromkeys([*targets, output]):
         repeat = rows if target == output else 1
         slopes[target] = {
-            name: tuple(t.detach().repeat(1, repeat, *[1] * (t.dim() - 2)) for t in analysis.default_tuning(name))
+            name: tuple(
+                t.detach().repeat(1, repeat, *[1] * (t.dim() - 2)) for t in analysis.default_tuning(name)
+            )
             for name in analysis.relaxed_before(target)
         }
     return slopes

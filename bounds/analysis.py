@@ -78,7 +78,9 @@ class Analysis:
             self._relaxations[name] = self.tuned(name, (), EVERYTHING, self.slope)
         return self._relaxations[name]
 
-    def tuned(self, name: str, tuning: Tuning, images: slice = EVERYTHING, slope: Slope | None = None) -> Relaxation:
+    def tuned(
+        self, name: str, tuning: Tuning, images: slice = EVERYTHING, slope: Slope | None = None
+    ) -> Relaxation:
         """The relaxation for a given choice among the sound planes."""
         node = self.network.graph.nodes[name]
         rule = rule_for(node)
@@ -118,7 +120,12 @@ class Analysis:
         return both[:, 0], -both[:, 1]
 
     def _chunked(
-        self, target: str, rows: int, some: Callable[[slice, slice], Tensor], tunings: Tunings | None, sides: int = 1
+        self,
+        target: str,
+        rows: int,
+        some: Callable[[slice, slice], Tensor],
+        tunings: Tunings | None,
+        sides: int = 1,
     ) -> Tensor:
         """[N, rows], or [N, sides, rows]: blocks of rows under the budget, recomputed in the backward of autograd."""
         count = len(self.region.x)
@@ -136,7 +143,8 @@ class Analysis:
                 if tunings is None:
                     return self.relaxation(name).at(images)
                 tuning = tuple(
-                    t[images][:, chunk] if t.shape[1] == rows and rows > 1 and sides == 1 else t[images] for t in tunings[name]
+                    t[images][:, chunk] if t.shape[1] == rows and rows > 1 and sides == 1 else t[images]
+                    for t in tunings[name]
                 )
                 return self.tuned(name, tuning, images)
 
@@ -169,7 +177,9 @@ class Analysis:
         """Lower bounds of rows of the output through its affine tail, then from intervals.  [N, S]"""
         for name in self._tail_ends():
             self.interval(name)
-        return lower_bound_from_boxes(self.network, self.region, self.interval, self.network.graph.output, coef)
+        return lower_bound_from_boxes(
+            self.network, self.region, self.interval, self.network.graph.output, coef
+        )
 
     def _tail_ends(self) -> list[str]:
         """The nonlinear nodes at which the affine tail of the output begins."""
@@ -198,7 +208,7 @@ class Analysis:
                     mask |= True
         return mask.flatten(1)
 
-    def refine(self, target: str, tunings: Tunings | None = None) -> None:
+    def refine(self, target: str, tunings: Tunings | None = None, *, intersect: bool = True) -> None:
         """Tighten the interval of a tensor by backward rows for the units that need it; intersected with the old."""
         if target in self.plan.prefix:
             self.interval(target)
@@ -212,7 +222,7 @@ class Analysis:
         lower, upper = self.rows_at(target, units, tunings)
         flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
         kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
-        tight = kept.intersect(Interval(lower, upper))
+        tight = kept.intersect(Interval(lower, upper)) if intersect else Interval(lower, upper)
         shape = old.lower.shape
         self.intervals[target] = Interval(
             flat.lower.scatter(1, units, tight.lower).reshape(shape),
@@ -223,4 +233,3 @@ class Analysis:
 def _by_position(op: str) -> bool:
     """Element-wise operators whose parameters depend on the channel cannot be asked about a moved tensor."""
     return op == "aten.prelu.default"
-

@@ -38,7 +38,12 @@ def lower_bound_from_boxes(
 
 
 def _walk(
-    network: Network, region: Region, target: str, coef: Tensor, relaxation: Provider | None, interval: Callable[[str], Interval] | None
+    network: Network,
+    region: Region,
+    target: str,
+    coef: Tensor,
+    relaxation: Provider | None,
+    interval: Callable[[str], Interval] | None,
 ) -> Tensor:
     graph = network.graph
     pending: dict[str, Tensor] = {target: coef}

@@ -68,7 +68,11 @@ class Zonotope:
             rule = rule_for(node)
             operands = [self.forms[operand] for operand in node.operands]
             call = network.call(node)
-            self.forms[name] = self._affine(rule, call, operands) if isinstance(rule, Affine) else self._relaxed(rule, call, operands)
+            self.forms[name] = (
+                self._affine(rule, call, operands)
+                if isinstance(rule, Affine)
+                else self._relaxed(rule, call, operands)
+            )
             if name in analysis.plan.readers and name not in analysis.plan.prefix:
                 self._tighten(name)
             for operand in expiring.get(name, []):
@@ -96,7 +100,9 @@ class Zonotope:
                 return None
             n, g = max(len(p) for p in present), present[0].shape[1]
             full = [
-                torch.zeros((), dtype=present[0].dtype, device=present[0].device).expand(n, g, *shape) if part is None else part.expand(n, *part.shape[1:])
+                torch.zeros((), dtype=present[0].dtype, device=present[0].device).expand(n, g, *shape)
+                if part is None
+                else part.expand(n, *part.shape[1:])
                 for part, shape in zip(parts, call.shapes, strict=True)
             ]
             return rule.push(call, *full)
@@ -138,7 +144,9 @@ class Zonotope:
         if fresh is not None:
             symbols[call.node.name] = fresh
         if any(form.box is not None for form in operands):
-            spread = shared.magnitude().apply(*(None if form.box is None else form.box.unsqueeze(1) for form in operands))
+            spread = shared.magnitude().apply(
+                *(None if form.box is None else form.box.unsqueeze(1) for form in operands)
+            )
             rest = spread.squeeze(1) if rest is None else rest + spread.squeeze(1)
         return Form(
             linear=pushed([form.linear for form in operands]),
@@ -175,7 +183,9 @@ def _split(error: Tensor, errors: int | None) -> tuple[Tensor | None, Tensor | N
     top = flat.detach().topk(kept, dim=1).indices
     values = flat.gather(1, top)
     blocks = torch.zeros(len(flat), kept, flat.shape[1], dtype=flat.dtype, device=flat.device)
-    symbols = blocks.scatter(2, top.unsqueeze(2), values.unsqueeze(2)).reshape(len(flat), kept, *error.shape[1:])
+    symbols = blocks.scatter(2, top.unsqueeze(2), values.unsqueeze(2)).reshape(
+        len(flat), kept, *error.shape[1:]
+    )
     if kept == most:
         return symbols, None
     return symbols, flat.scatter(1, top, 0.0).reshape(error.shape)

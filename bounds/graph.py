@@ -48,7 +48,9 @@ class Node:
     def where(self) -> str:
         """The node in words, for messages."""
         shape = ["N", *self.shape]
-        return f"{self.op} at node '{self.name}' (output {shape}{f', in {self.module}' if self.module else ''})"
+        return (
+            f"{self.op} at node '{self.name}' (output {shape}{f', in {self.module}' if self.module else ''})"
+        )
 
 
 def resolve(value: Any, values: Mapping[str, Any]) -> Any:
@@ -103,7 +105,9 @@ class Graph:
         given = dict(params or {})
         unknown = sorted(set(given) - set(self.parameters.values()))
         if unknown:
-            raise InvalidInput(f"bind: no parameter '{unknown[0]}'; the network has {sorted(self.parameters.values())[:8]} …")
+            raise InvalidInput(
+                f"bind: no parameter '{unknown[0]}'; the network has {sorted(self.parameters.values())[:8]} …"
+            )
         values: dict[str, Any] = {}
         for node_name, name in self.parameters.items():
             tensor = given.get(name, self.defaults[name])
@@ -113,11 +117,17 @@ class Graph:
                 )
             values[node_name] = _cast(tensor, dtype, device)
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise InvalidInput(f"bind: parameter '{name}' has NaN or infinite values; a bound needs finite weights")
+                raise InvalidInput(
+                    f"bind: parameter '{name}' has NaN or infinite values; a bound needs finite weights"
+                )
         values.update({name: 1 for name in self.batch_sizes})
         like = next((v for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()), None)
         run_dtype = dtype or (like.dtype if like is not None else torch.get_default_dtype())
-        run_device = torch.device(device) if device is not None else (like.device if like is not None else torch.device("cpu"))
+        run_device = (
+            torch.device(device)
+            if device is not None
+            else (like.device if like is not None else torch.device("cpu"))
+        )
         for node in self.constants:
             values[node.name] = execute(node, values, run_dtype, run_device)
         network = Network(self, values, run_dtype, run_device)
@@ -186,7 +196,11 @@ class Network:
         """The same function in another dtype or on another device."""
         place = torch.device(device) if device is not None else self.device
         values = {
-            name: _cast(v, dtype, place) if isinstance(v, Tensor) else tuple(_cast(t, dtype, place) for t in v) if isinstance(v, tuple) else v
+            name: _cast(v, dtype, place)
+            if isinstance(v, Tensor)
+            else tuple(_cast(t, dtype, place) for t in v)
+            if isinstance(v, tuple)
+            else v
             for name, v in self.values.items()
         }
         return Network(self.graph, values, dtype, place)
@@ -206,9 +220,14 @@ class Network:
                 axes = [d for d in range(operand.dim()) if d != 1]
                 values[f"{name}.mean"] = operand.mean(axes)
                 values[f"{name}.var"] = operand.var(axes, unbiased=False)
-                fixed = {"running_mean": Ref(f"{name}.mean"), "running_var": Ref(f"{name}.var"), "training": False}
+                fixed = {
+                    "running_mean": Ref(f"{name}.mean"),
+                    "running_var": Ref(f"{name}.var"),
+                    "training": False,
+                }
                 nodes[name] = replace(nodes[name], arguments={**nodes[name].arguments, **fixed})
         return Network(replace(self.graph, nodes=nodes), values, self.dtype, self.device)
+
 
 @dataclass(frozen=True)
 class Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ class Interval:
             raise InvalidInput(
                 f"interval: lower has shape {list(self.lower.shape)}, upper {list(self.upper.shape)}"
             )
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.lower, self.upper))
 
     @property
     def center(self) -> Tensor:

@@ -80,14 +80,17 @@ class ZonotopeCrown(Method):
 class Crown(Method):
     """Backward passes for every tensor that a nonlinearity reads, then for the rows (Zhang et al. 2018).
 
-    With `slope=Slope.PARALLEL` it is Fast-Lin and CNN-Cert, with ADAPTIVE CNN-Cert-Ada.
+    With `slope=Slope.PARALLEL` it is Fast-Lin and CNN-Cert, with ADAPTIVE CNN-Cert-Ada.  intersect: whether the
+    intermediate bounds are met with interval arithmetic's.  That is tighter on average, but a tighter interval may flip
+    the adaptive slope of a ReLU, so a single row can come out looser; False gives the bounds of auto_LiRPA.
     """
 
     slope: Slope = Slope.ADAPTIVE
+    intersect: bool = True
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         for target in analysis.plan.readers:
-            analysis.refine(target)
+            analysis.refine(target, intersect=self.intersect)
         boxed = analysis.boxed_rows(coef)
         return torch.maximum(boxed, analysis.rows(analysis.network.graph.output, coef))
 
@@ -115,9 +118,13 @@ def lower_bounds(
     out = network.graph.output_shape
     images = len(region.x)
     if rows.dim() < 2 or len(rows) != images or tuple(rows.shape[2:]) != out:
-        raise InvalidInput(f"rows: shape {list(rows.shape)} does not fit {images} images and outputs {list(out)}; expected [N, S, *outputs]")
+        raise InvalidInput(
+            f"rows: shape {list(rows.shape)} does not fit {images} images and outputs {list(out)}; expected [N, S, *outputs]"
+        )
     if tuple(region.x.shape[1:]) != network.graph.input_shape:
-        raise InvalidInput(f"region: images have shape {list(region.x.shape[1:])}, the network takes {list(network.graph.input_shape)}")
+        raise InvalidInput(
+            f"region: images have shape {list(region.x.shape[1:])}, the network takes {list(network.graph.input_shape)}"
+        )
     region = region.to(network.dtype, network.device)
     rows = rows.to(dtype=network.dtype, device=network.device)
     with _full_precision():

@@ -77,7 +77,11 @@ def _whole(graph: Graph, name: str) -> bool:
     """Whether a node moves every unit of its operands exactly once, so that nothing is bounded in vain."""
     node = graph.nodes[name]
     rule = rule_for(node)
-    return isinstance(rule, Affine) and rule.moves and prod(node.shape) == sum(prod(graph.shape(o)) for o in node.operands)
+    return (
+        isinstance(rule, Affine)
+        and rule.moves
+        and prod(node.shape) == sum(prod(graph.shape(o)) for o in node.operands)
+    )
 
 
 def _linear_tail(graph: Graph) -> frozenset[str]:

@@ -41,16 +41,24 @@ class Region(ABC):
         if eps.dim() == 1 and len(eps) != len(self.x):
             raise InvalidInput(f"region: eps has {len(eps)} values for {len(self.x)} images")
         if eps.dim() > 1 and eps.shape != self.x.shape:
-            raise InvalidInput(f"region: per-element eps has shape {list(eps.shape)}, the images {list(self.x.shape)}")
+            raise InvalidInput(
+                f"region: per-element eps has shape {list(eps.shape)}, the images {list(self.x.shape)}"
+            )
         for side, bound, sign in (("lower", self.lower, 1), ("upper", self.upper, -1)):
             if bound is not None and bool((sign * (self.x.detach() - bound) < 0).any()):
-                raise InvalidInput(f"region: the image leaves the valid box: {side} bound {bound if not isinstance(bound, Tensor) else bound.tolist()}")
+                raise InvalidInput(
+                    f"region: the image leaves the valid box: {side} bound {bound if not isinstance(bound, Tensor) else bound.tolist()}"
+                )
 
     @property
     def radii(self) -> Tensor:
         """ε of every element, [N, *1 or shape]."""
         eps = torch.as_tensor(self.eps, dtype=self.x.dtype, device=self.x.device)
-        return eps if eps.dim() > 1 else eps.reshape(-1, *[1] * (self.x.dim() - 1)).expand(len(self.x), *[1] * (self.x.dim() - 1))
+        return (
+            eps
+            if eps.dim() > 1
+            else eps.reshape(-1, *[1] * (self.x.dim() - 1)).expand(len(self.x), *[1] * (self.x.dim() - 1))
+        )
 
     @property
     def clipped(self) -> bool:
@@ -74,14 +82,20 @@ class Region(ABC):
         scaled = (coef * self.radii.unsqueeze(1)).flatten(2)
         if not self.clipped:
             return linear - self._dual_norm(scaled)
-        down, up = (side.unsqueeze(1) / self.radii.unsqueeze(1).clamp(min=torch.finfo(coef.dtype).tiny) for side in self.reach())
+        down, up = (
+            side.unsqueeze(1) / self.radii.unsqueeze(1).clamp(min=torch.finfo(coef.dtype).tiny)
+            for side in self.reach()
+        )
         room = torch.where(coef > 0, down, up).flatten(2)
         return linear - self._dual_norm_in_box(scaled.abs(), room)
 
     def at(self, images: slice | Tensor) -> Region:
         """The same region for some of the images."""
         eps = self.eps[images] if isinstance(self.eps, Tensor) and self.eps.dim() > 0 else self.eps
-        sides = [side[images] if isinstance(side, Tensor) and side.shape == self.x.shape else side for side in (self.lower, self.upper)]
+        sides = [
+            side[images] if isinstance(side, Tensor) and side.shape == self.x.shape else side
+            for side in (self.lower, self.upper)
+        ]
         return replace(self, x=self.x[images], eps=eps, lower=sides[0], upper=sides[1])
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Region:
@@ -145,14 +159,20 @@ class L2(Region):
         """
         with torch.no_grad():
             square = coef.square()
-            wanted = 1 / torch.linalg.vector_norm(coef, dim=-1, keepdim=True).clamp(min=torch.finfo(coef.dtype).tiny)
+            wanted = 1 / torch.linalg.vector_norm(coef, dim=-1, keepdim=True).clamp(
+                min=torch.finfo(coef.dtype).tiny
+            )
             full = torch.zeros_like(wanted, dtype=torch.bool)
             for _ in range(coef.shape[-1] + 1):
                 saturated = coef * wanted >= room
                 left = 1 - torch.where(saturated, room.square(), 0).sum(-1, keepdim=True)
                 slack = torch.where(saturated, 0, square).sum(-1, keepdim=True)
                 full = (left > 0) & (slack <= 0) | (coef == 0).all(-1, keepdim=True)
-                better = torch.where((left > 0) & (slack > 0), (left.clamp(min=0) / slack.clamp(min=torch.finfo(coef.dtype).tiny)).sqrt(), wanted)
+                better = torch.where(
+                    (left > 0) & (slack > 0),
+                    (left.clamp(min=0) / slack.clamp(min=torch.finfo(coef.dtype).tiny)).sqrt(),
+                    wanted,
+                )
                 grown = torch.maximum(better, wanted)
                 done = bool((grown <= wanted * (1 + 4 * torch.finfo(coef.dtype).eps)).all())
                 wanted = grown

@@ -59,7 +59,9 @@ class Diagonal(LinearMap):
     shapes: tuple[tuple[int, ...], ...]
 
     def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
-        return tuple(sum_to(coef * slope, shape) for slope, shape in zip(self.slopes, self.shapes, strict=True))
+        return tuple(
+            sum_to(coef * slope, shape) for slope, shape in zip(self.slopes, self.shapes, strict=True)
+        )
 
     def apply(self, *operands: Tensor | None) -> Tensor:
         terms = [slope * x for slope, x in zip(self.slopes, operands, strict=True) if x is not None]
@@ -118,7 +120,10 @@ class Window:
         lead, channels = columns.shape[:-3], columns.shape[-3]
         top, bottom, left, right = self.padding
         padded_size = (self.size[0] + top + bottom, self.size[1] + left + right)
-        covered = tuple((o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(self.output, self.stride, self.dilation, self.kernel, strict=True))
+        covered = tuple(
+            (o - 1) * s + d * (k - 1) + 1
+            for o, s, d, k in zip(self.output, self.stride, self.dilation, self.kernel, strict=True)
+        )
         folded = F.fold(
             columns.reshape(prod(lead), channels * prod(self.kernel), prod(self.output)),
             (covered[0], covered[1]), self.kernel, dilation=self.dilation, stride=self.stride,
@@ -185,7 +190,9 @@ class Relaxation:
             const = (coef * torch.where(positive, low.bias, high.bias)).flatten(2).sum(-1)
             if low.map is high.map:
                 return low.map.transpose(coef), const
-            slopes = tuple(torch.where(positive, a, b) for a, b in zip(low.map.slopes, high.map.slopes, strict=True))
+            slopes = tuple(
+                torch.where(positive, a, b) for a, b in zip(low.map.slopes, high.map.slopes, strict=True)
+            )
             return Diagonal(slopes, low.map.shapes).transpose(coef), const
         positive, negative = coef.clamp(min=0), coef.clamp(max=0)
         const = (positive * low.bias + negative * high.bias).flatten(2).sum(-1)
@@ -207,4 +214,3 @@ def sandwich(lower_slope: Tensor, lower_bias: Tensor, upper_slope: Tensor, upper
     if lower_slope is upper_slope:
         return Relaxation(lower, Plane(lower.map, upper_bias))
     return Relaxation(lower, Plane(Diagonal((upper_slope,), shapes), upper_bias))
-

@@ -11,7 +11,9 @@ from bounds.errors import InvalidInput
 def _checked(labels: Tensor, classes: int, name: str) -> Tensor:
     labels = labels.long()
     if labels.dim() != 1 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
-        raise InvalidInput(f"rows: {name} must be [N] of numbers in [0, {classes}), got {labels.tolist()[:8]}")
+        raise InvalidInput(
+            f"rows: {name} must be [N] of numbers in [0, {classes}), got {labels.tolist()[:8]}"
+        )
     return labels
 
 

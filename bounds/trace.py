@@ -38,7 +38,10 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     finally:
         for module, mode in training.items():
             module.training = mode
-    tensors: dict[str, Tensor] = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    tensors: dict[str, Tensor] = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     return _Reader(program, tensors, tuple(example.shape[1:])).graph()
 
 
@@ -56,6 +59,7 @@ class _Reader:
         self.batch_sizes: list[str] = []
         self.alias: dict[str, str] = {}
         self.pieces: dict[tuple[str, int], str] = {}
+        self.same: dict[tuple[Any, str], str] = {}
         self.input = ""
         self.batch: Any = None
 
@@ -114,19 +118,35 @@ class _Reader:
 
     def _call(self, node: fx.Node) -> None:
         target: Any = node.target
-        if target is operator.getitem and (node.args[0].name, node.args[1]) in self.pieces:  # type: ignore[union-attr]
-            self.alias[node.name] = self.pieces[(node.args[0].name, node.args[1])]  # type: ignore[union-attr,index]
-            return
+        if target is operator.getitem:
+            piece = (self._name(node.args[0]), node.args[1])  # type: ignore[arg-type]
+            if piece in self.pieces:
+                self.alias[node.name] = self.pieces[piece]  # type: ignore[index]
+                return
         if target is aten.sym_size.int and self._perturbed(self._argument(node.args[0])):
             if node.args[1] != 0:
-                raise UnsupportedOp(f"trace: '{node.name}' reads a size other than the batch's from a traced tensor")
+                raise UnsupportedOp(
+                    f"trace: '{node.name}' reads a size other than the batch's from a traced tensor"
+                )
             self.batch_sizes.append(node.name)
             return
         arguments = self._bound(node)
-        in_place = isinstance(target, torch._ops.OpOverload) and target._schema.name.endswith("_") and target._schema.is_mutable
+        in_place = (
+            isinstance(target, torch._ops.OpOverload)
+            and target._schema.name.endswith("_")
+            and target._schema.is_mutable
+        )
         if in_place:
             target = self._functional(node, target)
+        if target is aten.zeros_like.default:
+            target, arguments = aten.mul.Scalar, {"self": arguments["self"], "other": 0}
         operands = tuple(ref.name for ref in _refs(arguments) if self._perturbed(ref))
+        twin = self.same.setdefault((target, repr(arguments)), node.name)
+        if operands and twin != node.name and not in_place:
+            self.alias[node.name] = (
+                twin  # the same operator on the same tensors is one node with one relaxation
+            )
+            return
         if not operands:
             self.constants[node.name] = Node(node.name, target, arguments, (), (), _module(node))
             return
@@ -138,20 +158,39 @@ class _Reader:
             mutated = self._name(node.args[0])  # type: ignore[arg-type]
             self.alias[mutated] = node.name
 
-    def _add(self, name: str, target: Any, arguments: dict[str, Any], operands: tuple[str, ...], value: Any, module: str) -> None:
+    def _add(
+        self,
+        name: str,
+        target: Any,
+        arguments: dict[str, Any],
+        operands: tuple[str, ...],
+        value: Any,
+        module: str,
+    ) -> None:
         if not isinstance(value, Tensor):
-            raise UnsupportedOp(f"trace: {target} at '{name}'{f', in {module}' if module else ''} does not return one tensor")
+            raise UnsupportedOp(
+                f"trace: {target} at '{name}'{f', in {module}' if module else ''} does not return one tensor"
+            )
         if value.dim() == 0 or value.shape[0] != self.batch:
             raise UnsupportedOp(
                 f"trace: {target} at '{name}'{f', in {module}' if module else ''} moves or mixes the batch dimension "
                 f"(output {list(value.shape)}); images must stay apart in dimension 0"
             )
         if not value.is_floating_point():
-            raise UnsupportedOp(f"trace: {target} at '{name}'{f', in {module}' if module else ''} leaves floating point ({value.dtype})")
+            raise UnsupportedOp(
+                f"trace: {target} at '{name}'{f', in {module}' if module else ''} leaves floating point ({value.dtype})"
+            )
         if target is aten.div.Tensor and Ref(operands[-1]) == arguments["other"]:
             inverse = f"{name}_reciprocal"
             divisor_shape = tuple(self._shape(operands[-1]))
-            self.nodes[inverse] = Node(inverse, aten.reciprocal.default, {"self": arguments["other"]}, (operands[-1],), divisor_shape, module)
+            self.nodes[inverse] = Node(
+                inverse,
+                aten.reciprocal.default,
+                {"self": arguments["other"]},
+                (operands[-1],),
+                divisor_shape,
+                module,
+            )
             target, arguments = aten.mul.Tensor, {"self": arguments["self"], "other": Ref(inverse)}
             operands = (*operands[:-1], inverse)
         if target is aten.mul.Tensor and arguments["self"] == arguments["other"]:
@@ -170,7 +209,9 @@ class _Reader:
             return {str(i): self._argument(value) for i, value in enumerate(node.args)}
         schema = node.target._schema.arguments
         named = {argument.name: argument.default_value for argument in schema}
-        named.update({argument.name: self._argument(v) for argument, v in zip(schema, node.args, strict=False)})
+        named.update(
+            {argument.name: self._argument(v) for argument, v in zip(schema, node.args, strict=False)}
+        )
         named.update({key: self._argument(value) for key, value in node.kwargs.items()})
         return named
 
@@ -188,14 +229,22 @@ class _Reader:
         later = {user for user in _family(base) if order.index(user) > order.index(node)} - {node}
         if mutated is not base or any(user.target in VIEWS for user in _family(base) - _family(node)):
             if any(user not in _family(node) for user in later):
-                raise UnsupportedOp(f"trace: in-place {target} at '{node.name}' changes a view that is read elsewhere; use the out-of-place form")
+                raise UnsupportedOp(
+                    f"trace: in-place {target} at '{node.name}' changes a view that is read elsewhere; use the out-of-place form"
+                )
         packet, overload = target._schema.name.split("::")[1].rstrip("_"), target._overloadname
         functional = getattr(getattr(aten, packet, None), overload, None)
         if functional is None:
             raise UnsupportedOp(f"trace: in-place {target} at '{node.name}' has no out-of-place form")
         return functional
 
-    def _split(self, node: fx.Node, slicer: Callable[..., list[tuple[Any, dict[str, Any]]]], arguments: dict[str, Any], operands: tuple[str, ...]) -> None:
+    def _split(
+        self,
+        node: fx.Node,
+        slicer: Callable[..., list[tuple[Any, dict[str, Any]]]],
+        arguments: dict[str, Any],
+        operands: tuple[str, ...],
+    ) -> None:
         """An operator with several outputs becomes one slice or select for each."""
         values = node.meta["val"]
         for i, (target, extra) in enumerate(slicer(arguments, values)):

@@ -22,7 +22,7 @@ def rule_for(node: Node) -> Rule:
     if found is None:
         names = ", ".join(sorted({str(target).split(".")[1] for target in RULES}))
         raise UnsupportedOp(
-            f"no rule for {node.where()}. Supported: {names}. To add one: CONTRIBUTING, \"Add an operator\"."
+            f'no rule for {node.where()}. Supported: {names}. To add one: CONTRIBUTING, "Add an operator".'
         )
     if isinstance(found, Affine) and node.op == "aten.dropout.default" and node.arguments["train"]:
         raise UnsupportedOp(f"{node.where()} is random in training mode; call model.eval() before trace")

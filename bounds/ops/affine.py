@@ -24,7 +24,9 @@ def applied(call: Call, *operands: Tensor) -> Tensor:
 
 def at_zero(call: Call) -> Tensor:
     """The operator's constant: its value where every operand is zero.  [1, *out]"""
-    operands = [torch.zeros(1, *shape, dtype=call.network.dtype, device=call.network.device) for shape in call.shapes]
+    operands = [
+        torch.zeros(1, *shape, dtype=call.network.dtype, device=call.network.device) for shape in call.shapes
+    ]
     return call.apply(*operands)
 
 
@@ -38,7 +40,15 @@ def _channel_bias(call: Call) -> Tensor | None:
 
 def _convolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     def linear(call: Call, x: Tensor) -> Tensor:
-        return conv(x, transform(call["weight"]), None, call["stride"], call["padding"], call["dilation"], call["groups"])
+        return conv(
+            x,
+            transform(call["weight"]),
+            None,
+            call["stride"],
+            call["padding"],
+            call["dilation"],
+            call["groups"],
+        )
 
     return linear
 
@@ -54,7 +64,9 @@ def _convolve_back(back: Callable[..., Tensor]) -> Callable[[Call, Tensor], tupl
             return _CONV_VJP[back](call, coef)
         extra = [
             n - ((o - 1) * s - 2 * p + d * (k - 1) + 1)
-            for n, o, s, p, d, k in zip(size, call.shape[1:], stride, padding, dilation, weight.shape[2:], strict=True)
+            for n, o, s, p, d, k in zip(
+                size, call.shape[1:], stride, padding, dilation, weight.shape[2:], strict=True
+            )
         ]
         return (back(coef, weight, None, stride, padding, extra, call["groups"], dilation),)
 
@@ -86,7 +98,9 @@ def _deconvolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tenso
 
 def _deconvolve_back(conv: Callable[..., Tensor]) -> Callable[[Call, Tensor], tuple[Tensor, ...]]:
     def transpose(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
-        pulled = conv(coef, call["weight"], None, call["stride"], call["padding"], call["dilation"], call["groups"])
+        pulled = conv(
+            coef, call["weight"], None, call["stride"], call["padding"], call["dilation"], call["groups"]
+        )
         return (pulled[(..., *(slice(0, n) for n in call.shapes[0][1:]))],)
 
     return transpose
@@ -101,7 +115,9 @@ def _conv_rule(conv: Callable[..., Tensor], back: Callable[..., Tensor]) -> Affi
 
 
 def _deconv_rule(conv: Callable[..., Tensor], back: Callable[..., Tensor]) -> Affine:
-    return Affine(_deconvolve(conv, _same), _channel_bias, _deconvolve(conv, torch.abs), _deconvolve_back(back))
+    return Affine(
+        _deconvolve(conv, _same), _channel_bias, _deconvolve(conv, torch.abs), _deconvolve_back(back)
+    )
 
 
 _CONV_VJP = {
@@ -140,7 +156,9 @@ def _factor(call: Call) -> Any:
     constant = right if left is None else left
     if call.node.target in (aten.div.Tensor, aten.div.Scalar):
         if left is not None:
-            raise InvalidInput(f"{call.node.where()}: a constant divided by a perturbed tensor needs the reciprocal rule")
+            raise InvalidInput(
+                f"{call.node.where()}: a constant divided by a perturbed tensor needs the reciprocal rule"
+            )
         if bool((torch.as_tensor(constant) == 0).any()):
             raise InvalidInput(f"{call.node.where()}: division by zero")
         return 1 / constant
@@ -224,7 +242,10 @@ def _added_magnitude(call: Call, *operands: Tensor) -> Tensor:
 
 def _added_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
     signs = _terms(call)
-    pulled = [sum_to(coef if sign == 1 else coef * sign, shape) for sign, shape in zip(signs, call.shapes * len(signs), strict=False)]
+    pulled = [
+        sum_to(coef if sign == 1 else coef * sign, shape)
+        for sign, shape in zip(signs, call.shapes * len(signs), strict=False)
+    ]
     return tuple(pulled) if len(call.shapes) == len(signs) else (sum(pulled[1:], start=pulled[0]),)
 
 

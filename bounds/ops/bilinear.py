@@ -44,9 +44,10 @@ def _relax(call: Call, slope: Slope, tuning: Tuning, x: Interval, y: Interval) -
 
 
 def _tuning(call: Call, x: Interval, y: Interval) -> Tuning:
-    half = torch.full(torch.broadcast_shapes(x.lower.shape, y.lower.shape), 0.5, dtype=x.lower.dtype, device=x.lower.device)
+    half = torch.full(
+        torch.broadcast_shapes(x.lower.shape, y.lower.shape), 0.5, dtype=x.lower.dtype, device=x.lower.device
+    )
     return half, half.clone()
 
 
 PRODUCT = Nonlinear(_interval, _relax, _tuning, elementwise=False)
-

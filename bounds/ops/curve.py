@@ -100,7 +100,12 @@ class Curve:
         assert self.bend is not None
         middle = self.turns[0] if self.turns else 0.0
         with torch.no_grad():
-            a, b = torch.full_like(end, middle).maximum(torch.minimum(end, other)).minimum(torch.maximum(end, other)), other.clone()
+            a, b = (
+                torch.full_like(end, middle)
+                .maximum(torch.minimum(end, other))
+                .minimum(torch.maximum(end, other)),
+                other.clone(),
+            )
             for _ in range(BISECTIONS.get(end.dtype, 62)):
                 d = (a + b) / 2
                 gap = self.value(d) - self.value(end) - self.slope(d) * (d - end)
@@ -114,7 +119,11 @@ class Curve:
             reached = (d - other).abs() <= 1e-9 * (1 + other.abs())
         gap = self.value(d) - self.value(end) - self.slope(d) * (d - end)
         moved = d + gap * inverse
-        point = torch.where(reached, other, moved).maximum(torch.minimum(end, other)).minimum(torch.maximum(end, other))
+        point = (
+            torch.where(reached, other, moved)
+            .maximum(torch.minimum(end, other))
+            .minimum(torch.maximum(end, other))
+        )
         return self.slope(point)
 
     def best(self, x: Interval) -> tuple[Tensor, Tensor]:

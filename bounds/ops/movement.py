@@ -52,7 +52,9 @@ def _joined_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
     start = 0
     for item in call.node.arguments["tensors"]:
         name = item.name if call.is_operand(item) else ""
-        shape = call.network.graph.shape(name) if name else tuple(resolve(item, call.network.values).shape[1:])
+        shape = (
+            call.network.graph.shape(name) if name else tuple(resolve(item, call.network.values).shape[1:])
+        )
         size = shape[axis - 1]
         piece = coef.narrow(axis, start, size)
         if name:
@@ -112,5 +114,3 @@ RULES: dict[Any, Rule] = {
     aten.constant_pad_nd.default: Affine(_unpadded, _pad_constants, mixing=False),
     aten.pad.default: Affine(_padded, _pad_mode_constants, mixing=False),
 }
-
-

@@ -42,7 +42,10 @@ def window_of(call: Call) -> Window:
     stride = pair("stride") if call["stride"] else kernel
     size = (1, shape[-1]) if flat else (shape[-2], shape[-1])
     out = (1, output[-1]) if flat else (output[-2], output[-1])
-    far = [max(p, (o - 1) * s + d * (k - 1) + 1 - n - p) for p, o, s, d, k, n in zip(padding, out, stride, dilation, kernel, size, strict=True)]
+    far = [
+        max(p, (o - 1) * s + d * (k - 1) + 1 - n - p)
+        for p, o, s, d, k, n in zip(padding, out, stride, dilation, kernel, size, strict=True)
+    ]
     return Window(kernel, stride, (padding[0], far[0], padding[1], far[1]), dilation, size, out)
 
 
@@ -94,7 +97,9 @@ def _cnn_cert_gamma(low: Tensor, high: Tensor) -> Tensor:
     live = high > best
     inverse = torch.where(live, 1 / torch.where(live, high - low, 1), 0.0)
     total = inverse.sum(-2, keepdim=True)
-    gamma = ((torch.where(live, high, 0) * inverse).sum(-2, keepdim=True) - 1) / torch.where(total > 0, total, 1)
+    gamma = ((torch.where(live, high, 0) * inverse).sum(-2, keepdim=True) - 1) / torch.where(
+        total > 0, total, 1
+    )
     ceiling = torch.where(live, high, INF).amin(-2, keepdim=True)
     gamma = torch.maximum(torch.minimum(gamma, ceiling), best)
     return torch.where(total > 0, gamma, best)
@@ -133,7 +138,9 @@ def _relax(call: Call, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
     def plane(weights: Tensor, bias: Tensor) -> Plane:
         weights = torch.where(settled, one, weights)
         bias = torch.where(settled.squeeze(-2), 0.0, bias)
-        return Plane(Windowed(weights, window, call.shapes[0], call.shape), bias.reshape(*bias.shape[:2], *call.shape))
+        return Plane(
+            Windowed(weights, window, call.shapes[0], call.shape), bias.reshape(*bias.shape[:2], *call.shape)
+        )
 
     if slope is Slope.PARALLEL:
         weights, bias = _family(low, high, _cnn_cert_gamma(low, high))
@@ -142,7 +149,9 @@ def _relax(call: Call, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
         rest = 1 - share
         floor = torch.where(rest >= 0, low.amax(-2), high.amax(-2)) * rest
         upper = plane(weights, bias)
-        return Relaxation(Plane(upper.map, torch.where(settled.squeeze(-2), 0.0, floor).reshape(*lead, *call.shape)), upper)
+        return Relaxation(
+            Plane(upper.map, torch.where(settled.squeeze(-2), 0.0, floor).reshape(*lead, *call.shape)), upper
+        )
     upper_weights, upper_bias = _upper(low, high, center, tuning)
     chosen = _simplex(tuning[0], low) if tuning else _greatest_center(low, center)
     return Relaxation(plane(chosen, torch.zeros_like(upper_bias)), plane(upper_weights, upper_bias))
@@ -158,7 +167,11 @@ def _simplex(weights: Tensor, low: Tensor) -> Tensor:
     real = torch.where(torch.isinf(low), 0.0, weights.clamp(min=0))
     total = real.sum(-2, keepdim=True)
     count = (~torch.isinf(low)).sum(-2, keepdim=True).clamp(min=1)
-    return torch.where(total > 0, real / torch.where(total > 0, total, 1), torch.where(torch.isinf(low), 0.0, 1 / count.to(low.dtype)))
+    return torch.where(
+        total > 0,
+        real / torch.where(total > 0, total, 1),
+        torch.where(torch.isinf(low), 0.0, 1 / count.to(low.dtype)),
+    )
 
 
 def _gammas(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,7 +188,9 @@ def _upper(low: Tensor, high: Tensor, center: Tensor, tuning: Tuning) -> tuple[T
         gamma = floor + (ceiling - floor) * tuning[1]
         family, tree = _family(low, high, gamma), _tree(low, high)
         share = tuning[2]
-        return family[0] * (1 - share) + tree[0] * share, family[1] * (1 - share.squeeze(-2)) + tree[1] * share.squeeze(-2)
+        return family[0] * (1 - share) + tree[0] * share, family[1] * (1 - share.squeeze(-2)) + tree[
+            1
+        ] * share.squeeze(-2)
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
     tree_wins = heights[1] < heights[0]

@@ -66,7 +66,11 @@ def _relax(negative: NegativeSlope) -> Callable[..., Relaxation]:
             # the free plane passes through zero with the chord's slope, above or below it as f is concave or convex
             low, high = torch.minimum(chord_bias, nothing), torch.maximum(chord_bias, nothing)
             return sandwich(across, low, across, high)
-        fixed = {Slope.ADAPTIVE: _adaptive(l, u, a), Slope.ZERO: torch.zeros_like(l), Slope.ONE: torch.ones_like(l)}[slope]
+        fixed = {
+            Slope.ADAPTIVE: _adaptive(l, u, a),
+            Slope.ZERO: torch.zeros_like(l),
+            Slope.ONE: torch.ones_like(l),
+        }[slope]
         way = tuning[0] if tuning else fixed
         free = torch.where(unstable, a + (1 - a) * way, across)
         if isinstance(a, float):

@@ -24,7 +24,9 @@ EIGHTHS = tuple(i / 8 for i in range(9))
 def _logit_pair(s: Tensor) -> list[Tensor]:
     """σ'(x) = σ(1 − σ) = s at x = ±logit((1 + √(1 − 4s)) / 2)."""
     root = (1 - 4 * s).clamp(min=0).sqrt()
-    x = torch.log((1 + root).clamp(min=TINY)) - torch.log((4 * s / (1 + root)).clamp(min=torch.finfo(s.dtype).tiny))
+    x = torch.log((1 + root).clamp(min=TINY)) - torch.log(
+        (4 * s / (1 + root)).clamp(min=torch.finfo(s.dtype).tiny)
+    )
     return [x, -x]
 
 
@@ -82,23 +84,39 @@ def _log(s: Tensor) -> Tensor:
 
 
 SIGMOID = Curve(
-    torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x), (0.0,), stationary=_logit_pair, bend=_sigmoid_bend
+    torch.sigmoid,
+    lambda x: torch.sigmoid(x) * torch.sigmoid(-x),
+    (0.0,),
+    stationary=_logit_pair,
+    bend=_sigmoid_bend,
 )
 TANH = Curve(
-    torch.tanh, _tanh_slope, (0.0,), stationary=_atanh_pair, bend=lambda x: -2 * torch.tanh(x) * _tanh_slope(x)
+    torch.tanh,
+    _tanh_slope,
+    (0.0,),
+    stationary=_atanh_pair,
+    bend=lambda x: -2 * torch.tanh(x) * _tanh_slope(x),
 )
 ARCTAN = Curve(
-    torch.atan, lambda x: 1 / (1 + x.square()), (0.0,), stationary=_atan_pair, bend=lambda x: -2 * x / (1 + x.square()).square()
+    torch.atan,
+    lambda x: 1 / (1 + x.square()),
+    (0.0,),
+    stationary=_atan_pair,
+    bend=lambda x: -2 * x / (1 + x.square()).square(),
 )
 EXP = Curve(torch.exp, torch.exp, stationary=lambda s: [_log(s)])
 SQUARE = Curve(torch.square, lambda x: 2 * x, extrema=(0.0,), stationary=lambda s: [s / 2])
-SILU = Curve(F.silu, _silu_slope, (-2.399357280520, 2.399357280520), extrema=(-1.2784645427610738,), fractions=EIGHTHS)
+SILU = Curve(
+    F.silu, _silu_slope, (-2.399357280520, 2.399357280520), extrema=(-1.2784645427610738,), fractions=EIGHTHS
+)
 GELU = Curve(
-    F.gelu, lambda x: _Phi(x) + x * _phi(x), (-sqrt(2.0), sqrt(2.0)), extrema=(-0.7517915246935645,), fractions=EIGHTHS
+    F.gelu,
+    lambda x: _Phi(x) + x * _phi(x),
+    (-sqrt(2.0), sqrt(2.0)),
+    extrema=(-0.7517915246935645,),
+    fractions=EIGHTHS,
 )
-GELU_TANH = Curve(
-    _gelu_tanh, _gelu_tanh_slope, (-1.4160, 1.4160), extrema=(-0.7524614,), fractions=EIGHTHS
-)
+GELU_TANH = Curve(_gelu_tanh, _gelu_tanh_slope, (-1.4160, 1.4160), extrema=(-0.7524614,), fractions=EIGHTHS)
 HARDSWISH = Curve(
     F.hardswish, _hardswish_slope, (-3.0, 3.0), kinks=(-3.0, 3.0), extrema=(-1.5,),
     stationary=lambda s: [(3 * s - 1.5).clamp(-3, 3)], fractions=EIGHTHS,
@@ -133,7 +151,14 @@ def _elu(call: Call) -> Curve:
     def stationary(s: Tensor) -> list[Tensor]:
         return [(_log(s / (outer * inner * max(alpha, TINY))) / inner).clamp(max=0)]
 
-    return Curve(value, slope, (0.0,), kinks=(0.0,), stationary=stationary, fractions=EIGHTHS if alpha * inner > 1 else (0.5,))
+    return Curve(
+        value,
+        slope,
+        (0.0,),
+        kinks=(0.0,),
+        stationary=stationary,
+        fractions=EIGHTHS if alpha * inner > 1 else (0.5,),
+    )
 
 
 def _clamp(low: float, high: float, gain: float = 1.0, shift: float = 0.0) -> Curve:
@@ -164,7 +189,9 @@ class PiecewiseCurve(Curve):
             for b in corners[i + 1 :]:
                 narrow = (b - a).abs() <= 16 * torch.finfo(b.dtype).eps * (1 + b.abs())
                 width = torch.where(narrow, 1, b - a)
-                slopes.append(torch.where(narrow, self.slope((a + b) / 2), (self.value(b) - self.value(a)) / width))
+                slopes.append(
+                    torch.where(narrow, self.slope((a + b) / 2), (self.value(b) - self.value(a)) / width)
+                )
         return [slopes[len(corners) - 2], *slopes]
 
 
@@ -192,7 +219,9 @@ def _touching(curve: Curve) -> Any:
 
 def _straight(curve: Any) -> Nonlinear:
     record = rule(curve)
-    return Nonlinear(record.interval, record.relax, record.tuning, lambda call, x: _touching(curve(call))(call, x))
+    return Nonlinear(
+        record.interval, record.relax, record.tuning, lambda call, x: _touching(curve(call))(call, x)
+    )
 
 
 def _one_sided(name: str, curve: Any, positive: Any) -> Nonlinear:
@@ -226,11 +255,15 @@ def _reciprocal_curve(call: Call) -> Curve:
 
 
 def _sqrt_curve(call: Call) -> Curve:
-    return Curve(torch.sqrt, lambda x: 0.5 / x.sqrt(), stationary=lambda s: [0.25 / s.square().clamp(min=TINY)])
+    return Curve(
+        torch.sqrt, lambda x: 0.5 / x.sqrt(), stationary=lambda s: [0.25 / s.square().clamp(min=TINY)]
+    )
 
 
 def _log_curve(call: Call) -> Curve:
-    return Curve(torch.log, lambda x: 1 / x, stationary=lambda s: [1 / s.clamp(min=torch.finfo(s.dtype).tiny)])
+    return Curve(
+        torch.log, lambda x: 1 / x, stationary=lambda s: [1 / s.clamp(min=torch.finfo(s.dtype).tiny)]
+    )
 
 
 def _gelu(call: Call) -> Curve:
@@ -259,7 +292,9 @@ RULES: dict[Any, Rule] = {
     aten.clamp.default: _straight(_bounds_of),
     aten.clamp_min.default: _straight(lambda call: _piecewise(float(call["min"]), inf)),
     aten.clamp_max.default: _straight(lambda call: _piecewise(-inf, float(call["max"]))),
-    aten.reciprocal.default: _one_sided("the reciprocal", _reciprocal_curve, lambda x: (x.lower > 0) | (x.upper < 0)),
+    aten.reciprocal.default: _one_sided(
+        "the reciprocal", _reciprocal_curve, lambda x: (x.lower > 0) | (x.upper < 0)
+    ),
     aten.sqrt.default: _one_sided("the square root", _sqrt_curve, _positive),
     aten.log.default: _one_sided("the logarithm", _log_curve, _positive),
 }
