@@ -99,7 +99,8 @@ def test_an_interrupted_run_keeps_shows_and_continues(
         result = run(*QUICK, "--out", tmp_path / "part")
     assert result.exit_code == 130
     assert result.stderr.strip().splitlines()[-1] == (
-        f"certnas: interrupted: 2 of 5 images are done and kept in {tmp_path / 'part'}; continue with --resume"
+        "certnas: interrupted: 2 of 5 images are done and kept in "
+        f"{tmp_path / 'part'}; continue with --resume"
     )
     assert len(rows(tmp_path / "part")) == 2 and "clean accuracy" in result.stdout
     computed: list[int] = []
