@@ -46,14 +46,16 @@ def stage(progress: Progress) -> str:
 
 def table(certificates: Certificates) -> Table:
     """One row per image: what the network says, how far it is proved, how far it is broken."""
-    shown = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
+    shown = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, title_justify="left"
+    )
     shown.title = f"{SYMBOLS[certificates.norm]} radii, in [0, 1] pixels"
     for header in ("image", "label", "predicted"):
         shown.add_column(header, justify="right")
     shown.add_column("certified", justify="right", style="bold")
     shown.add_column("attacked", justify="right")
     shown.add_column("ratio", justify="right")
-    shown.add_column("status")
+    shown.add_column("status", no_wrap=True)
     shown.add_column("time", justify="right", style="dim")
     for at in range(min(len(certificates), ROWS)):
         lower, upper = float(certificates.radius_lower[at]), float(certificates.radius_upper[at])
@@ -86,7 +88,7 @@ def summary(certificates: Certificates, at: Sequence[float], title: str) -> Pane
     facts.add_row("certified radius, median", number(figures.median_radius_correct), "over correct images")
     facts.add_row("", number(figures.median_radius_all), "over all images")
     if not math.isnan(figures.sandwich_mean):
-        facts.add_row("certified / attacked, mean", f"{figures.sandwich_mean:.1%}", "1 would be exact")
+        facts.add_row("certified / attacked, mean", f"{figures.sandwich_mean:.1%}", "100% would be exact")
         facts.add_row("certified / attacked, median", f"{figures.sandwich_median:.1%}", "")
     facts.add_row("time per image", f"{figures.seconds_per_image:.2f} s", "")
     parts: list[Table | Text] = [facts]
