@@ -19,6 +19,7 @@ import bounds
 from certnas.certifier import batch
 from certnas.certifier.results import COLUMNS
 from cli.main import main
+from cli.values import Bytes, Numbers
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("certify", "--images", "5", "--method", "ibp", "--no-attack", "--batch-size", "2")
@@ -289,3 +290,13 @@ def test_the_help_names_every_method_and_slope() -> None:
 def test_help_needs_no_torch() -> None:
     code = "import sys\nfrom cli import main\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(("text", "size"), [("512", 512), ("2K", 2048), ("1.5M", 3 << 19), ("4G", 4 << 30)])
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert Bytes().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.25", 0.25), ("8/255", 8 / 255), ("1e-3", 1e-3)])
+def test_radii_are_read(text: str, value: float) -> None:
+    assert Numbers().convert(f"{text}, {text}", None, None) == (value, value)
