@@ -70,7 +70,10 @@ def resolve_method(
     step: float | None = None,
     errors: int | None = None,
 ) -> bounds.Method:
-    """The method itself or by its name, with the settings that are given changed."""
+    """The method itself or by its name, with the settings that are given changed.
+
+    Raises UserError for an unknown method or slope, or a setting that the method does not have.
+    """
     value = chosen("method", method, bounds.METHODS) if isinstance(method, str) else method
     settings = {
         "slope": None if slope is None else chosen("slope", slope, bounds.SLOPES),
@@ -79,6 +82,8 @@ def resolve_method(
         "errors": errors,
     }
     given = {name: setting for name, setting in settings.items() if setting is not None}
+    if errors is not None and errors < 0:
+        raise UserError(f"errors is {errors}; accepted: at least 0 error generators")
     owned = set(vars(value))
     for name in given:
         if name not in owned:
