@@ -50,7 +50,6 @@ __all__ = [
     "UnsupportedOp",
     "Zonotope",
     "ZonotopeCrown",
-    "Graph",
     "logits",
     "lower_bounds",
     "margins",

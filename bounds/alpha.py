@@ -13,7 +13,6 @@ from bounds.graph import Network
 from bounds.methods import Crown, Method
 from bounds.relaxation import Slope
 
-
 Slopes = dict[str, Tunings]
 """For each target, an intermediate tensor or the output, the tuning of every nonlinear node before it."""
 
@@ -49,7 +48,8 @@ class AlphaCrown(Method):
     def __post_init__(self) -> None:
         if self.iterations < 0 or self.step <= 0 or not 0 < self.decay <= 1:
             raise InvalidInput(
-                f"alpha-crown: needs iterations ≥ 0, step > 0, 0 < decay ≤ 1; got {self.iterations}, {self.step:g}, {self.decay:g}"
+                "alpha-crown: needs iterations ≥ 0, step > 0, 0 < decay ≤ 1; "
+                f"got {self.iterations}, {self.step:g}, {self.decay:g}"
             )
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:

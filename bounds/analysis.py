@@ -15,6 +15,8 @@ from bounds.interval import Interval
 from bounds.memory import Budget
 from bounds.ops import Nonlinear, rule_for
 from bounds.ops.rule import Tuning
+from bounds.patch import Patch
+from bounds.patch import units as unit_patches
 from bounds.plan import plan_of, row_cost
 from bounds.region import Region
 from bounds.relaxation import Relaxation, Slope
@@ -109,12 +111,16 @@ class Analysis:
         """Lower and upper bounds of single units.  units [N, M], flat indices into the tensor -> two [N, M]."""
         shape = self.network.graph.shape(target)
 
-        def some(images: slice, rows: slice) -> Tensor:
+        def some(images: slice, rows: slice) -> Tensor | Patch:
             index = units[images, rows]
+            if len(shape) == 3:
+                one = unit_patches(index, shape, self.network.dtype)
+                both_signs = torch.cat([one.coef, -one.coef], 1)
+                return Patch(both_signs, one.top.repeat(1, 2), one.left.repeat(1, 2), shape)
             n, m = index.shape
-            one = torch.zeros(n, m, prod(shape), dtype=self.network.dtype, device=self.network.device)
-            one.scatter_(2, index.unsqueeze(2), 1.0)
-            return torch.cat([one, -one], 1).reshape(n, 2 * m, *shape)
+            dense = torch.zeros(n, m, prod(shape), dtype=self.network.dtype, device=self.network.device)
+            dense.scatter_(2, index.unsqueeze(2), 1.0)
+            return torch.cat([dense, -dense], 1).reshape(n, 2 * m, *shape)
 
         both = self._chunked(target, units.shape[1], some, tunings, sides=2)
         return both[:, 0], -both[:, 1]
@@ -123,7 +129,7 @@ class Analysis:
         self,
         target: str,
         rows: int,
-        some: Callable[[slice, slice], Tensor],
+        some: Callable[[slice, slice], Tensor | Patch],
         tunings: Tunings | None,
         sides: int = 1,
     ) -> Tensor:

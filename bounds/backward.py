@@ -9,19 +9,23 @@ from torch import Tensor
 from bounds.graph import Network
 from bounds.interval import Interval
 from bounds.ops import Affine, rule_for
+from bounds.patch import Patch, push
 from bounds.region import Region
 from bounds.relaxation import Relaxation, sum_to
 
 Provider = Callable[[str], Relaxation]
 
 
-def _constant(coef: Tensor, bias: Tensor) -> Tensor:
-    """⟨coef, bias⟩ for each row; bias [1, *out or broadcastable]."""
+def _constant(rows: Tensor | Patch, bias: Tensor) -> Tensor:
+    """⟨coef, bias⟩ for each row; bias [1, *out or broadcastable].  A patch meets only biases that are per channel."""
+    coef = rows.coef if isinstance(rows, Patch) else rows
     summed = sum_to(coef, tuple(bias.shape[1:]))
     return (summed * bias.unsqueeze(1)).flatten(2).sum(-1)
 
 
-def lower_bound(network: Network, region: Region, relaxation: Provider, target: str, coef: Tensor) -> Tensor:
+def lower_bound(
+    network: Network, region: Region, relaxation: Provider, target: str, coef: Tensor | Patch
+) -> Tensor:
     """min over R of Σ coef·target(x') from below.  [N, S]
 
     coef [N, S, *target's shape].  Walks from `target` to the input; each nonlinear node is replaced by
@@ -41,12 +45,12 @@ def _walk(
     network: Network,
     region: Region,
     target: str,
-    coef: Tensor,
+    coef: Tensor | Patch,
     relaxation: Provider | None,
     interval: Callable[[str], Interval] | None,
 ) -> Tensor:
     graph = network.graph
-    pending: dict[str, Tensor] = {target: coef}
+    pending: dict[str, Tensor | Patch] = {target: coef}
     total: Tensor | float = 0.0
     names = list(graph.nodes)
     start = names.index(target) + 1 if target in graph.nodes else 0
@@ -54,26 +58,33 @@ def _walk(
         if name not in pending:
             continue
         rows, node = pending.pop(name), graph.nodes[name]
-        rule = rule_for(node)
+        rule, call = rule_for(node), network.call(node)
+        pulled: tuple[Tensor | Patch, ...] | None = push(call, rows) if isinstance(rows, Patch) else None
         if isinstance(rule, Affine):
-            call = network.call(node)
             bias = rule.bias(call)
+            dense = rows if pulled is not None else written(rows)
             if bias is not None:
-                total = total + _constant(rows, bias)
-            pulled = rule.pull(call, rows)
+                total = total + _constant(dense, bias)
+            if pulled is None:
+                pulled = rule.pull(call, written(dense))
         elif interval is not None:
-            total = total + _minimum_in_box(rows, interval(name))
+            total = total + _minimum_in_box(written(rows), interval(name))
             continue
         else:
             assert relaxation is not None
-            pulled, const = relaxation(name).pull(rows)
+            pulled, const = relaxation(name).pull(written(rows))
             total = total + const
         for operand, part in zip(node.operands, pulled, strict=True):
-            pending[operand] = pending[operand] + part if operand in pending else part
+            pending[operand] = written(pending[operand]) + written(part) if operand in pending else part
     if graph.input in pending:
-        total = total + region.minimum(pending[graph.input])
+        total = total + region.minimum(written(pending[graph.input]))
     assert isinstance(total, Tensor)
     return total
+
+
+def written(rows: Tensor | Patch) -> Tensor:
+    """Rows as dense coefficients."""
+    return rows.dense() if isinstance(rows, Patch) else rows
 
 
 def _minimum_in_box(coef: Tensor, box: Interval) -> Tensor:

@@ -56,7 +56,7 @@ class Zonotope:
         self.forms: dict[str, Form] = {}
 
     def run(self) -> Form:
-        """Push forms from the input to the output; a form is dropped when its last reader has it.  The output's form."""
+        """Push forms from the input to the output, whose form it returns; a form is dropped after its last reader."""
         analysis = self.analysis
         graph, network = analysis.network.graph, analysis.network
         last_use = {operand: name for name, node in graph.nodes.items() for operand in node.operands}

@@ -113,12 +113,13 @@ class Graph:
             tensor = given.get(name, self.defaults[name])
             if tensor.shape != self.defaults[name].shape:
                 raise InvalidInput(
-                    f"bind: parameter '{name}' has shape {list(tensor.shape)}, expected {list(self.defaults[name].shape)}"
+                    f"bind: parameter '{name}' has shape {list(tensor.shape)}, "
+                    f"expected {list(self.defaults[name].shape)}"
                 )
             values[node_name] = _cast(tensor, dtype, device)
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise InvalidInput(
-                    f"bind: parameter '{name}' has NaN or infinite values; a bound needs finite weights"
+                    f"bind: parameter '{name}' has NaN or infinite values; bounds need finite weights"
                 )
         values.update({name: 1 for name in self.batch_sizes})
         like = next((v for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()), None)
@@ -151,7 +152,7 @@ def execute(node: Node, values: Mapping[str, Any], dtype: torch.dtype, device: t
         arguments["device"] = device
     if not hasattr(node.target, "_schema"):
         return node.target(*arguments.values())
-    schema = node.target._schema  # type: ignore[attr-defined]
+    schema = node.target._schema
     positional = [arguments.pop(a.name) for a in schema.arguments if not a.kwarg_only]
     return node.target(*positional, **arguments)
 

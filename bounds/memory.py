@@ -31,7 +31,8 @@ class Budget:
         room = self.coefficients // cost
         if room < 1:
             raise InvalidInput(
-                f"memory: one row needs {cost * COPIES * 8 / 2**20:.1f} MiB and the budget holds less; give a larger memory="
+                f"memory: one row needs {cost * COPIES * 8 / 2**20:.1f} MiB and the budget holds less; "
+                "give a larger memory="
             )
         some_rows = min(rows, room)
         some_images = max(1, min(images, room // max(some_rows, 1)))

@@ -119,7 +119,8 @@ def lower_bounds(
     images = len(region.x)
     if rows.dim() < 2 or len(rows) != images or tuple(rows.shape[2:]) != out:
         raise InvalidInput(
-            f"rows: shape {list(rows.shape)} does not fit {images} images and outputs {list(out)}; expected [N, S, *outputs]"
+            f"rows: shape {list(rows.shape)} does not fit {images} images and outputs {list(out)}; "
+            "expected [N, S, *outputs]"
         )
     if tuple(region.x.shape[1:]) != network.graph.input_shape:
         raise InvalidInput(

@@ -47,7 +47,8 @@ class Region(ABC):
         for side, bound, sign in (("lower", self.lower, 1), ("upper", self.upper, -1)):
             if bound is not None and bool((sign * (self.x.detach() - bound) < 0).any()):
                 raise InvalidInput(
-                    f"region: the image leaves the valid box: {side} bound {bound if not isinstance(bound, Tensor) else bound.tolist()}"
+                    f"region: the image leaves the valid box: {side} bound "
+                    f"{bound.tolist() if isinstance(bound, Tensor) else bound}"
                 )
 
     @property
@@ -99,11 +100,13 @@ class Region(ABC):
         return replace(self, x=self.x[images], eps=eps, lower=sides[0], upper=sides[1])
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Region:
-        def move(value: Number | None) -> Number | None:
-            return value.to(dtype=dtype, device=device) if isinstance(value, Tensor) else value
-
-        x = self.x.to(dtype=dtype, device=device)
-        return replace(self, x=x, eps=move(self.eps), lower=move(self.lower), upper=move(self.upper))
+        """The same region in another dtype or on another device."""
+        eps, lower, upper = (
+            value.to(dtype=dtype, device=device) if isinstance(value, Tensor) else value
+            for value in (self.eps, self.lower, self.upper)
+        )
+        assert eps is not None
+        return replace(self, x=self.x.to(dtype=dtype, device=device), eps=eps, lower=lower, upper=upper)
 
     def detach(self) -> Region:
         """The same region as a constant of autograd."""
@@ -196,7 +199,7 @@ class L1(Region):
         Read off the dual, μ + Σ roomᵢ·max(0, coefᵢ − μ): an upper bound of the maximum for every μ ≥ 0.
         """
         with torch.no_grad():
-            ordered, order = coef.sort(dim=-1, descending=True)
+            order = coef.argsort(dim=-1, descending=True)
             filled = room.expand_as(coef).gather(-1, order).cumsum(-1)
             spent = (filled < 1).sum(-1, keepdim=True)
             index = order.gather(-1, spent.clamp(max=coef.shape[-1] - 1))

@@ -81,6 +81,15 @@ def sum_to(coef: Tensor, shape: Sequence[int]) -> Tensor:
     return coef.sum(axes, keepdim=True) if axes else coef
 
 
+def _dot(coef: Tensor, bias: Tensor) -> Tensor:
+    """⟨coef, bias⟩ for each row.  coef [N, S, *], bias [N, 1 or S, *] -> [N, S]"""
+    if bias.shape[1] == 1:
+        return torch.matmul(
+            coef.flatten(2), bias.expand(len(coef), *bias.shape[1:]).flatten(1).unsqueeze(2)
+        ).squeeze(2)
+    return (coef * bias).flatten(2).sum(-1)
+
+
 def pick(tensor: Tensor, images: slice) -> Tensor:
     """Some of the images of a tensor whose batch may be 1 for all."""
     return tensor if tensor.shape[0] == 1 else tensor[images]
@@ -135,7 +144,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Windowed(LinearMap):
-    """out = Σ over the window of weight · x.  weights [N, S, C, k, oh·ow]; `shape` is the operand's, `output` the node's."""
+    """out = Σ over the window of weight · x.  weights [N, S, C, k, oh·ow]; shape, output: operand's and node's."""
 
     weights: Tensor
     window: Window
@@ -152,7 +161,8 @@ class Windowed(LinearMap):
         assert x is not None
         channels = self.weights.shape[2]
         columns = self.window.gather(x.reshape(*x.shape[:2], channels, *self.window.size), 0.0)
-        return (columns * self.weights).sum(-2).reshape(*columns.shape[:2], *self.output)
+        out = (columns * self.weights).sum(-2)
+        return out.reshape(*out.shape[:2], *self.output)
 
     def magnitude(self) -> Windowed:
         return Windowed(self.weights.abs(), self.window, self.shape, self.output)
@@ -185,20 +195,18 @@ class Relaxation:
         coef [N, S, *out] -> (one [N, S, *in] for each operand, const [N, S]).
         """
         low, high = self.lower, self.upper
-        if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
-            positive = coef >= 0
-            const = (coef * torch.where(positive, low.bias, high.bias)).flatten(2).sum(-1)
-            if low.map is high.map:
-                return low.map.transpose(coef), const
-            slopes = tuple(
-                torch.where(positive, a, b) for a, b in zip(low.map.slopes, high.map.slopes, strict=True)
-            )
-            return Diagonal(slopes, low.map.shapes).transpose(coef), const
-        positive, negative = coef.clamp(min=0), coef.clamp(max=0)
-        const = (positive * low.bias + negative * high.bias).flatten(2).sum(-1)
+        negative = coef.clamp(max=0)
+        const = _dot(negative, high.bias - low.bias)
+        if bool((low.bias != 0).any()):
+            const = const + _dot(coef, low.bias)
         if low.map is high.map:
             return low.map.transpose(coef), const
-        pairs = zip(low.map.transpose(positive), high.map.transpose(negative), strict=True)
+        if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
+            slopes = zip(low.map.slopes, high.map.slopes, low.map.shapes, strict=True)
+            return tuple(
+                sum_to(torch.addcmul(coef * a, negative, b - a), shape) for a, b, shape in slopes
+            ), const
+        pairs = zip(low.map.transpose(coef - negative), high.map.transpose(negative), strict=True)
         return tuple(a + b for a, b in pairs), const
 
     def at(self, images: slice) -> Relaxation:

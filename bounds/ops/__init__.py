@@ -24,7 +24,7 @@ def rule_for(node: Node) -> Rule:
         raise UnsupportedOp(
             f'no rule for {node.where()}. Supported: {names}. To add one: CONTRIBUTING, "Add an operator".'
         )
-    if isinstance(found, Affine) and node.op == "aten.dropout.default" and node.arguments["train"]:
+    if node.arguments.get("train"):
         raise UnsupportedOp(f"{node.where()} is random in training mode; call model.eval() before trace")
     return found
 
