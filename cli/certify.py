@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
-from cli.values import Bytes, Number, Numbers
+from cli.values import Bytes, Number, Numbers, Setting
 
 if TYPE_CHECKING:
     from certnas.certifier import Certificates
@@ -26,9 +26,17 @@ AT = {
 METHODS = "ibp, crown-ibp, zonotope, zonotope+crown, crown or alpha-crown"
 
 MODEL = (
-    click.argument("source", metavar="[MODEL]", default="digits-cnn"),
+    click.argument("source", metavar="[MODEL]", required=False),
+    click.option("--model", "named", metavar="MODEL", help="The same as the argument.  [default: digits-cnn]"),
     click.option(
         "--arch", help="Architecture of a checkpoint: a name, or a factory package.module:function."
+    ),
+    click.option(
+        "--arch-option",
+        "arch_options",
+        type=Setting(),
+        multiple=True,
+        help="Keyword of the architecture, such as layers=4; may be repeated.",
     ),
     click.option("--mean", type=Numbers(), help="Mean of each channel, in [0, 1] pixels: 0.49,0.48,0.45."),
     click.option("--std", type=Numbers(), help="Standard deviation of each channel."),
@@ -100,7 +108,9 @@ class Run:
         from certnas.certifier.request import check_box, check_numbers, open_device, resolve_method
         from certnas.errors import UserError
 
-        self.options = options
+        if options["source"] is not None and options["named"] is not None:
+            raise UserError(f"MODEL is given twice: {options['source']} and --model {options['named']}")
+        self.options = options | {"source": options["source"] or options["named"] or "digits-cnn"}
         if options["resume"] and options["out"] is None:
             raise UserError("--resume needs the folder to continue: add --out DIR")
         if options["images"] < 1:
@@ -133,6 +143,7 @@ class Run:
         model = open_model(
             options["source"],
             arch=options["arch"],
+            arch_options=dict(options["arch_options"]),
             mean=options["mean"],
             std=options["std"],
             input_shape=(channels, height, width),

@@ -47,3 +47,19 @@ class Bytes(click.ParamType):
             return int(float(text.rstrip("KMG")) * unit)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is no size; accepted: bytes, or a number with K, M or G such as 2G")
+
+
+class Setting(click.ParamType):
+    """KEY=VALUE; a value that reads as a whole number is one."""
+
+    name = "KEY=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int | str]:
+        if isinstance(value, tuple):
+            return value
+        key, found, text = str(value).partition("=")
+        if not found or not key.isidentifier():
+            self.fail(f"{value!r} is not of the form KEY=VALUE", param, ctx)
+        return key, int(text) if text.isdigit() else text
