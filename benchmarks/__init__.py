@@ -1,0 +1,1 @@
+"""Measurements of certnas: `python -m benchmarks.NAME --out DIR` keeps a JSON record and prints a table."""

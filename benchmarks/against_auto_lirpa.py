@@ -1,0 +1,136 @@
+"""CROWN at a fixed ε against auto_LiRPA in the same process, turn by turn: the same bounds, in what time."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import bounds
+from benchmarks.record import Record, options
+from benchmarks.third_party import NETWORKS
+from certnas.crosscheck import auto_lirpa_bounds
+from certnas.crosscheck.auto_lirpa import ConvMode
+
+EPS = {
+    "mnist_fc_3layer": 0.02,
+    "mnist_cnn_small": 0.1,
+    "mnist_a_adv": 0.1,
+    "kw_mnist": 0.1,
+    "cifar_2c2f": 2 / 255,
+    "resnet2b": 1 / 255,
+}
+BATCHES, RUNS = (1, 16), 5
+MODES: tuple[ConvMode, ...] = ("patches", "matrix")
+OURS = {"crown": bounds.Crown(), "crown, intersect=False": bounds.Crown(intersect=False)}
+
+Timed = Callable[[], tuple[Tensor, float]]
+
+
+def ours(
+    method: bounds.Method, network: bounds.Network, x: Tensor, rows: Tensor, eps: float
+) -> tuple[Tensor, float]:
+    """Lower bounds of the rows and of their negations, [N, 2S], and the seconds they took."""
+    began = perf_counter()
+    with torch.no_grad():
+        both = bounds.lower_bounds(network, bounds.Linf(x, eps), torch.cat([rows, -rows], 1), method)
+    return both, perf_counter() - began
+
+
+def theirs(mode: ConvMode, model: nn.Module, x: Tensor, rows: Tensor, eps: float) -> tuple[Tensor, float]:
+    """The same of auto_LiRPA's CROWN; the seconds are those of its bounds, its conversion left out."""
+    found = auto_lirpa_bounds(model, x, eps, "linf", method="CROWN", rows=rows, conv_mode=mode)
+    return torch.cat([found.lower, -found.upper], 1), found.seconds
+
+
+def compare(name: str, batch: int, runs: int) -> dict[str, Any]:
+    """Medians of the times of all, which take turns, and how far apart their bounds are, float32.
+
+    `crown` returns the better of CROWN's and interval arithmetic's bound of each row, so theirs is the better
+    of their two.  difference: max |ours − theirs| / (1 + max |theirs|) over rows and images; tighter, looser:
+    the greatest amounts by which one of our bounds is above and below theirs, on that scale; above_crown:
+    above their CROWN alone.
+    """
+    trained = NETWORKS[name]
+    model, (x, y) = trained.module(), trained.images(batch)
+    network = bounds.trace(model, x[:1]).bind()
+    rows, eps = bounds.margins(y, 10), EPS[name]
+    contestants: dict[str, Timed] = {
+        key: partial(ours, method, network, x, rows, eps) for key, method in OURS.items()
+    }
+    contestants |= {f"auto_LiRPA {mode}": partial(theirs, mode, model, x, rows, eps) for mode in MODES}
+    times: dict[str, list[float]] = {key: [] for key in contestants}
+    found: dict[str, Tensor] = {}
+    for run in range(runs + 1):
+        for key, work in contestants.items():
+            found[key], seconds = work()
+            if run:  # the first turn warms up
+                times[key].append(seconds)
+    medians = {key: median(values) for key, values in times.items()}
+    crown = found["auto_LiRPA matrix"]
+    intervals = auto_lirpa_bounds(model, x, eps, "linf", method="IBP", rows=rows)
+    reference = torch.maximum(crown, torch.cat([intervals.lower, -intervals.upper], 1))
+    scale = 1 + float(reference.abs().max())
+    entry: dict[str, Any] = {"eps": eps, "batch": batch, "runs": runs, "seconds": medians}
+    entry["ratio"] = {
+        f"{key} / {mode}": medians[key] / medians[f"auto_LiRPA {mode}"] for key in OURS for mode in MODES
+    }
+    for key in (*OURS, "auto_LiRPA patches"):
+        gap = (found[key] - reference) / scale
+        entry[key] = {
+            "difference": float(gap.abs().max()),
+            "tighter": max(0.0, float(gap.max())),
+            "looser": max(0.0, float(-gap.min())),
+            "mean": float(gap.mean()),
+            "above_crown": max(0.0, float(((found[key] - crown) / scale).max())),
+        }
+    return entry
+
+
+def table(record: Record) -> Table:
+    """One line for each network and batch."""
+    result = Table(title="CROWN, l∞, float32: median seconds, and max |difference| / (1 + max |bound|)")
+    for column in (
+        "network", "eps", "batch", "crown s", "patches s", "matrix s", "ours / patches", "ours / matrix",
+        "difference, intersect=False", "difference", "tighter by", "looser by",
+    ):  # fmt: skip
+        result.add_column(column, justify="right")
+    for key, entry in record.entries.items():
+        seconds, plain, default = entry["seconds"], entry["crown, intersect=False"], entry["crown"]
+        result.add_row(
+            key.split(" | ")[0],
+            f"{entry['eps']:.4f}",
+            str(entry["batch"]),
+            *(f"{seconds[k]:.3f}" for k in ("crown", "auto_LiRPA patches", "auto_LiRPA matrix")),
+            *(f"{entry['ratio'][f'crown / {mode}']:.2f}" for mode in MODES),
+            f"{plain['difference']:.1e}",
+            *(f"{default[k]:.1e}" for k in ("difference", "tighter", "looser")),
+        )
+    return result
+
+
+@click.command()
+@options
+def main(out: Path, quick: bool, threads: int) -> None:
+    """CROWN at a fixed ε against auto_LiRPA, in the same process."""
+    torch.set_num_threads(threads)
+    runs = 1 if quick else RUNS
+    record = Record.open(out, "against_auto_lirpa", {"runs": runs, "threads": threads})
+    console = Console()
+    for batch in BATCHES[: 1 if quick else None]:
+        for name in list(EPS)[: 2 if quick else None]:
+            key = f"{name} | batch {batch}"
+            record.once(key, partial(compare, name, batch, runs))
+            console.print("done:", key, highlight=False)
+    console.print(table(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Certified and attacked radii of trained MNIST and CIFAR-10 networks on their first test images."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import bounds
+from benchmarks.certified import Question, batches, certify_batch, classified, collect
+from benchmarks.record import Record, measured, options
+from benchmarks.third_party import NETWORKS
+from certnas.attacks import BUDGETS, smallest_adversarial
+
+NAMES = tuple(name for name in NETWORKS if "5layer" not in name)
+NORMS = ("linf", "l2")
+ITERATIONS, BATCH, ATTACK, TOL = 5, 16, "quick", 1e-3
+METHODS: dict[str, bounds.Method] = {
+    "crown": bounds.Crown(),
+    f"alpha-crown({ITERATIONS})": bounds.AlphaCrown(iterations=ITERATIONS),
+    "zonotope, 16 kept": bounds.Zonotope(errors=16),
+}
+
+
+def attack_key(name: str, norm: str) -> str:
+    return f"{name} | {norm} | attack"
+
+
+def attack(model: nn.Module, x: Tensor, y: Tensor, norm: str) -> dict[str, Any]:
+    """The distance of each image's nearest adversarial example found; 0 where misclassified."""
+    right = classified(model, x, y)
+    distance = torch.zeros(len(x), dtype=torch.float64)
+    with measured() as cost:
+        found = smallest_adversarial(model, x[right], y[right], norm, budget=BUDGETS[ATTACK])
+    distance[right] = found.distance
+    return {
+        "distance": distance.tolist(),
+        "failed": list(found.failed),
+        "seconds": cost.seconds,
+        "cpu_seconds": cost.cpu_seconds,
+    }
+
+
+def table(record: Record) -> Table:
+    """One line for each network, norm and method that has anything."""
+    result = Table(title="certified radii in [0, 1] pixel units; certified > attacked must be 0")
+    for column in (
+        "network", "norm", "method", "images", "correct", "mean (correct)", "mean (all)", "median (correct)",
+        "attacked mean", "certified / attacked", "CPU s / image", "certified > attacked",
+    ):  # fmt: skip
+        result.add_column(column, justify="right")
+    for norm in NORMS:
+        for name in NAMES:
+            for label, method in METHODS.items():
+                found = collect(record, Question(name, norm, label, method))
+                if found is None:
+                    continue
+                right = found.correct
+                row = [name, norm, label, str(len(right)), str(int(right.sum()))]
+                row += [f"{found.mean():.5f}", f"{found.mean(over_all=True):.5f}"]
+                row.append(f"{np.median(found.radius[right]):.5f}" if right.any() else "-")
+                attacked = record.entries.get(attack_key(name, norm))
+                if attacked is None:
+                    row += ["-", "-"]
+                else:
+                    distance = np.array([np.inf if d is None else d for d in attacked["distance"]])[
+                        : len(right)
+                    ]
+                    row.append(f"{distance[right].mean():.5f}")
+                    row.append(f"{(found.radius[right] / distance[right]).mean():.3f}")
+                row.append(f"{found.cpu_seconds / len(right):.2f}")
+                row.append("-" if attacked is None else str(int((found.radius > distance).sum())))
+                result.add_row(*row)
+    return result
+
+
+@click.command()
+@options
+@click.option("--network", "names", multiple=True, type=click.Choice(NAMES), help="Default: every one.")
+@click.option("--norm", "norms", multiple=True, type=click.Choice(NORMS), help="Default: both.")
+@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), default=["crown"])
+@click.option("--images", default=100, show_default=True, type=click.IntRange(1, 100))
+@click.option("--batch", default=BATCH, show_default=True, type=click.IntRange(min=1))
+def main(
+    out: Path,
+    quick: bool,
+    threads: int,
+    names: tuple[str, ...],
+    norms: tuple[str, ...],
+    methods: tuple[str, ...],
+    images: int,
+    batch: int,
+) -> None:
+    """Certified and attacked radii of the first test images.
+
+    A batch of images of every network before the next batch, so that what is stopped early covers all of them.
+    """
+    torch.set_num_threads(threads)
+    record = Record.open(out, "radii", {"attack": ATTACK, "tol": TOL})
+    console = Console()
+    names = names or NAMES[: 1 if quick else None]
+    loaded = {name: (NETWORKS[name].module(), *NETWORKS[name].images(100)) for name in names}
+    for norm in norms or NORMS:
+        for method in methods:
+            for rows in batches(batch, 4 if quick else images):
+                for name, (model, x, y) in loaded.items():
+                    question = Question(name, norm, method, METHODS[method])
+                    certify_batch(record, question, model, x, y, rows)
+                    console.print(f"{question.key} | {rows[0]}", highlight=False)
+        for name, (model, x, y) in loaded.items():
+            record.once(attack_key(name, norm), partial(attack, model, x, y, norm))
+            console.print(attack_key(name, norm), highlight=False)
+    console.print(table(record))
+
+
+if __name__ == "__main__":
+    main()
