@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bounds.errors import BoundsError, InvalidInput, UnsupportedOp
+from bounds.errors import InvalidInput, UnsupportedOp
 from bounds.graph import Graph, Node, Ref
 
 aten = torch.ops.aten
@@ -138,8 +138,13 @@ class _Reader:
         )
         if in_place:
             target = self._functional(node, target)
-        if target is aten.zeros_like.default:
-            target, arguments = aten.mul.Scalar, {"self": arguments["self"], "other": 0}
+        if _is_zero(target, arguments) and self._keeps_batch(node.meta["val"]):
+            self._zero(node)
+            if in_place:
+                self.alias[self._name(node.args[0])] = node.name  # type: ignore[arg-type]
+            return
+        if target is aten.batch_norm.default and arguments["training"]:
+            arguments = {**arguments, "running_mean": None, "running_var": None}  # else evaluation updates them
         operands = tuple(ref.name for ref in _refs(arguments) if self._perturbed(ref))
         twin = self.same.setdefault((target, repr(arguments)), node.name)
         if operands and twin != node.name and not in_place:
@@ -158,6 +163,16 @@ class _Reader:
             mutated = self._name(node.args[0])  # type: ignore[arg-type]
             self.alias[mutated] = node.name
 
+    def _zero(self, node: fx.Node) -> None:
+        """x·0 is zero whatever bounds x has, infinite ones too; nothing before it matters."""
+        if "batch" not in self.batch_sizes:
+            self.batch_sizes.append("batch")
+        size = [Ref("batch"), *(int(size) for size in node.meta["val"].shape[1:])]
+        like = {"dtype": torch.get_default_dtype(), "device": torch.device("cpu")}
+        self.constants[node.name] = Node(
+            node.name, aten.zeros.default, {"size": size, **like}, (), (), _module(node)
+        )
+
     def _add(
         self,
         name: str,
@@ -171,7 +186,7 @@ class _Reader:
             raise UnsupportedOp(
                 f"trace: {target} at '{name}'{f', in {module}' if module else ''} does not return one tensor"
             )
-        if value.dim() == 0 or value.shape[0] != self.batch:
+        if not self._keeps_batch(value) or _moves_images(target, arguments, value.dim()):
             raise UnsupportedOp(
                 f"trace: {target} at '{name}'{f', in {module}' if module else ''} moves or mixes the batch dimension "
                 f"(output {list(value.shape)}); images must stay apart in dimension 0"
@@ -192,13 +207,21 @@ class _Reader:
                 module,
             )
             target, arguments = aten.mul.Tensor, {"self": arguments["self"], "other": Ref(inverse)}
-            operands = (*operands[:-1], inverse)
+            above = arguments["self"]
+            operands = (
+                (above.name, inverse) if isinstance(above, Ref) and above.name in operands else (inverse,)
+            )
         if target is aten.mul.Tensor and arguments["self"] == arguments["other"]:
             target, arguments, operands = aten.square.default, {"self": arguments["self"]}, operands[:1]
         if target is aten.pow.Tensor_Scalar and arguments["exponent"] == 2:
             target, arguments = aten.square.default, {"self": arguments["self"]}
         shape = tuple(int(size) for size in value.shape[1:])
         self.nodes[name] = Node(name, target, arguments, operands, shape, module)
+
+    def _keeps_batch(self, value: Tensor) -> bool:
+        """Whether the batch is dimension 0 and only there; sizes are compared as symbols, not by the example's."""
+        free = [isinstance(size, torch.SymInt) for size in value.shape]
+        return bool(free) and free[0] and not any(free[1:]) and str(value.shape[0]) == str(self.batch)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.input_shape if name == self.input else self.nodes[name].shape
@@ -265,6 +288,23 @@ class _Reader:
         nodes = {k: v for k, v in self.nodes.items() if k in wanted}
         constants = tuple(v for k, v in self.constants.items() if k in wanted)
         return nodes, constants, tuple(name for name in self.batch_sizes if name in wanted)
+
+
+def _is_zero(target: Any, arguments: dict[str, Any]) -> bool:
+    """A product with a literal zero, such as the zero operation of DARTS."""
+    if target in (aten.mul.Tensor, aten.mul.Scalar):
+        factors = [arguments["self"], arguments["other"]]
+        return any(isinstance(factor, (int, float)) and factor == 0 for factor in factors)
+    return target is aten.zeros_like.default
+
+
+def _moves_images(target: Any, arguments: dict[str, Any], rank: int) -> bool:
+    """Whether an operator that keeps the batch's size may still take images out of their order."""
+    if target in (aten.flip.default, aten.roll.default):
+        return not arguments["dims"] or any(dim % rank == 0 for dim in arguments["dims"])
+    if target is aten.index.Tensor:
+        return arguments["indices"][0] is not None
+    return target is aten.index_select.default and arguments["dim"] % rank == 0
 
 
 def _refs(value: Any) -> list[Ref]:

@@ -46,6 +46,14 @@ def _joined_constants(call: Call) -> Tensor | None:
     return at_zero(call)
 
 
+def _stacked(call: Call, *operands: Tensor) -> Tensor:
+    """The linear part of a stack: constants as zeros, an operand may come twice."""
+    given = dict(zip(call.node.operands, operands, strict=True))
+    zero = operands[0].new_zeros(()).expand_as(operands[0])
+    pieces = [given[item.name] if call.is_operand(item) else zero for item in call.node.arguments["tensors"]]
+    return torch.stack(pieces, call["dim"])
+
+
 def _joined_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
     axis = _axis(call)
     pulled: dict[str, Tensor] = {}
@@ -110,7 +118,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(IDENTITIES, _IDENTITY),
     aten.expand.default: Affine(_expanded, mixing=False, moves=True),
     aten.cat.default: Affine(_joined, _joined_constants, transpose=_joined_back, mixing=False, moves=True),
-    aten.stack.default: Affine(applied, at_zero, mixing=False, moves=True),
+    aten.stack.default: Affine(_stacked, _joined_constants, mixing=False, moves=True),
     aten.constant_pad_nd.default: Affine(_unpadded, _pad_constants, mixing=False),
     aten.pad.default: Affine(_padded, _pad_mode_constants, mixing=False),
 }

@@ -12,6 +12,7 @@ from torch import Tensor
 from bounds.errors import InvalidInput
 from bounds.graph import Call
 from bounds.interval import Interval
+from bounds.ops import softplus
 from bounds.ops.curve import Curve, rule
 from bounds.ops.rule import Nonlinear, Rule, Tuning
 from bounds.relaxation import Relaxation, Slope
@@ -121,19 +122,6 @@ HARDSWISH = Curve(
     F.hardswish, _hardswish_slope, (-3.0, 3.0), kinks=(-3.0, 3.0), extrema=(-1.5,),
     stationary=lambda s: [(3 * s - 1.5).clamp(-3, 3)], fractions=EIGHTHS,
 )  # fmt: skip
-
-
-def _softplus(call: Call) -> Curve:
-    """log(1 + e^(βx)) / β; above `threshold` torch returns x, a jump of less than e^(−threshold) / β."""
-    beta = float(call["beta"])
-
-    def value(x: Tensor) -> Tensor:
-        return torch.where(x * beta > 0, x, 0.0) + torch.log1p(torch.exp(-(x * beta).abs())) / beta
-
-    def stationary(s: Tensor) -> list[Tensor]:
-        return [(_log(s) - _log(1 - s)) / beta]
-
-    return Curve(value, lambda x: torch.sigmoid(beta * x), stationary=stationary)
 
 
 def _elu(call: Call) -> Curve:
@@ -279,7 +267,7 @@ RULES: dict[Any, Rule] = {
     aten.tanh.default: rule(lambda call: TANH),
     aten.atan.default: rule(lambda call: ARCTAN),
     aten.arctan.default: rule(lambda call: ARCTAN),
-    aten.softplus.default: rule(_softplus),
+    aten.softplus.default: softplus.RULE,
     aten.elu.default: rule(_elu),
     aten.silu.default: rule(lambda call: SILU),
     aten.gelu.default: rule(_gelu),
