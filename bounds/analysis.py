@@ -52,7 +52,7 @@ class Analysis:
                 stack += graph.nodes[current].operands
         for current in self.plan.order:
             if current in missing:
-                self.intervals[current] = self._evaluate(current)
+                self.intervals[current] = self._evaluate(current).known()
         return self.intervals[name]
 
     def _evaluate(self, name: str) -> Interval:
@@ -225,10 +225,10 @@ class Analysis:
         if most == 0:
             return
         units = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        lower, upper = self.rows_at(target, units, tunings)
+        rows = Interval(*self.rows_at(target, units, tunings)).known()
         flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
         kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
-        tight = kept.intersect(Interval(lower, upper)) if intersect else Interval(lower, upper)
+        tight = kept.intersect(rows) if intersect else rows
         shape = old.lower.shape
         self.intervals[target] = Interval(
             flat.lower.scatter(1, units, tight.lower).reshape(shape),

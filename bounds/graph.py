@@ -150,11 +150,23 @@ def execute(node: Node, values: Mapping[str, Any], dtype: torch.dtype, device: t
         arguments["dtype"] = dtype
     if arguments.get("device") is not None:
         arguments["device"] = device
+    mean = arguments.get("running_mean")
+    if isinstance(mean, Tensor) and mean.requires_grad:
+        return _normalise(arguments)
     if not hasattr(node.target, "_schema"):
         return node.target(*arguments.values())
     schema = node.target._schema
     positional = [arguments.pop(a.name) for a in schema.arguments if not a.kwarg_only]
     return node.target(*positional, **arguments)
+
+
+def _normalise(arguments: Mapping[str, Any]) -> Tensor:
+    """Batch normalisation by statistics that are functions of parameters, which torch's own cannot differentiate."""
+    x, mean, variance = arguments["input"], arguments["running_mean"], arguments["running_var"]
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    y = (x - mean.reshape(shape)) * torch.rsqrt(variance + arguments["eps"]).reshape(shape)
+    y = y if arguments["weight"] is None else y * arguments["weight"].reshape(shape)
+    return y if arguments["bias"] is None else y + arguments["bias"].reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)

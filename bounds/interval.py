@@ -24,6 +24,14 @@ class Interval:
                 f"interval: lower has shape {list(self.lower.shape)}, upper {list(self.upper.shape)}"
             )
 
+    def known(self) -> Interval:
+        """The same with NaN, as overflow makes it, read as "nothing known": −∞ below, +∞ above.
+
+        Every comparison with NaN is false, so a rule would take a unit of NaN bounds for a settled one.
+        """
+        lower = torch.where(torch.isnan(self.lower), -torch.inf, self.lower)
+        return Interval(lower, torch.where(torch.isnan(self.upper), torch.inf, self.upper))
+
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.lower, self.upper))
 

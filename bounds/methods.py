@@ -52,11 +52,19 @@ class CrownIBP(Method):
         return torch.maximum(boxed, analysis.rows(analysis.network.graph.output, coef))
 
 
+def _check_errors(errors: int | None) -> None:
+    if errors is not None and errors < 0:
+        raise InvalidInput(f"zonotope: errors must be None or at least 0, got {errors}")
+
+
 @dataclass(frozen=True)
 class Zonotope(Method):
     """Forward affine forms of the input with `errors` error symbols kept a layer (None: all), the rest boxed."""
 
     errors: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_errors(self.errors)
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         forms = Forms(analysis, self.errors)
@@ -70,6 +78,9 @@ class ZonotopeCrown(Method):
 
     errors: int | None = None
     slope: Slope = Slope.ADAPTIVE
+
+    def __post_init__(self) -> None:
+        _check_errors(self.errors)
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         formed = Zonotope(self.errors).lower(analysis, coef)
