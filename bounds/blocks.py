@@ -241,7 +241,9 @@ def max_pool(x: Interval, kernel: int = 3, stride: int = 1, padding: int = 1) ->
     greatest = F.one_hot(center.argmax(2), members.shape[1]).to(low)
     above = [_cnn_cert(low, high), _tree(low, high)]
     heights = [(w * center.where(members >= 0, 0)).sum(2) + b for w, b in above]
-    tree = heights[1] < heights[0]
+    tree = heights[1] <= heights[0] + 1e-5 * (
+        high.amax(2) - low.amax(2)
+    )  # equal for two contenders: the tree
     weights = torch.where(tree.unsqueeze(2), above[1][0], above[0][0])
     lift = torch.where(tree, above[1][1], above[0][1])
     first = F.one_hot(low.argmax(2), members.shape[1]).to(low)

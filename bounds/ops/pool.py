@@ -193,11 +193,16 @@ def _upper(low: Tensor, high: Tensor, center: Tensor, tuning: Tuning) -> tuple[T
         ] * share.squeeze(-2)
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
-    tree_wins = heights[1] < heights[0]
+    tree_wins = _tree_wins(heights, floor, ceiling)
     return (
         torch.where(tree_wins.unsqueeze(-2), planes[1][0], planes[0][0]),
         torch.where(tree_wins, planes[1][1], planes[0][1]),
     )
+
+
+def _tree_wins(heights: list[Tensor], floor: Tensor, ceiling: Tensor) -> Tensor:
+    """Whether the tree's plane is taken.  With two contenders the heights are equal, and rounding must not decide."""
+    return heights[1] <= heights[0] + 1e-5 * (ceiling - floor).squeeze(-2)
 
 
 def _tuning(call: Call, x: Interval) -> Tuning:
@@ -209,7 +214,7 @@ def _tuning(call: Call, x: Interval) -> Tuning:
     way = ((gamma - floor) / span).clamp(0, 1)
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
-    share = (heights[1] < heights[0]).to(low.dtype).unsqueeze(-2)
+    share = _tree_wins(heights, floor, ceiling).to(low.dtype).unsqueeze(-2)
     return _greatest_center(low, center), way, share
 
 
