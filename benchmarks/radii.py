@@ -1,6 +1,5 @@
 """Certified and attacked radii of trained MNIST and CIFAR-10 networks on their first test images."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bounds
-from benchmarks.certified import Question, batches, certify_batch, classified, collect
+from benchmarks.certified import Batch, Question, batches, certify_batch, classified, collect
 from benchmarks.record import Record, measured, options
 from benchmarks.third_party import NETWORKS
 from certnas.attacks import BUDGETS, smallest_adversarial
@@ -27,23 +26,33 @@ METHODS: dict[str, bounds.Method] = {
 }
 
 
-def attack_key(name: str, norm: str) -> str:
-    return f"{name} | {norm} | attack"
+def attack(record: Record, name: str, norm: str, model: nn.Module, x: Tensor, y: Tensor, rows: Batch) -> None:
+    """Attacks images rows[0] … rows[1] − 1 of x [N, *shape], y [N] where the record lacks them.
+
+    Kept: the distance of each one's nearest adversarial example found; 0 where misclassified, null where none.
+    """
+
+    def work() -> dict[str, Any]:
+        part, labels = x[slice(*rows)], y[slice(*rows)]
+        right = classified(model, part, labels)
+        distance = torch.zeros(len(part), dtype=torch.float64)
+        with measured() as cost:
+            found = smallest_adversarial(model, part[right], labels[right], norm, budget=BUDGETS[ATTACK])
+        distance[right] = found.distance
+        times = {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds}
+        return {"distance": distance.tolist(), "failed": list(found.failed), **times}
+
+    record.once(f"{name} | {norm} | attack | {rows[0]}", work)
 
 
-def attack(model: nn.Module, x: Tensor, y: Tensor, norm: str) -> dict[str, Any]:
-    """The distance of each image's nearest adversarial example found; 0 where misclassified."""
-    right = classified(model, x, y)
-    distance = torch.zeros(len(x), dtype=torch.float64)
-    with measured() as cost:
-        found = smallest_adversarial(model, x[right], y[right], norm, budget=BUDGETS[ATTACK])
-    distance[right] = found.distance
-    return {
-        "distance": distance.tolist(),
-        "failed": list(found.failed),
-        "seconds": cost.seconds,
-        "cpu_seconds": cost.cpu_seconds,
-    }
+def attacked(record: Record, name: str, norm: str, count: int) -> np.ndarray | None:
+    """The distances [count] of the first images; None where not all of them were attacked."""
+    found: list[float | None] = []
+    while (entry := record.entries.get(f"{name} | {norm} | attack | {len(found)}")) is not None:
+        found += entry["distance"]
+    if len(found) < count:
+        return None
+    return np.array([np.inf if d is None else d for d in found[:count]])
 
 
 def table(record: Record) -> Table:
@@ -64,17 +73,14 @@ def table(record: Record) -> Table:
                 row = [name, norm, label, str(len(right)), str(int(right.sum()))]
                 row += [f"{found.mean():.5f}", f"{found.mean(over_all=True):.5f}"]
                 row.append(f"{np.median(found.radius[right]):.5f}" if right.any() else "-")
-                attacked = record.entries.get(attack_key(name, norm))
-                if attacked is None:
+                distance = attacked(record, name, norm, len(right))
+                if distance is None:
                     row += ["-", "-"]
                 else:
-                    distance = np.array([np.inf if d is None else d for d in attacked["distance"]])[
-                        : len(right)
-                    ]
                     row.append(f"{distance[right].mean():.5f}")
                     row.append(f"{(found.radius[right] / distance[right]).mean():.3f}")
                 row.append(f"{found.cpu_seconds / len(right):.2f}")
-                row.append("-" if attacked is None else str(int((found.radius > distance).sum())))
+                row.append("-" if distance is None else str(int((found.radius > distance).sum())))
                 result.add_row(*row)
     return result
 
@@ -106,15 +112,13 @@ def main(
     names = names or NAMES[: 1 if quick else None]
     loaded = {name: (NETWORKS[name].module(), *NETWORKS[name].images(100)) for name in names}
     for norm in norms or NORMS:
-        for method in methods:
-            for rows in batches(batch, 4 if quick else images):
-                for name, (model, x, y) in loaded.items():
+        for rows in batches(batch, 4 if quick else images):
+            for name, (model, x, y) in loaded.items():
+                for method in methods:
                     question = Question(name, norm, method, METHODS[method])
                     certify_batch(record, question, model, x, y, rows)
                     console.print(f"{question.key} | {rows[0]}", highlight=False)
-        for name, (model, x, y) in loaded.items():
-            record.once(attack_key(name, norm), partial(attack, model, x, y, norm))
-            console.print(attack_key(name, norm), highlight=False)
+                attack(record, name, norm, model, x, y, rows)
     console.print(table(record))
 
 
