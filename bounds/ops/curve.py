@@ -54,7 +54,10 @@ class Curve:
         """min and max of f(x) − s·x over [l, u]."""
         points = [x.lower.expand_as(s), x.upper.expand_as(s)]
         for point in self._interior(x.detach(), s.detach()):
-            points.append(point.maximum(x.lower).minimum(x.upper))
+            # an end itself where the point is not strictly inside, so that a tie keeps the end's derivative
+            points.append(
+                torch.where(point <= x.lower, x.lower, torch.where(point >= x.upper, x.upper, point))
+            )
         residual = torch.stack([self.value(p) - s * p for p in points])
         return residual.amin(0), residual.amax(0)
 

@@ -125,10 +125,14 @@ HARDSWISH = Curve(
 
 
 def _elu(call: Call) -> Curve:
-    """x for x > 0, else α(eˣ − 1), with torch's outer and inner scales."""
     alpha, outer, inner = float(call["alpha"]), float(call["scale"]), float(call["input_scale"])
     if alpha < 0 or outer <= 0 or inner <= 0:
         raise InvalidInput(f"{call.node.where()}: elu needs alpha ≥ 0 and positive scales")
+    return _exponential_below(alpha, outer, inner)
+
+
+def _exponential_below(alpha: float, outer: float, inner: float) -> Curve:
+    """outer·x for x > 0, else outer·α(e^(inner·x) − 1)."""
 
     def value(x: Tensor) -> Tensor:
         return outer * torch.where(x > 0, x, alpha * torch.expm1(inner * x.clamp(max=0)))
@@ -147,6 +151,9 @@ def _elu(call: Call) -> Curve:
         stationary=stationary,
         fractions=EIGHTHS if alpha * inner > 1 else (0.5,),
     )
+
+
+SELU = _exponential_below(1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
 
 
 def _clamp(low: float, high: float, gain: float = 1.0, shift: float = 0.0) -> Curve:
@@ -269,6 +276,7 @@ RULES: dict[Any, Rule] = {
     aten.arctan.default: rule(lambda call: ARCTAN),
     aten.softplus.default: softplus.RULE,
     aten.elu.default: rule(_elu),
+    aten.selu.default: rule(lambda call: SELU),
     aten.silu.default: rule(lambda call: SILU),
     aten.gelu.default: rule(_gelu),
     aten.hardswish.default: rule(lambda call: HARDSWISH),
