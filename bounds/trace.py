@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from bounds.errors import InvalidInput, UnsupportedOp
 from bounds.graph import Graph, Node, Ref
+from bounds.rewrites import SPLITS, VIEWS, Slicer, fill_of, moves_images
 
 aten = torch.ops.aten
 
@@ -119,9 +119,9 @@ class _Reader:
     def _call(self, node: fx.Node) -> None:
         target: Any = node.target
         if target is operator.getitem:
-            piece = (self._name(node.args[0]), node.args[1])  # type: ignore[arg-type]
+            piece: Any = (self._name(node.args[0]), node.args[1])  # type: ignore[arg-type]
             if piece in self.pieces:
-                self.alias[node.name] = self.pieces[piece]  # type: ignore[index]
+                self.alias[node.name] = self.pieces[piece]
                 return
         if target is aten.sym_size.int and self._perturbed(self._argument(node.args[0])):
             if node.args[1] != 0:
@@ -138,19 +138,22 @@ class _Reader:
         )
         if in_place:
             target = self._functional(node, target)
-        if _is_zero(target, arguments) and self._keeps_batch(node.meta["val"]):
-            self._zero(node)
+        fill = fill_of(target, arguments)
+        if fill is not None and any(self._perturbed(ref) for ref in _refs(arguments)):
+            self._filled(node, fill)
             if in_place:
                 self.alias[self._name(node.args[0])] = node.name  # type: ignore[arg-type]
             return
         if target is aten.batch_norm.default and arguments["training"]:
-            arguments = {**arguments, "running_mean": None, "running_var": None}  # else evaluation updates them
+            arguments = {
+                **arguments,
+                "running_mean": None,
+                "running_var": None,
+            }  # else evaluation updates them
         operands = tuple(ref.name for ref in _refs(arguments) if self._perturbed(ref))
         twin = self.same.setdefault((target, repr(arguments)), node.name)
         if operands and twin != node.name and not in_place:
-            self.alias[node.name] = (
-                twin  # the same operator on the same tensors is one node with one relaxation
-            )
+            self.alias[node.name] = twin  # the same operator on the same tensors: one node, one relaxation
             return
         if not operands:
             self.constants[node.name] = Node(node.name, target, arguments, (), (), _module(node))
@@ -163,15 +166,17 @@ class _Reader:
             mutated = self._name(node.args[0])  # type: ignore[arg-type]
             self.alias[mutated] = node.name
 
-    def _zero(self, node: fx.Node) -> None:
-        """x·0 is zero whatever bounds x has, infinite ones too; nothing before it matters."""
-        if "batch" not in self.batch_sizes:
-            self.batch_sizes.append("batch")
-        size = [Ref("batch"), *(int(size) for size in node.meta["val"].shape[1:])]
-        like = {"dtype": torch.get_default_dtype(), "device": torch.device("cpu")}
-        self.constants[node.name] = Node(
-            node.name, aten.zeros.default, {"size": size, **like}, (), (), _module(node)
-        )
+    def _filled(self, node: fx.Node, fill: float) -> None:
+        """A tensor of one value, of which only the shape depends on the input: x·0 is one whatever x's bounds."""
+        size: list[Any] = list(node.meta["val"].shape)
+        if self._keeps_batch(node.meta["val"]):
+            if "batch" not in self.batch_sizes:
+                self.batch_sizes.append("batch")
+            size[0] = Ref("batch")
+        elif any(isinstance(length, torch.SymInt) for length in size):
+            raise UnsupportedOp(f"trace: {node.target} at '{node.name}' moves the batch dimension ({size})")
+        arguments = {"size": size, "fill_value": fill, "dtype": torch.float32, "device": torch.device("cpu")}
+        self.constants[node.name] = Node(node.name, aten.full.default, arguments, (), (), _module(node))
 
     def _add(
         self,
@@ -186,7 +191,7 @@ class _Reader:
             raise UnsupportedOp(
                 f"trace: {target} at '{name}'{f', in {module}' if module else ''} does not return one tensor"
             )
-        if not self._keeps_batch(value) or _moves_images(target, arguments, value.dim()):
+        if not self._keeps_batch(value) or moves_images(target, arguments, value.dim()):
             raise UnsupportedOp(
                 f"trace: {target} at '{name}'{f', in {module}' if module else ''} moves or mixes the batch dimension "
                 f"(output {list(value.shape)}); images must stay apart in dimension 0"
@@ -250,11 +255,12 @@ class _Reader:
             base = base.args[0]  # type: ignore[assignment]
         order = list(self.program.graph.nodes)
         later = {user for user in _family(base) if order.index(user) > order.index(node)} - {node}
-        if mutated is not base or any(user.target in VIEWS for user in _family(base) - _family(node)):
-            if any(user not in _family(node) for user in later):
-                raise UnsupportedOp(
-                    f"trace: in-place {target} at '{node.name}' changes a view that is read elsewhere; use the out-of-place form"
-                )
+        viewed = mutated is not base or any(user.target in VIEWS for user in _family(base) - _family(node))
+        if viewed and any(user not in _family(node) for user in later):
+            raise UnsupportedOp(
+                f"trace: in-place {target} at '{node.name}' changes a view that is read elsewhere; "
+                "use the out-of-place form"
+            )
         packet, overload = target._schema.name.split("::")[1].rstrip("_"), target._overloadname
         functional = getattr(getattr(aten, packet, None), overload, None)
         if functional is None:
@@ -264,7 +270,7 @@ class _Reader:
     def _split(
         self,
         node: fx.Node,
-        slicer: Callable[..., list[tuple[Any, dict[str, Any]]]],
+        slicer: Slicer,
         arguments: dict[str, Any],
         operands: tuple[str, ...],
     ) -> None:
@@ -288,23 +294,6 @@ class _Reader:
         nodes = {k: v for k, v in self.nodes.items() if k in wanted}
         constants = tuple(v for k, v in self.constants.items() if k in wanted)
         return nodes, constants, tuple(name for name in self.batch_sizes if name in wanted)
-
-
-def _is_zero(target: Any, arguments: dict[str, Any]) -> bool:
-    """A product with a literal zero, such as the zero operation of DARTS."""
-    if target in (aten.mul.Tensor, aten.mul.Scalar):
-        factors = [arguments["self"], arguments["other"]]
-        return any(isinstance(factor, (int, float)) and factor == 0 for factor in factors)
-    return target is aten.zeros_like.default
-
-
-def _moves_images(target: Any, arguments: dict[str, Any], rank: int) -> bool:
-    """Whether an operator that keeps the batch's size may still take images out of their order."""
-    if target in (aten.flip.default, aten.roll.default):
-        return not arguments["dims"] or any(dim % rank == 0 for dim in arguments["dims"])
-    if target is aten.index.Tensor:
-        return arguments["indices"][0] is not None
-    return target is aten.index_select.default and arguments["dim"] % rank == 0
 
 
 def _refs(value: Any) -> list[Ref]:
@@ -340,37 +329,3 @@ def _module(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values() if not path.startswith("_")]
     return paths[-1] if paths else ""
-
-
-def _slices(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str, Any]]]:
-    dim, start, pieces = arguments["dim"], 0, []
-    for value in values:
-        end = start + int(value.shape[dim])
-        pieces.append((aten.slice.Tensor, {"dim": dim, "start": start, "end": end, "step": 1}))
-        start = end
-    return pieces
-
-
-def _selects(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str, Any]]]:
-    return [(aten.select.int, {"dim": arguments["dim"], "index": i}) for i in range(len(values))]
-
-
-def _pooled(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str, Any]]]:
-    rest = {key: value for key, value in arguments.items() if key != "self"}
-    return [(aten.max_pool2d.default, rest)]
-
-
-SPLITS: dict[Any, Callable[..., list[tuple[Any, dict[str, Any]]]]] = {
-    aten.split.Tensor: _slices,
-    aten.split_with_sizes.default: _slices,
-    aten.chunk.default: _slices,
-    aten.unbind.int: _selects,
-    aten.max_pool2d_with_indices.default: _pooled,
-}
-
-VIEWS = {
-    aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.slice.Tensor, aten.select.int, aten.transpose.int,
-    aten.permute.default, aten.squeeze.dim, aten.squeeze.default, aten.unsqueeze.default, aten.expand.default, aten.t.default,
-    aten.split.Tensor, aten.chunk.default, aten.split_with_sizes.default, aten.unbind.int, aten.alias.default, aten.contiguous.default,
-    aten.view_as.default, aten.narrow.default, aten.unflatten.int, aten.movedim.int, operator.getitem,
-}  # fmt: skip

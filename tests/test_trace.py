@@ -267,3 +267,24 @@ def test_training_mode_normalises_by_the_statistics_of_the_batch_given() -> None
         graph.bind()
     with torch.no_grad():
         torch.testing.assert_close(graph.bind(batch=batch)(batch), model(batch))
+
+
+class Filled(nn.Module):
+    """Tensors of which only the shape depends on the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x.new_zeros(x.size(0), 2, *x.shape[2:])
+        ones = 2 * torch.ones_like(x) + x.new_full((1,), 3.0)
+        return torch.cat([zeros, x * 0, torch.relu(x) + ones, torch.full_like(x, 0.5)], 1).flatten(1)
+
+
+@pytest.mark.parametrize("method", bounds.METHODS)
+def test_filled_tensors_are_constants(method: str) -> None:
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    network = bounds.trace(Filled().eval(), x.float()).bind(dtype=torch.float64)
+    expected = Filled()(x)
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=0)
+    lower, upper = bounds.output_bounds(network, bounds.Linf(x, 0.1), bounds.METHODS[method])
+    assert (lower <= expected).all() and (expected <= upper).all()
+    constant = expected == Filled()(x + 1e-3)
+    assert torch.equal(lower[constant], upper[constant])

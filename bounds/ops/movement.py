@@ -105,11 +105,12 @@ SELECTIONS = (
     aten.permute.default, aten.transpose.int, aten.movedim.int, aten.slice.Tensor, aten.select.int, aten.narrow.default,
     aten.index_select.default, aten.index.Tensor, aten.channel_shuffle.default, aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default, aten.flip.default, aten.roll.default, aten.repeat_interleave.self_int,
-    aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.replication_pad1d.default, aten.replication_pad2d.default,
+    aten.reflection_pad1d.default, aten.reflection_pad2d.default,
+    aten.replication_pad1d.default, aten.replication_pad2d.default,
 )  # fmt: skip
 IDENTITIES = (
-    aten.dropout.default, aten.feature_dropout.default, aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default,
-    aten.to.dtype, aten.to.device, aten._to_copy.default, aten.lift_fresh_copy.default,
+    aten.dropout.default, aten.feature_dropout.default, aten.contiguous.default, aten.clone.default,
+    aten.alias.default, aten.detach.default, aten.to.dtype, aten.to.device, aten._to_copy.default, aten.lift_fresh_copy.default,
 )  # fmt: skip
 
 RULES: dict[Any, Rule] = {
