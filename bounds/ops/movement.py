@@ -110,7 +110,8 @@ SELECTIONS = (
 )  # fmt: skip
 IDENTITIES = (
     aten.dropout.default, aten.feature_dropout.default, aten.contiguous.default, aten.clone.default,
-    aten.alias.default, aten.detach.default, aten.to.dtype, aten.to.device, aten._to_copy.default, aten.lift_fresh_copy.default,
+    aten.alias.default, aten.detach.default, aten.to.dtype, aten.to.device, aten._to_copy.default,
+    aten.lift_fresh_copy.default,
 )  # fmt: skip
 
 RULES: dict[Any, Rule] = {
