@@ -39,7 +39,7 @@ class Mixed(nn.Module):
 NETS: dict[str, Callable[[], list[nn.Module]]] = {
     "relu": lambda: [nn.ReLU(), nn.Conv2d(2, 2, 2), nn.ReLU()],
     "mixed edge": lambda: [nn.LeakyReLU(0.1), Mixed(), nn.ReLU()],
-    "max pool": lambda: [nn.ReLU(), nn.MaxPool2d(2, 1), nn.Conv2d(2, 2, 2)],
+    "max pool": lambda: [nn.ReLU(), nn.MaxPool2d(2, 1, 1), nn.Conv2d(2, 2, 2)],
     "batch norm": lambda: [norm([-1.2, 0.7]), nn.ReLU(), nn.Conv2d(2, 2, 2), norm([0.5, -0.8]), nn.ReLU()],
     "sigmoid": lambda: [nn.Sigmoid(), nn.Conv2d(2, 2, 2), nn.Tanh()],
     "curves": lambda: [nn.SiLU(), nn.Conv2d(2, 2, 2), nn.GELU()],
