@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import bounds
 from benchmarks.record import Record, options
 from benchmarks.third_party import NETWORKS
-from certnas.crosscheck import auto_lirpa_bounds
+from certnas.crosscheck import OracleUnusable, auto_lirpa_bounds
 from certnas.crosscheck.auto_lirpa import ConvMode
 
 EPS = {
@@ -65,17 +65,27 @@ def compare(name: str, batch: int, runs: int) -> dict[str, Any]:
     contestants: dict[str, Timed] = {
         key: partial(ours, method, network, x, rows, eps) for key, method in OURS.items()
     }
-    modes = MODES[batch]
-    contestants |= {f"auto_LiRPA {mode}": partial(theirs, mode, model, x, rows, eps) for mode in modes}
+    unusable: dict[str, str] = {}
+    modes: list[ConvMode] = []
+    for mode in MODES[batch]:
+        work = partial(theirs, mode, model, x, rows, eps)
+        try:
+            work()
+        except OracleUnusable as error:
+            unusable[mode] = error.why
+            continue
+        modes.append(mode)
+        contestants[f"auto_LiRPA {mode}"] = work
     times: dict[str, list[float]] = {key: [] for key in contestants}
     found: dict[str, Tensor] = {}
     for run in range(runs + 1):
-        for key, work in contestants.items():
-            found[key], seconds = work()
+        for key, contestant in contestants.items():
+            found[key], seconds = contestant()
             if run:  # the first turn warms up
                 times[key].append(seconds)
     medians = {key: median(values) for key, values in times.items()}
     entry: dict[str, Any] = {"eps": eps, "batch": batch, "runs": runs, "seconds": medians, "against": {}}
+    entry["unusable"] = unusable
     for key, mode in product(OURS, modes):
         reference = found[f"auto_LiRPA {mode}"]
         gap = (found[key] - reference) / (1 + reference.abs().max())
@@ -96,6 +106,10 @@ def table(record: Record) -> Table:
     ):  # fmt: skip
         result.add_column(column, justify="right")
     for key, entry in record.entries.items():
+        for mode in entry.get("unusable", {}):
+            mine = f"{entry['seconds']['crown']:.3f}"
+            place = (key.split(" | ")[0], f"{entry['eps']:.4f}", str(entry["batch"]))
+            result.add_row(*place, "crown", mode, mine, "fails", "-", "-", "-")
         for pair, against in entry["against"].items():
             own, mode = pair.split(" / ")
             times = (entry["seconds"][own], entry["seconds"][f"auto_LiRPA {mode}"], against["time"])
