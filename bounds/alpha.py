@@ -19,15 +19,13 @@ Slopes = dict[str, Tunings]
 
 @dataclass(frozen=True)
 class TunedCrown(Method):
-    """CROWN at given slopes, such as `AlphaCrown.optimise` finds; never looser than CROWN.  Any slopes are sound."""
+    """CROWN at given slopes, such as `AlphaCrown.optimise` finds.  Any slopes in [0, 1] are sound."""
 
     slopes: Slopes
     slope: Slope = Slope.ADAPTIVE
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
-        plain = Crown(self.slope).lower(analysis, coef)
-        slopes = _cast(self.slopes, analysis)
-        return torch.maximum(plain, _bound(_again(analysis), slopes, coef))
+        return _bound(analysis, _cast(self.slopes, analysis), coef)
 
 
 @dataclass(frozen=True)

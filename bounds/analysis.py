@@ -228,7 +228,13 @@ class Analysis:
         rows = Interval(*self.rows_at(target, units, tunings)).known()
         flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
         kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
-        tight = kept.intersect(rows) if intersect else rows
+        met = kept.intersect(rows) if intersect else rows
+        chosen = mask.gather(
+            1, units
+        )  # images with fewer such units are filled up with others, which stay as they are
+        tight = Interval(
+            torch.where(chosen, met.lower, kept.lower), torch.where(chosen, met.upper, kept.upper)
+        )
         shape = old.lower.shape
         self.intervals[target] = Interval(
             flat.lower.scatter(1, units, tight.lower).reshape(shape),

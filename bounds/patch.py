@@ -118,5 +118,6 @@ PUSHES: dict[Any, Callable[[Call, Patch], tuple[Patch, ...] | None]] = {
 
 def push(call: Call, patch: Patch) -> tuple[Patch, ...] | None:
     """The patch pulled back to each operand; None where it has to be written out first."""
-    pushed = PUSHES[call.node.target](call, patch) if call.node.target in PUSHES and patch.small else None
-    return pushed
+    known = PUSHES.get(call.node.target)
+    product = call.node.target in SCALARS and len(call.node.operands) == 2
+    return None if known is None or product or not patch.small else known(call, patch)

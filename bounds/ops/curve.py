@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ class Curve:
                 return points + [torch.nan_to_num(p, nan=0.0) for p in self.stationary(s)]
             low, high = x.lower.expand_as(s), x.upper.expand_as(s)
             edges = [low, *(torch.full_like(s, t).maximum(low).minimum(high) for t in self.turns), high]
-            for a, b in zip(edges, edges[1:], strict=False):
+            for a, b in pairwise(edges):
                 points.append(self._bisect(a, b, s))
             return points
 
