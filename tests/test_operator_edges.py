@@ -210,3 +210,10 @@ def test_an_ellipsoid_around_each_image_has_its_own_radius() -> None:
                 network, Ball(norm_of, x[n : n + 1], float(eps[n])).region(), bounds.Crown()
             )
             torch.testing.assert_close(alone.lower[0], together.lower[n], rtol=1e-12, atol=1e-12)
+
+
+def test_a_window_of_padding_alone_is_refused() -> None:
+    model = nn.Sequential(nn.MaxPool2d(2, 1, padding=1, dilation=2), nn.Flatten()).eval()
+    x = torch.rand(2, 1, 1, 3)
+    with pytest.raises(bounds.InvalidInput, match="a window holds nothing but padding"):
+        bounds.output_bounds(bounds.trace(model, x).bind(), bounds.Linf(x, 0.1), bounds.Crown())

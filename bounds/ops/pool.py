@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bounds.errors import InvalidInput
 from bounds.graph import Call
 from bounds.interval import Interval
 from bounds.ops.rule import Nonlinear, Rule, Tuning
@@ -46,6 +47,9 @@ def window_of(call: Call) -> Window:
         max(p, (o - 1) * s + d * (k - 1) + 1 - n - p)
         for p, o, s, d, k, n in zip(padding, out, stride, dilation, kernel, size, strict=True)
     ]
+    for p, o, s, d, k, n in zip(padding, out, stride, dilation, kernel, size, strict=True):
+        if any(all(not 0 <= first - p + d * i < n for i in range(k)) for first in range(0, o * s, s)):
+            raise InvalidInput(f"{call.node.where()}: a window holds nothing but padding, so its output is −∞")
     return Window(kernel, stride, (padding[0], far[0], padding[1], far[1]), dilation, size, out)
 
 
