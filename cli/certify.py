@@ -27,7 +27,9 @@ METHODS = "ibp, crown-ibp, zonotope, zonotope+crown, crown or alpha-crown"
 
 MODEL = (
     click.argument("source", metavar="[MODEL]", required=False),
-    click.option("--model", "named", metavar="MODEL", help="The same as the argument.  [default: digits-cnn]"),
+    click.option(
+        "--model", "named", metavar="MODEL", help="The same as the argument.  [default: digits-cnn]"
+    ),
     click.option(
         "--arch", help="Architecture of a checkpoint: a name, or a factory package.module:function."
     ),
@@ -74,6 +76,9 @@ RUN = (
     click.option(
         "--memory", type=Bytes(), help="Budget of one pass of bounds: 4G; from free memory by default."
     ),
+    click.option(
+        "--threads", type=click.IntRange(1), help="Of the CPU; fewer than cores where others use them too."
+    ),
     click.option("--at", type=Numbers(), help="Radii to report accuracy at: 2/255,8/255."),
     click.option(
         "--out", type=click.Path(path_type=Path), help="Folder for results.csv, results.json and plots."
@@ -98,6 +103,10 @@ def certify(**options: Any) -> None:
     package.module:function.  Radii are in [0, 1] pixels.
     """
     with refusals():
+        if options["threads"] is not None:
+            import torch
+
+            torch.set_num_threads(options["threads"])
         Run(options).go()
 
 
