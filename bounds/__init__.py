@@ -12,6 +12,7 @@ from bounds.errors import BoundsError, InvalidInput, UnsupportedOp
 from bounds.graph import Graph, Network, Node
 from bounds.interval import Interval
 from bounds.methods import IBP, Crown, CrownIBP, Method, Zonotope, ZonotopeCrown, lower_bounds, output_bounds
+from bounds.ops import check
 from bounds.region import L1, L2, NORMS, Linf, Region
 from bounds.relaxation import SLOPES, Slope
 from bounds.rows import logits, margins, targeted
@@ -50,6 +51,7 @@ __all__ = [
     "UnsupportedOp",
     "Zonotope",
     "ZonotopeCrown",
+    "check",
     "logits",
     "lower_bounds",
     "margins",

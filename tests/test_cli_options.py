@@ -43,3 +43,16 @@ def test_an_architecture_option_is_key_and_value(text: str) -> None:
     result = certify("--arch-option", text)
     assert result.exit_code == 2
     assert f"{text!r} is not of the form KEY=VALUE" in result.stderr
+
+
+class Unknown(torch.nn.Module):
+    """An operator without a rule, on the way to ten logits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.erfinv(x.flatten(1)[:, :10] / 2)
+
+
+def test_an_operator_without_a_rule_is_named_before_any_work() -> None:
+    result = certify(f"{__name__}:Unknown")
+    assert result.exit_code == 2
+    assert "no rule for aten.erfinv.default at node 'erfinv'" in result.stderr

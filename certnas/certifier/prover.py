@@ -98,6 +98,7 @@ def prover(
             f"the model cannot be evaluated on images of shape {list(x.shape[1:])}: {reason}"
         ) from error
     graph = bounds.trace(model, example)
+    bounds.check(graph)
     networks = [graph.bind(dtype=d, device=x.device) for d in (torch.float32, torch.float64)]
     with torch.no_grad():
         got = networks[dtype == torch.float64](example)
