@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bounds.analysis import Analysis, Tunings
+from bounds.analysis import Analysis, Meet, Tunings
 from bounds.errors import InvalidInput
 from bounds.graph import Network
+from bounds.interval import Interval
 from bounds.methods import Crown, Method
 from bounds.relaxation import Slope
 
@@ -78,7 +79,7 @@ class AlphaCrown(Method):
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, self.decay)
         for _ in range(self.iterations):
             with torch.enable_grad():
-                bound = _bound(_again(analysis, detached=True), slopes, coef)
+                bound = _bound(_again(analysis, detached=True), slopes, coef, _steered)
                 gradients = torch.autograd.grad(-bound.sum(), leaves, allow_unused=True)
             best = torch.maximum(best, bound.detach())
             better = bound.detach().sum(1) > best_sum
@@ -145,10 +146,17 @@ def _initial(analysis: Analysis, rows: int) -> Slopes:
     return slopes
 
 
-def _bound(analysis: Analysis, slopes: Slopes, coef: Tensor) -> Tensor:
+def _steered(old: Interval, new: Interval) -> Interval:
+    """The tighter of both, with the derivative of the new one: where the old one is as tight, slopes still learn."""
+    met = old.intersect(new)
+    pairs = [(met.lower, new.lower), (met.upper, new.upper)]
+    return Interval(*(torch.where(torch.isfinite(n), n + (m - n).detach(), m) for m, n in pairs))
+
+
+def _bound(analysis: Analysis, slopes: Slopes, coef: Tensor, meet: Meet = Interval.intersect) -> Tensor:
     """One evaluation: intermediate bounds with their slopes in order, then the rows with theirs."""
     output = analysis.network.graph.output
     for target in analysis.plan.readers:
         if target != output:
-            analysis.refine(target, slopes.get(target))
+            analysis.refine(target, slopes.get(target), meet=meet)
     return analysis.rows(output, coef, slopes[output])

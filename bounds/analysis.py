@@ -23,6 +23,7 @@ from bounds.relaxation import Relaxation, Slope
 
 EVERYTHING = slice(None)
 Tunings = dict[str, Tuning]
+Meet = Callable[[Interval, Interval], Interval]
 
 
 class Analysis:
@@ -214,8 +215,8 @@ class Analysis:
                     mask |= True
         return mask.flatten(1)
 
-    def refine(self, target: str, tunings: Tunings | None = None, *, intersect: bool = True) -> None:
-        """Tighten the interval of a tensor by backward rows for the units that need it; intersected with the old."""
+    def refine(self, target: str, tunings: Tunings | None = None, *, meet: Meet = Interval.intersect) -> None:
+        """Tighten the interval of a tensor by backward rows for the units that need it; `meet` joins old and new."""
         if target in self.plan.prefix:
             self.interval(target)
             return
@@ -228,7 +229,7 @@ class Analysis:
         rows = Interval(*self.rows_at(target, units, tunings)).known()
         flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
         kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
-        met = kept.intersect(rows) if intersect else rows
+        met = meet(kept, rows)
         chosen = mask.gather(
             1, units
         )  # images with fewer such units are filled up with others, which stay as they are

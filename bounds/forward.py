@@ -89,7 +89,9 @@ class Zonotope:
     def _tighten(self, name: str) -> None:
         """The tighter of the zonotope's range and interval arithmetic's."""
         local = self.analysis.interval(name)
-        self.analysis.intervals[name] = local.intersect(self.forms[name].interval(self.analysis.region).known())
+        self.analysis.intervals[name] = local.intersect(
+            self.forms[name].interval(self.analysis.region).known()
+        )
 
     def _affine(self, rule: Affine, call: Call, operands: list[Form]) -> Form:
         """The linear part on every block, the constant on the centre, the magnitude on the box."""

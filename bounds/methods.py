@@ -87,6 +87,10 @@ class ZonotopeCrown(Method):
         return torch.maximum(formed, analysis.rows(analysis.network.graph.output, coef))
 
 
+def _newer(old: Interval, new: Interval) -> Interval:
+    return new
+
+
 @dataclass(frozen=True)
 class Crown(Method):
     """Backward passes for every tensor that a nonlinearity reads, then for the rows (Zhang et al. 2018).
@@ -101,7 +105,7 @@ class Crown(Method):
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         for target in analysis.plan.readers:
-            analysis.refine(target, intersect=self.intersect)
+            analysis.refine(target, meet=Interval.intersect if self.intersect else _newer)
         boxed = analysis.boxed_rows(coef)
         return torch.maximum(boxed, analysis.rows(analysis.network.graph.output, coef))
 

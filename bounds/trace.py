@@ -201,7 +201,7 @@ class _Reader:
                 f"trace: {target} at '{name}'{f', in {module}' if module else ''} leaves floating point ({value.dtype})"
             )
         if target is aten.div.Tensor and Ref(operands[-1]) == arguments["other"]:
-            inverse = f"{name}_reciprocal"
+            inverse = f"{name}.reciprocal"
             divisor_shape = tuple(self._shape(operands[-1]))
             self.nodes[inverse] = Node(
                 inverse,
@@ -277,7 +277,7 @@ class _Reader:
         """An operator with several outputs becomes one slice or select for each."""
         values = node.meta["val"]
         for i, (target, extra) in enumerate(slicer(arguments, values)):
-            name = f"{node.name}_{i}"
+            name = f"{node.name}.{i}"  # no exported name has a dot
             self._add(name, target, {"self": arguments["self"], **extra}, operands, values[i], _module(node))
             self.pieces[(node.name, i)] = name
 

@@ -90,7 +90,7 @@ def test_a_region_of_one_point_is_the_clean_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_images_do_not_know_of_each_other(name: str) -> None:
-    """The bounds of an image alone are its bounds in a batch."""
+    """The bounds of an image alone are its bounds in a batch; gradient steps let rounding grow to about 1e-8."""
     operator = OPERATORS[name]
     model, x = ready(operator, "twice"), images(operator, 3)
     network = bounds.trace(model, x).bind()
@@ -98,5 +98,6 @@ def test_images_do_not_know_of_each_other(name: str) -> None:
         together = output_bounds(network, Ball(norm, x, 0.2).region(), method[1])
         for n in range(len(x)):
             alone = output_bounds(network, Ball(norm, x[n : n + 1], 0.2).region(), method[1])
-            torch.testing.assert_close(alone.lower[0], together.lower[n], rtol=1e-10, atol=1e-10)
-            torch.testing.assert_close(alone.upper[0], together.upper[n], rtol=1e-10, atol=1e-10)
+            close = 1e-6 if method[0] == "alpha-crown" else 1e-10
+            torch.testing.assert_close(alone.lower[0], together.lower[n], rtol=close, atol=close)
+            torch.testing.assert_close(alone.upper[0], together.upper[n], rtol=close, atol=close)

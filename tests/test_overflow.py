@@ -30,7 +30,9 @@ def test_overflow_certifies_nothing(method: str, eps: float) -> None:
         rows = bounds.margins(clean.argmax(1), 3)
         lower = bounds.lower_bounds(network, bounds.Linf(x, eps), rows, bounds.METHODS[method])
         corners = torch.stack([x + eps * torch.randn_like(x).sign() for _ in range(200)])
-        reached = torch.stack([(rows @ network(point).unsqueeze(-1)).squeeze(-1) for point in corners]).amin(0)
+        reached = torch.stack([(rows @ network(point).unsqueeze(-1)).squeeze(-1) for point in corners]).amin(
+            0
+        )
     assert torch.isfinite(clean).all()
     assert not (lower > 0).any()
     assert not (lower > reached).any()

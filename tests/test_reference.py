@@ -32,12 +32,12 @@ CASES = [(name, norm) for name in NETWORKS for norm in ("linf", "l2") if norm ==
 
 
 FLIPPED = {
-    ("mnist_cnn_small", "l2", "CROWN"),
-    ("mnist_a_adv", "l2", "CROWN-IBP"),
-    ("mnist_a_adv", "l2", "CROWN"),
-    ("cifar_conv_small_sigmoid", "linf", "CROWN"),
+    ("mnist_cnn_small", "l2", "CROWN"): 30,
+    ("mnist_a_adv", "l2", "CROWN-IBP"): 3,
+    ("mnist_a_adv", "l2", "CROWN"): 3,
+    ("cifar_conv_small_sigmoid", "linf", "CROWN"): 2,
 }
-"""Where single entries may be looser, and only the mean and a few steps of alpha-CROWN are compared.
+"""Where single entries may be looser: compared are the mean, and every entry after so many steps of alpha-CROWN.
 
 l2: auto_LiRPA takes the norm of the whole kernel at a zero-padded border, ours is exact; a tighter interval of a ReLU
 can flip its adaptive slope.  Sigmoid: tangents of least area are not the tightest for every row.
@@ -95,7 +95,9 @@ def test_bounds_of_all_logits_reproduce_auto_lirpa_or_are_tighter(name: str, nor
         clean = model(x)
     if (name, norm, method) in FLIPPED:
         assert (upper - lower).mean() <= (theirs_upper - theirs_lower).mean() * (1 + 1e-5)
-        lower, upper = bounds.output_bounds(network, region, bounds.AlphaCrown(iterations=3)).detach()
+        lower, upper = bounds.output_bounds(
+            network, region, bounds.AlphaCrown(FLIPPED[name, norm, method])
+        ).detach()
     slack = 1e-6 * (theirs_upper - theirs_lower)
     assert (lower <= clean).all() and (clean <= upper).all()
     assert (lower >= theirs_lower - slack).all(), ((theirs_lower - lower) / slack).max() * 1e-6

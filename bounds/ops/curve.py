@@ -141,6 +141,21 @@ class Curve:
         pick_low, pick_high = low.detach().argmax(0, keepdim=True), high.detach().argmin(0, keepdim=True)
         return slopes.gather(0, pick_low).squeeze(0), slopes.gather(0, pick_high).squeeze(0)
 
+    def tuned(self, x: Interval, tuning: Tuning) -> tuple[Tensor, Tensor]:
+        """(lower, upper) slopes on the way from the least to the greatest candidate.
+
+        Where the chord bounds f on a side, no line is tighter anywhere on [l, u], and it stays.
+        """
+        least, most = self.spread(x)
+        chord = self.candidates(x)[0]
+        low, high = self.extremes(x, chord)
+        at_end = self.value(x.lower) - chord * x.lower
+        slack = 64 * torch.finfo(chord.dtype).eps * (1 + at_end.abs())
+        touches = (low.detach() >= at_end - slack, high.detach() <= at_end + slack)
+        slopes = (least + (most - least) * t for t in tuning)
+        lower, upper = (torch.where(kept, chord, s) for kept, s in zip(touches, slopes, strict=True))
+        return lower, upper
+
     def spread(self, x: Interval) -> tuple[Tensor, Tensor]:
         """The least and the greatest of the candidate slopes: between them an optimiser may choose."""
         slopes = torch.stack([*self.candidates(x), self.slope(x.lower), self.slope(x.upper)])
@@ -160,8 +175,7 @@ def rule(curve: Callable[[Call], Curve]) -> Nonlinear:
             low, high = function.extremes(x, shared)
             return sandwich(shared, low, shared, high)
         if tuning:
-            least, most = function.spread(x)
-            lower, upper = (least + (most - least) * t for t in tuning)
+            lower, upper = function.tuned(x, tuning)
         else:
             lower, upper = function.best(x)
         return sandwich(lower, function.extremes(x, lower)[0], upper, function.extremes(x, upper)[1])

@@ -49,7 +49,9 @@ def window_of(call: Call) -> Window:
     ]
     for p, o, s, d, k, n in zip(padding, out, stride, dilation, kernel, size, strict=True):
         if any(all(not 0 <= first - p + d * i < n for i in range(k)) for first in range(0, o * s, s)):
-            raise InvalidInput(f"{call.node.where()}: a window holds nothing but padding, so its output is −∞")
+            raise InvalidInput(
+                f"{call.node.where()}: a window holds nothing but padding, so its output is −∞"
+            )
     return Window(kernel, stride, (padding[0], far[0], padding[1], far[1]), dilation, size, out)
 
 
@@ -179,11 +181,14 @@ def _simplex(weights: Tensor, low: Tensor) -> Tensor:
 
 
 def _gammas(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """max l, max u, and the γ of least area: the third greatest u, or max l if that is greater."""
+    """max l, max u, and a γ of least area: in the middle of the second and the third greatest u, neither below max l.
+
+    Any γ between the two has the same area; at their ends the plane has a kink, where rounding would choose a side.
+    """
     floor, ceiling = low.amax(-2, keepdim=True), high.amax(-2, keepdim=True)
-    k = high.shape[-2]
-    third = high.topk(min(3, k), dim=-2).values[..., -1:, :] if k >= 3 else floor
-    return floor, ceiling, torch.maximum(third, floor)
+    top = high.topk(min(3, high.shape[-2]), dim=-2).values
+    second, third = (top[..., i : i + 1, :] if top.shape[-2] > i else floor for i in (1, 2))
+    return floor, ceiling, (torch.maximum(second, floor) + torch.maximum(third, floor)) / 2
 
 
 def _upper(low: Tensor, high: Tensor, center: Tensor, tuning: Tuning) -> tuple[Tensor, Tensor]:
@@ -192,9 +197,9 @@ def _upper(low: Tensor, high: Tensor, center: Tensor, tuning: Tuning) -> tuple[T
         gamma = floor + (ceiling - floor) * tuning[1]
         family, tree = _family(low, high, gamma), _tree(low, high)
         share = tuning[2]
-        return family[0] * (1 - share) + tree[0] * share, family[1] * (1 - share.squeeze(-2)) + tree[
-            1
-        ] * share.squeeze(-2)
+        weights = family[0] * (1 - share) + tree[0] * share
+        share = share.squeeze(-2)
+        return weights, family[1] * (1 - share) + tree[1] * share
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
     tree_wins = _tree_wins(heights, floor, ceiling)
