@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.graph import Call
-from bounds.ops.affine import RULES, symmetric_geometry
+from bounds.ops.affine import RULES
+from bounds.ops.conv import symmetric_geometry
 from bounds.ops.rule import Affine
 
 aten = torch.ops.aten

@@ -6,10 +6,17 @@ from typing import Any
 
 from bounds.errors import UnsupportedOp
 from bounds.graph import Graph, Node
-from bounds.ops import affine, bilinear, movement, pool, relu, smooth
+from bounds.ops import affine, bilinear, conv, movement, pool, relu, smooth
 from bounds.ops.rule import Affine, Nonlinear, Rule
 
-RULES: dict[Any, Rule] = {**affine.RULES, **movement.RULES, **relu.RULES, **smooth.RULES, **pool.RULES}
+RULES: dict[Any, Rule] = {
+    **affine.RULES,
+    **conv.RULES,
+    **movement.RULES,
+    **relu.RULES,
+    **smooth.RULES,
+    **pool.RULES,
+}
 PRODUCTS: dict[Any, Rule] = dict.fromkeys(affine.SCALES, bilinear.PRODUCT)
 
 __all__ = ["PRODUCTS", "RULES", "Affine", "Nonlinear", "Rule", "check", "rule_for"]
