@@ -229,8 +229,8 @@ def max_pool(x: Interval, kernel: int = 3, stride: int = 1, padding: int = 1) ->
     """Equation (11) for the maximum.  Padding is −∞.  x [N, C, H, W]
 
     Lower: the input with the greatest centre.  Upper: of CNN-Cert's plane Σ wᵢ(xᵢ − lᵢ) + γ with
-    wᵢ = max(0, uᵢ − γ)/(uᵢ − lᵢ), γ = max(max l, third greatest u), and of the tree max(a, b) = a + σ(b − a) over the
-    window, the lower at the centre.  Where one input's l is above every other u, both are that input.
+    wᵢ = max(0, uᵢ − γ)/(uᵢ − lᵢ), γ in the middle of the second and third greatest u, neither below max l, and of the
+    tree max(a, b) = a + σ(b − a) over the window, the lower at the centre.  Where one input's l is above every other u, both are that input.
     """
     n, size = len(x.lower), prod(x.lower.shape[1:])
     numbers = torch.arange(1, size + 1, dtype=torch.float64).reshape(1, *x.lower.shape[1:])
@@ -241,9 +241,8 @@ def max_pool(x: Interval, kernel: int = 3, stride: int = 1, padding: int = 1) ->
     greatest = F.one_hot(center.argmax(2), members.shape[1]).to(low)
     above = [_cnn_cert(low, high), _tree(low, high)]
     heights = [(w * center.where(members >= 0, 0)).sum(2) + b for w, b in above]
-    tree = heights[1] <= heights[0] + 1e-5 * (
-        high.amax(2) - low.amax(2)
-    )  # equal for two contenders: the tree
+    # equal for two contenders: the tree
+    tree = heights[1] <= heights[0] + 1e-5 * (high.amax(2) - low.amax(2))
     weights = torch.where(tree.unsqueeze(2), above[1][0], above[0][0])
     lift = torch.where(tree, above[1][1], above[0][1])
     first = F.one_hot(low.argmax(2), members.shape[1]).to(low)
@@ -261,9 +260,9 @@ def max_pool(x: Interval, kernel: int = 3, stride: int = 1, padding: int = 1) ->
 
 def _cnn_cert(low: Tensor, high: Tensor) -> Planes:
     """CNN-Cert's upper plane of the maximum over the last dimension (Boopathy et al. 2019): (w [N, O, k], constant)."""
-    gamma = low.amax(2, keepdim=True)
-    if high.shape[2] >= 3:
-        gamma = torch.maximum(gamma, high.topk(3, 2).values[..., 2:])
+    floor, top = low.amax(2, keepdim=True), high.topk(min(3, high.shape[2]), 2).values
+    second, third = (top[..., i : i + 1].maximum(floor) if top.shape[2] > i else floor for i in (1, 2))
+    gamma = (second + third) / 2
     live = (high > gamma) & (high > low)
     weights = torch.where(live, (high - gamma) / torch.where(live, high - low, 1), 0)
     return weights, gamma.squeeze(2) - (weights * low.where(live, 0)).sum(2)

@@ -197,7 +197,7 @@ def nan_after_grey() -> Any:
 
 class Hole(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        spread = x.flatten(1).amax(1, keepdim=True) - 0.6
+        spread = torch.nn.functional.max_pool2d(x, 8).flatten(1) - 0.6
         return x.flatten(1)[:, :10] + (-spread.relu() * 1e30).exp().log() * 1e30 * spread.relu()
 
 
