@@ -230,7 +230,8 @@ def max_pool(x: Interval, kernel: int = 3, stride: int = 1, padding: int = 1) ->
 
     Lower: the input with the greatest centre.  Upper: of CNN-Cert's plane Σ wᵢ(xᵢ − lᵢ) + γ with
     wᵢ = max(0, uᵢ − γ)/(uᵢ − lᵢ), γ in the middle of the second and third greatest u, neither below max l, and of the
-    tree max(a, b) = a + σ(b − a) over the window, the lower at the centre.  Where one input's l is above every other u, both are that input.
+    tree max(a, b) = a + σ(b − a) over the window, the lower at the centre.
+    Where one input's l is above every other u, both are that input.
     """
     n, size = len(x.lower), prod(x.lower.shape[1:])
     numbers = torch.arange(1, size + 1, dtype=torch.float64).reshape(1, *x.lower.shape[1:])
