@@ -137,8 +137,7 @@ class Analysis:
         """[N, rows], or [N, sides, rows]: blocks of rows under the budget, recomputed in the backward of autograd."""
         count = len(self.region.x)
         blocks = list(self.budget.chunks(count, rows, sides * row_cost(self.network.graph, target)))
-        reached = self.relaxed_before(target)
-        for name in reached:
+        for name in self.relaxed_before(target):
             if tunings is None:
                 self.relaxation(name)
             else:
@@ -230,9 +229,8 @@ class Analysis:
         flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
         kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
         met = meet(kept, rows)
-        chosen = mask.gather(
-            1, units
-        )  # images with fewer such units are filled up with others, which stay as they are
+        # images with fewer such units are filled up with others, which stay as they are
+        chosen = mask.gather(1, units)
         tight = Interval(
             torch.where(chosen, met.lower, kept.lower), torch.where(chosen, met.upper, kept.upper)
         )

@@ -61,12 +61,11 @@ def _walk(
         rule, call = rule_for(node), network.call(node)
         pulled: tuple[Tensor | Patch, ...] | None = push(call, rows) if isinstance(rows, Patch) else None
         if isinstance(rule, Affine):
+            rows = rows if pulled is not None else written(rows)
             bias = rule.bias(call)
-            dense = rows if pulled is not None else written(rows)
             if bias is not None:
-                total = total + _constant(dense, bias)
-            if pulled is None:
-                pulled = rule.pull(call, written(dense))
+                total = total + _constant(rows, bias)
+            pulled = pulled if pulled is not None else rule.pull(call, written(rows))
         elif interval is not None:
             total = total + _minimum_in_box(written(rows), interval(name))
             continue

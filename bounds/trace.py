@@ -287,9 +287,6 @@ class _Reader:
         for node in reversed([*self.constants.values(), *self.nodes.values()]):
             if node.name in wanted:
                 wanted.update(ref.name for ref in _refs(node.arguments))
-        for node in reversed(self.constants.values()):
-            if node.name in wanted:
-                wanted.update(ref.name for ref in _refs(node.arguments))
         self.parameters = {k: v for k, v in self.parameters.items() if k in wanted}
         nodes = {k: v for k, v in self.nodes.items() if k in wanted}
         constants = tuple(v for k, v in self.constants.items() if k in wanted)

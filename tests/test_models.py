@@ -8,26 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from shared_data import checkpoint, cifar10_test, manifest, mnist_test
+from shared_data import CHECKPOINTS, checkpoint, cifar10_test, manifest, mnist_test
 from torch import Tensor, nn
 
 from certnas.models import ARCHITECTURES, Architecture, Normalize, open_model
 from certnas.models.architectures.residual import ZeroPadShortcut
 from certnas.models.formats import FORMATS
 
-CHECKPOINTS = {  # id in the manifest -> file, architecture
-    "mnist_fc_3layer": ("mnist_fc_3layer.pth", "mnist-fc-3layer"),
-    "mnist_cnn_small": ("mnist_cnn_small.pth", "mnist-cnn-small"),
-    "mnist_a_adv": ("mnist_a_adv.pth", "mnist-cnn-a"),
-    "kw_mnist": ("kw_mnist.pth", "kw-mnist"),
-    "cifar_2c2f": ("cifar_2c2f.pth", "cifar-2c2f"),
-    "cifar_conv_small_sigmoid": ("cifar_conv_small_sigmoid.pth", "cifar-conv-small-sigmoid"),
-    "resnet2b": ("resnet2b.pth", "resnet2b"),
-    "resnet20": ("resnet20-12fca82f.th", "resnet20"),
-    "kw_cifar_small_36px": ("cifar_small_36px.pth", "kw-cifar-small"),
-    "mnist_cnn_5layer_5_3": ("mnist_cnn_5layer_5_3.npz", "cnn-cert-sigmoid"),
-    "mnist_cnn_5layer_5_3_tanh": ("mnist_cnn_5layer_5_3_tanh.npz", "cnn-cert-tanh"),
-}
 PARAMETERS = {  # counted by hand from the layers; the residual ones as published with their weights
     "mnist-fc-3layer": 109_386,
     "mnist-cnn-a": 166_406,

@@ -9,22 +9,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import shared_dir
-from shared_data import checkpoint, cifar10_test, mnist_test
+from shared_data import CHECKPOINTS, checkpoint, cifar10_test, mnist_test
 from torch import Tensor, nn
 
 import bounds
 from certnas.models import open_model
 
-NETWORKS = {
-    "mnist_fc_3layer": ("mnist_fc_3layer.pth", "mnist-fc-3layer"),
-    "mnist_cnn_small": ("mnist_cnn_small.pth", "mnist-cnn-small"),
-    "mnist_a_adv": ("mnist_a_adv.pth", "mnist-cnn-a"),
-    "kw_mnist": ("kw_mnist.pth", "kw-mnist"),
-    "cifar_2c2f": ("cifar_2c2f.pth", "cifar-2c2f"),
-    "cifar_conv_small_sigmoid": ("cifar_conv_small_sigmoid.pth", "cifar-conv-small-sigmoid"),
-    "resnet2b": ("resnet2b.pth", "resnet2b"),
-    "kw_cifar_small_36px": ("cifar_small_36px.pth", "kw-cifar-small"),
-}
+NETWORKS = (
+    "mnist_fc_3layer", "mnist_cnn_small", "mnist_a_adv", "kw_mnist",
+    "cifar_2c2f", "cifar_conv_small_sigmoid", "resnet2b", "kw_cifar_small_36px",
+)  # fmt: skip
 WITH_L2 = ("mnist_fc_3layer", "mnist_cnn_small", "mnist_a_adv", "kw_mnist")
 METHODS = {"IBP": bounds.IBP(), "CROWN-IBP": bounds.CrownIBP(), "CROWN": bounds.Crown(intersect=False)}
 REGIONS = {"linf": bounds.Linf, "l2": bounds.L2}
@@ -60,7 +54,7 @@ def entries() -> list[dict[str, Any]]:
 
 def opened(name: str) -> tuple[nn.Module, Tensor]:
     """The network in float64 and the first ten test images; float32 pixels, as in the reference."""
-    file, arch = NETWORKS[name]
+    file, arch = CHECKPOINTS[name]
     x, _ = (mnist_test if "mnist" in name else cifar10_test)(10)
     return open_model(str(checkpoint(file)), arch=arch).module.double(), x.double()
 

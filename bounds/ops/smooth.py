@@ -156,29 +156,12 @@ def _exponential_below(alpha: float, outer: float, inner: float) -> Curve:
 SELU = _exponential_below(1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
 
 
-def _clamp(low: float, high: float, gain: float = 1.0, shift: float = 0.0) -> Curve:
-    """min(max(gain·x + shift, low), high): three straight pieces."""
-    kinks = tuple((edge - shift) / gain for edge in (low, high) if not isinf(edge))
-
-    def value(x: Tensor) -> Tensor:
-        return (gain * x + shift).clamp(low, high)
-
-    def slope(x: Tensor) -> Tensor:
-        y = gain * x + shift
-        return torch.where((y > low) & (y < high), gain, 0.0).to(x.dtype)
-
-    return Curve(value, slope, kinks, kinks=kinks, stationary=lambda s: [])
-
-
-def _clamped(curve: Curve, x: Interval) -> list[Tensor]:
-    return [torch.full_like(x.lower, k).maximum(x.lower).minimum(x.upper) for k in curve.kinks]
-
-
 class PiecewiseCurve(Curve):
     """Straight pieces: the hull of f on [l, u] has corners at the ends and the kinks, so its slopes are theirs."""
 
     def candidates(self, x: Interval) -> list[Tensor]:
-        corners = [x.lower, *_clamped(self, x), x.upper]
+        inner = [torch.full_like(x.lower, k).maximum(x.lower).minimum(x.upper) for k in self.kinks]
+        corners = [x.lower, *inner, x.upper]
         slopes = []
         for i, a in enumerate(corners):
             for b in corners[i + 1 :]:
@@ -191,8 +174,17 @@ class PiecewiseCurve(Curve):
 
 
 def _piecewise(low: float, high: float, gain: float = 1.0, shift: float = 0.0) -> Curve:
-    curve = _clamp(low, high, gain, shift)
-    return PiecewiseCurve(curve.value, curve.slope, curve.turns, curve.kinks, stationary=curve.stationary)
+    """min(max(gain·x + shift, low), high): three straight pieces."""
+    kinks = tuple((edge - shift) / gain for edge in (low, high) if not isinf(edge))
+
+    def value(x: Tensor) -> Tensor:
+        return (gain * x + shift).clamp(low, high)
+
+    def slope(x: Tensor) -> Tensor:
+        y = gain * x + shift
+        return torch.where((y > low) & (y < high), gain, 0.0).to(x.dtype)
+
+    return PiecewiseCurve(value, slope, kinks, kinks=kinks, stationary=lambda s: [])
 
 
 def _bounds_of(call: Call) -> Curve:
@@ -200,23 +192,17 @@ def _bounds_of(call: Call) -> Curve:
     return _piecewise(-inf if low is None else float(low), inf if high is None else float(high))
 
 
-def _touching(curve: Curve) -> Any:
-    """Unstable where [l, u] has a kink inside; elsewhere the function is one straight piece."""
+def _straight(curve: Any) -> Nonlinear:
+    """Straight pieces: unstable where [l, u] has a kink inside."""
+    record = rule(curve)
 
     def unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
         mask = torch.zeros_like(x.lower, dtype=torch.bool)
-        for kink in curve.kinks:
+        for kink in curve(call).kinks:
             mask |= (x.lower < kink) & (x.upper > kink)
         return (mask,)
 
-    return unstable
-
-
-def _straight(curve: Any) -> Nonlinear:
-    record = rule(curve)
-    return Nonlinear(
-        record.interval, record.relax, record.tuning, lambda call, x: _touching(curve(call))(call, x)
-    )
+    return Nonlinear(record.interval, record.relax, record.tuning, unstable)
 
 
 def _one_sided(name: str, curve: Any, positive: Any) -> Nonlinear:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -18,55 +19,20 @@ class ChannelsLastFlatten(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
-def cnn_cert_relu(
-    *,
-    layers: int = 5,
-    filters: int = 5,
-    kernel: int = 3,
-    channels: int = 1,
-    size: int = 28,
-    classes: int = 10,
-) -> Architecture:
-    """layers - 1 unpadded convolutions with ReLU after each, then a dense layer.  CNN-Cert's pure CNN."""
-    return _cnn_cert(nn.ReLU, layers, filters, kernel, channels, size, classes)
-
-
-def cnn_cert_sigmoid(
-    *,
-    layers: int = 5,
-    filters: int = 5,
-    kernel: int = 3,
-    channels: int = 1,
-    size: int = 28,
-    classes: int = 10,
-) -> Architecture:
-    """layers - 1 unpadded convolutions with sigmoid after each, then a dense layer.  CNN-Cert's pure CNN."""
-    return _cnn_cert(nn.Sigmoid, layers, filters, kernel, channels, size, classes)
-
-
-def cnn_cert_tanh(
-    *,
-    layers: int = 5,
-    filters: int = 5,
-    kernel: int = 3,
-    channels: int = 1,
-    size: int = 28,
-    classes: int = 10,
-) -> Architecture:
-    """layers - 1 unpadded convolutions with tanh after each, then a dense layer.  CNN-Cert's pure CNN."""
-    return _cnn_cert(nn.Tanh, layers, filters, kernel, channels, size, classes)
-
-
 def _cnn_cert(
     activation: Callable[[], nn.Module],
-    layers: int,
-    filters: int,
-    kernel: int,
-    channels: int,
-    size: int,
-    classes: int,
+    *,
+    layers: int = 5,
+    filters: int = 5,
+    kernel: int = 3,
+    channels: int = 1,
+    size: int = 28,
+    classes: int = 10,
 ) -> Architecture:
-    """Layers layer0, layer1, …: the names of the arrays in a CNN-Cert .npz, less their suffix."""
+    """layers - 1 unpadded convolutions, an activation after each, then a dense layer.  CNN-Cert's pure CNN.
+
+    Layers layer0, layer1, …: the names of the arrays in a CNN-Cert .npz, less their suffix.
+    """
     final = size - (layers - 1) * (kernel - 1)
     if min(layers, filters, kernel, channels, classes) < 1 or final < 1:
         raise UserError(
@@ -86,3 +52,8 @@ def _cnn_cert(
         (f"layer{layers - 1}", nn.Linear(final * final * depth, classes)),
     ]
     return Architecture(nn.Sequential(OrderedDict(modules)), (channels, size, size))
+
+
+cnn_cert_relu = partial(_cnn_cert, nn.ReLU)
+cnn_cert_sigmoid = partial(_cnn_cert, nn.Sigmoid)
+cnn_cert_tanh = partial(_cnn_cert, nn.Tanh)
