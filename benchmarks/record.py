@@ -15,8 +15,8 @@ from typing import Any
 import click
 import torch
 
-from certnas.certifier.results import versions, write_atomically
 from certnas.errors import UserError
+from certnas.runs import versions, write_atomically
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -249,7 +249,7 @@ class Run:
 
     def _pictures(self, certificates: Certificates) -> None:
         from certnas.certifier.plots import accuracy_plot, radii_plot
-        from certnas.certifier.results import write_atomically
+        from certnas.runs import write_atomically
 
         if self.folder is None:
             return

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.third_party import mnist
-from certnas.certifier.results import write_atomically
 from certnas.models.architectures import ARCHITECTURES
+from certnas.runs import write_atomically
 
 TRAINING, TEST, BATCH, RATE = 60_000, 10_000, 128, 2e-3
 

@@ -110,13 +110,15 @@ class Certificates:
 
     def to_csv(self, path: str | Path) -> None:
         """Writes one row per image, atomically; columns as `certnas.certifier.results.COLUMNS`."""
-        from certnas.certifier.results import csv_text, write_atomically
+        from certnas.certifier.results import csv_text
+        from certnas.runs import write_atomically
 
         write_atomically(Path(path), csv_text(self))
 
     def to_json(self, path: str | Path) -> None:
         """Writes the certificates and their summary, atomically; infinite radii are null."""
-        from certnas.certifier.results import json_text, write_atomically
+        from certnas.certifier.results import json_text
+        from certnas.runs import write_atomically
 
         write_atomically(Path(path), json_text(self))
 

@@ -4,21 +4,17 @@ import csv
 import io
 import json
 import math
-import os
-import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import certnas
 from certnas.certifier.certificates import Certificates
 from certnas.certifier.soundness import Evidence
 from certnas.errors import UserError
+from certnas.runs import finite, open_folder, refuse_changes, versions, write_atomically
 
 COLUMNS = (
     "index",
@@ -31,34 +27,7 @@ COLUMNS = (
     "status",
     "seconds",
 )
-LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "foolbox", "pyautoattack")
 JSON, CSV, EVIDENCE = "results.json", "results.csv", "evidence.npz"
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python, certnas and the libraries that a result depends on."""
-    found = {"python": platform.python_version(), "certnas": certnas.__version__}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Replaces `path` by `data` whole or not at all: written beside it, flushed to disk, renamed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def csv_text(certificates: Certificates) -> str:
@@ -84,7 +53,7 @@ def json_text(certificates: Certificates, at: Sequence[float] = (), **more: Any)
         "notes": list(certificates.notes),
         "images": _images(certificates),
     }
-    return json.dumps(_finite(record), indent=1, allow_nan=False) + "\n"
+    return json.dumps(finite(record), indent=1, allow_nan=False) + "\n"
 
 
 def keep_evidence(folder: Path, evidence: Evidence) -> Path:
@@ -137,17 +106,6 @@ def _images(certificates: Certificates) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
-def _finite(value: Any) -> Any:
-    """The same value with every NaN and infinity replaced by None and every mapping key a string."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
 @dataclass
 class Folder:
     """The results of one run in a folder; `done` grows batch by batch and is on disk after each."""
@@ -163,14 +121,8 @@ class Folder:
         Raises UserError where it cannot be written, holds results and is not to be resumed, or holds those of
         another configuration.
         """
-        plain = json.loads(json.dumps(_finite(dict(config))))
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UserError(f"cannot write to {path}: {reason}; choose another folder with --out") from error
+        plain = json.loads(json.dumps(finite(dict(config))))
+        open_folder(path)
         record = path / JSON
         if not record.exists():
             folder = cls(path, plain)
@@ -181,10 +133,7 @@ class Folder:
                 f"{path} already holds results; continue them with --resume or choose another --out"
             )
         before, done = read_json(record)
-        differ = [key for key in sorted({*before, *plain}) if before.get(key) != plain.get(key)]
-        if differ:
-            changes = ", ".join(f"{key} was {before.get(key)}, is {plain.get(key)}" for key in differ)
-            raise UserError(f"cannot resume {path}: {changes}; repeat the options or choose another --out")
+        refuse_changes(path, before, plain)
         return cls(path, plain, done)
 
     def finished(self, index: Sequence[int]) -> int:

@@ -1,0 +1,131 @@
+"""The folder of a long run, such as a search or a training."""
+
+import io
+import json
+import os
+import pickle
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from certnas.errors import UserError
+from certnas.runs.environment import versions
+from certnas.runs.files import finite, open_folder, refuse_changes, write_atomically
+from certnas.runs.tables import read_toml, to_toml
+
+CONFIG, ENVIRONMENT, LOG, STATE = "config.toml", "environment.json", "log.jsonl", "last.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after `step` steps, and how many bytes the log had then."""
+
+    step: int
+    log: int
+    state: dict[str, Any]
+
+
+class RunFolder:
+    """A run on disk: config.toml, environment.json, log.jsonl, tensorboard/, last.pt and what is written to it.
+
+    A run that was killed goes on from `checkpoint`, the last state that `save` wrote (None before the first);
+    what the log had beyond it is cut off, so that the log of a resumed run is that of one never stopped.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
+        self.path, self.config, self.checkpoint = path, dict(config), checkpoint
+        self._lines: BinaryIO | None = None
+        self._events: Any = None
+
+    @classmethod
+    def open(
+        cls, path: Path, config: Mapping[str, Any], *, resume: bool = False, environment: Mapping[str, Any]
+    ) -> "RunFolder":
+        """The folder of a run, ready to be written; `config` is a table of all that decides the result (`to_table`).
+
+        environment: what else is worth knowing, such as the device; it may differ when resuming.
+        Raises UserError where it cannot be written, holds a run and is not to be resumed, or holds that of
+        another configuration.
+        """
+        open_folder(path)
+        checkpoint = None
+        if (path / CONFIG).exists():
+            if not resume:
+                raise UserError(
+                    f"{path} already holds a run; continue it with --resume or choose another --out"
+                )
+            refuse_changes(path, _flat(read_toml(path / CONFIG)), _flat(config))
+            checkpoint = _read(path / STATE)
+        write_atomically(
+            path / ENVIRONMENT, json.dumps(finite({**environment, "versions": versions()}), indent=1)
+        )
+        write_atomically(path / CONFIG, to_toml(config))
+        return cls(path, config, checkpoint)
+
+    def write(self, name: str, data: str | bytes) -> Path:
+        """Replaces the file of this name, which may lie in a folder within; returns where it is."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+        return path
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Keeps the state after `step` steps: tensors, numbers, texts, and dictionaries and lists of them."""
+        lines = self._log()
+        lines.flush()
+        os.fsync(lines.fileno())
+        buffer = io.BytesIO()
+        torch.save({"step": step, "log": lines.tell(), "state": dict(state)}, buffer)
+        write_atomically(self.path / STATE, buffer.getvalue())
+
+    def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """One line of log.jsonl, and one point of TensorBoard's "kind/name" for each value that is a number."""
+        lines = self._log()
+        record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        lines.write(json.dumps(finite(record), allow_nan=False).encode() + b"\n")
+        lines.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Ends the log; nothing that was logged or saved is lost without it."""
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
+            self._lines = self._events = None
+
+    def _log(self) -> BinaryIO:
+        if self._lines is None:
+            from tensorboardX import SummaryWriter
+
+            kept, step = (0, 0) if self.checkpoint is None else (self.checkpoint.log, self.checkpoint.step)
+            self._lines = (self.path / LOG).open("ab")
+            self._lines.truncate(min(kept, self._lines.tell()))
+            self._lines.seek(0, os.SEEK_END)
+            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        return self._lines
+
+
+def _read(path: Path) -> Checkpoint | None:
+    """The checkpoint in a file, read without running code; None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"cannot resume {path.parent}: {path.name} is damaged; choose another --out"
+        ) from error
+
+
+def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
+    return flat
