@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from certnas.errors import UserError
-from certnas.models.normalize import Normalize
+from certnas.space.frame import check_sizes, normalisation, reduction_cells, small_stem
 from certnas.space.genotypes import Genotype
 from certnas.space.ops import OPS, FactorizedReduce, ReLUConvBN
 
@@ -112,29 +112,23 @@ class DiscreteNetwork(nn.Module):
         auxiliary: bool = False,
     ) -> None:
         super().__init__()
-        reductions = {layers // 3, 2 * layers // 3} if reductions is None else set(reductions)
-        _check_sizes(channels=channels, layers=layers, classes=classes, in_channels=in_channels)
-        if not reductions <= set(range(layers)):
-            raise UserError(
-                f"reductions: got {sorted(reductions)}; {layers} layers have cells 0 to {layers - 1}"
-            )
-        self.normalize = _normalisation(in_channels, mean, std)
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, 3 * channels, 3, padding=1, bias=False), nn.BatchNorm2d(3 * channels)
-        )
+        check_sizes(channels=channels, layers=layers, classes=classes, in_channels=in_channels)
+        reducing = reduction_cells(layers, reductions)
+        self.normalize = normalisation(in_channels, mean, std)
+        self.stem = small_stem(in_channels, 3 * channels)
         older = newer = 3 * channels
         self.cells = nn.ModuleList()
         self.auxiliary_after = 2 * layers // 3
         auxiliary_channels = 0
         for index in range(layers):
-            reduction = index in reductions
+            reduction = index in reducing
             channels = 2 * channels if reduction else channels
             cell = Cell(
                 genotype,
                 (older, newer),
                 channels,
                 reduction=reduction,
-                after_reduction=index - 1 in reductions,
+                after_reduction=index - 1 in reducing,
             )
             self.cells.append(cell)
             older, newer = newer, len(cell.concat) * channels
@@ -168,25 +162,3 @@ class DiscreteNetwork(nn.Module):
             older, newer = newer, cell(older, newer, drop_path)
             outputs.append(newer)
         return outputs
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"{name}: got {size}; give 1 or more")
-
-
-def _normalisation(in_channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
-    if mean is None and std is None:
-        return nn.Identity()
-    if mean is None or std is None or len(mean) != in_channels:
-        raise UserError(
-            f"normalisation: got mean {mean} and std {std} for {in_channels} channels; "
-            "give one of each per channel"
-        )
-    try:
-        return Normalize(mean, std)
-    except ValueError as error:
-        raise UserError(
-            f"normalisation: {error}; give one finite mean and one positive std per channel"
-        ) from None

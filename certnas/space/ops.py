@@ -134,3 +134,6 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "conv_7x1_1x7": lambda channels, stride, affine: FactorizedConv7(channels, stride, affine=affine),
 }
 """Operator name -> factory(channels, stride in {1, 2}, affine): a module [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]."""
+
+POOLING = frozenset({"max_pool_3x3", "avg_pool_3x3"})
+"""The operators that a supernet follows with a batch norm, and a discrete network does not."""
