@@ -10,19 +10,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from certnas.errors import UserError
-from certnas.space import GENOTYPES, OPS, DiscreteNetwork, Genotype
-from certnas.space.network import AuxiliaryHead, Cell
+from certnas.space import GENOTYPES, IMAGENET, OPS, DiscreteNetwork, Genotype, parameter_count
+from certnas.space.frame import imagenet_auxiliary, small_auxiliary
+from certnas.space.network import Cell
 from certnas.space.ops import FactorizedReduce, ReLUConvBN
 
 RECORDS = json.loads((files("certnas.space") / "genotypes.json").read_text(encoding="utf-8"))
 PARAMETERS = "params_C36_L20_10cls_no_aux"
 CIFAR: dict[str, Any] = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+GREY: dict[str, Any] = {"mean": (0.5,), "std": (0.25,)}
 
 
 @pytest.mark.parametrize("name", [name for name, record in RECORDS.items() if record.get(PARAMETERS)])
 def test_parameter_count_is_the_published_one(name: str) -> None:
-    network = DiscreteNetwork(GENOTYPES[name], 36, 20, 10, **CIFAR)
-    assert sum(parameter.numel() for parameter in network.parameters()) == RECORDS[name][PARAMETERS]
+    assert parameter_count(GENOTYPES[name], 36, 20, 10) == RECORDS[name][PARAMETERS]
+
+
+def test_parameter_count_is_that_of_the_network_and_draws_nothing() -> None:
+    state = torch.random.get_rng_state()
+    counted = parameter_count(GENOTYPES["NASNet"], 4, 3, 10, in_channels=1, reductions=(1,))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    network = DiscreteNetwork(GENOTYPES["NASNet"], 4, 3, 10, in_channels=1, reductions=(1,), **GREY)
+    assert counted == sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_normalisation_is_inside_and_not_trained() -> None:
@@ -171,7 +180,7 @@ def test_export_is_the_network(name: str) -> None:
 
 def test_drop_path_drops_edges_of_single_images_and_only_in_training() -> None:
     genotype = Genotype((("avg_pool_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0),) * 2, (2,))
-    cell: Any = Cell(genotype, (4, 4), 4, reduction=False, after_reduction=False)
+    cell: Any = Cell(genotype.cell(0, reduction=False), (4, 4), 4, reduction=False, after_reduction=False)
     cell.preprocess0, cell.preprocess1 = nn.Identity(), nn.Identity()
     older, newer = torch.ones(400, 4, 8, 8), torch.full((400, 4, 8, 8), 10.0)
     out = cell.train()(older, newer, 0.25)
@@ -202,10 +211,63 @@ def test_auxiliary_head_is_for_training_alone() -> None:
         network.train().with_auxiliary(torch.rand(2, 3, 16, 16))
 
 
-def test_auxiliary_head_has_the_published_size() -> None:
-    head = AuxiliaryHead(576, 10)
-    expected = 576 * 128 + 2 * 128 + 128 * 768 * 4 + 2 * 768 + 768 * 10 + 10
-    assert sum(parameter.numel() for parameter in head.parameters()) == expected
+def test_auxiliary_heads_have_the_published_sizes() -> None:
+    body = 576 * 128 + 2 * 128 + 128 * 768 * 4
+    small, imagenet = small_auxiliary(576, 10), imagenet_auxiliary(576, 1000)
+    assert sum(p.numel() for p in small.parameters()) == body + 2 * 768 + 768 * 10 + 10
+    assert sum(p.numel() for p in imagenet.parameters()) == body + 768 * 1000 + 1000
+
+
+def test_imagenet_network_is_the_composition_of_its_cells() -> None:
+    record = RECORDS["PDARTS"]
+    network: Any = DiscreteNetwork(GENOTYPES["PDARTS"], 4, 4, 10, frame=IMAGENET, **CIFAR).eval()
+    x = torch.rand(2, 3, 64, 48)
+    older = network.stem(network.normalize(x))
+    newer = network.stem1(older)
+    assert older.shape == (2, 4, 16, 12)
+    assert newer.shape == (2, 4, 8, 6), "the first cell starts at one eighth"
+    sides, channels = [(8, 6), (4, 3), (2, 2), (2, 2)], [16, 32, 64, 64]
+    for index, cell in enumerate(network.cells):
+        kind = "reduce" if index in (1, 2) else "normal"
+        assert isinstance(cell.preprocess0, FactorizedReduce) == (index in (0, 2, 3))
+        older, newer = newer, reference_cell(cell, record[kind], record[f"{kind}_concat"], older, newer)
+        assert newer.shape == (2, channels[index], *sides[index])
+    torch.testing.assert_close(network(x), network.classifier(newer.mean(dim=(2, 3))))
+
+
+def test_imagenet_stems_are_the_published_ones() -> None:
+    network = DiscreteNetwork(GENOTYPES["PDARTS"], 48, 1, 10, reductions=(), frame=IMAGENET)
+    kinds = [type(layer).__name__ for stem in (network.stem, network.stem1) for layer in stem]  # type: ignore[arg-type, union-attr]
+    assert kinds == [
+        "Conv2d",
+        "BatchNorm2d",
+        "ReLU",
+        "Conv2d",
+        "BatchNorm2d",
+        "ReLU",
+        "Conv2d",
+        "BatchNorm2d",
+    ]
+    layers = [m for s in (network.stem, network.stem1) for m in s if isinstance(m, nn.Conv2d)]  # type: ignore[union-attr]
+    assert [(m.in_channels, m.out_channels) for m in layers] == [(3, 24), (24, 48), (48, 48)]
+    assert all(m.kernel_size == (3, 3) and m.stride == (2, 2) and m.padding == (1, 1) for m in layers)
+
+
+# millions, as the papers' ImageNet tables give them, for 48 channels and 14 cells
+IMAGENET_SIZES = [("DARTS_V2", 4.7), ("PC_DARTS_image", 5.3), ("PDARTS", 4.9)]
+
+
+@pytest.mark.parametrize(("name", "millions"), IMAGENET_SIZES)
+def test_imagenet_parameter_counts(name: str, millions: float) -> None:
+    assert round(parameter_count(GENOTYPES[name], 48, 14, 1000, frame=IMAGENET) / 1e6, 1) == millions
+
+
+def test_auxiliary_head_of_an_imagenet_network() -> None:
+    network = DiscreteNetwork(GENOTYPES["DARTS_V2"], 4, 3, 7, auxiliary=True, frame=IMAGENET).train()
+    logits, auxiliary = network.with_auxiliary(torch.rand(2, 3, 224, 224))
+    assert logits.shape == auxiliary.shape == (2, 7)
+    with pytest.raises(UserError, match="its input is 3×3, it needs 7×7 or more"):
+        network.with_auxiliary(torch.rand(2, 3, 96, 96))
 
 
 NETWORK_MISTAKES = [

@@ -95,7 +95,7 @@ def test_none_takes_mass_but_passes_nothing_on() -> None:
 @pytest.mark.parametrize("partial", [1, 2])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_bounds_hold_and_lead_to_alpha(training: bool, partial: int) -> None:
-    network = Supernet(4, 3, 5, partial=partial, **SMALL).double().train(training)
+    network = Supernet(4, 2, 5, partial=partial, reductions=(1,), **SMALL).double().train(training)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     x, labels = torch.rand(3, 3, 8, 8).double(), torch.tensor([0, 1, 2])
     graph = bounds.trace(network, x.float())
@@ -125,7 +125,7 @@ def test_bounds_hold_and_lead_to_alpha(training: bool, partial: int) -> None:
 
 
 def test_all_mass_on_none_bounds_exactly_the_bias() -> None:
-    network = Supernet(4, 3, 5, nodes=2).eval()
+    network = Supernet(4, 2, 5, nodes=2, reductions=(1,)).eval()
     alpha = torch.zeros(5, 8)
     alpha[:, 0] = 200.0
     alpha.requires_grad_()

@@ -1,20 +1,38 @@
-"""The DARTS search space: operators, genotypes, discrete networks of cells and supernets."""
+"""The DARTS search space: operators, genotypes, networks of cells, supernets."""
 
+from certnas.space.files import PUBLISHED, open_genotype, parse_architecture, read_genotype, write_genotype
+from certnas.space.frame import FRAMES, IMAGENET, SMALL, Frame
 from certnas.space.genotypes import GENOTYPES, Genotype, parse_genotype, published_genotype
-from certnas.space.network import DiscreteNetwork
+from certnas.space.network import DiscreteNetwork, parameter_count
 from certnas.space.ops import OPS
+from certnas.space.random_cells import matched_genotype, random_genotype
+from certnas.space.robnets import ROBNETS, RobNet
 from certnas.space.spaces import DARTS, SPACES, SearchSpace
 from certnas.space.supernet import Supernet
 
 __all__ = [
     "DARTS",
+    "FRAMES",
     "GENOTYPES",
+    "IMAGENET",
     "OPS",
+    "PUBLISHED",
+    "ROBNETS",
+    "SMALL",
     "SPACES",
     "DiscreteNetwork",
+    "Frame",
     "Genotype",
+    "RobNet",
     "SearchSpace",
     "Supernet",
+    "matched_genotype",
+    "open_genotype",
+    "parameter_count",
+    "parse_architecture",
     "parse_genotype",
     "published_genotype",
+    "random_genotype",
+    "read_genotype",
+    "write_genotype",
 ]

@@ -1,8 +1,9 @@
-"""What stands round the cells of a network: sizes, normalisation, stem."""
+"""What stands round the cells of a network: sizes, normalisation, stems, auxiliary heads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from certnas.errors import UserError
 from certnas.models.normalize import Normalize
@@ -47,6 +48,99 @@ def normalisation(in_channels: int, mean: Sequence[float] | None, std: Sequence[
         ) from None
 
 
-def small_stem(in_channels: int, channels: int) -> nn.Sequential:
-    """BN(3×3 convolution), for small images.  [N,C,H,W] -> [N,channels,H,W]"""
-    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+@dataclass(frozen=True)
+class Stem:
+    """The layers before the cells: `first` gives the older input of the first cell, `second` makes of it the newer.
+
+    channels_out channels come out of both. Without a `second` the two inputs are the same; with one the newer
+    is half as large.
+    """
+
+    first: nn.Module
+    second: nn.Module | None
+    channels_out: int
+
+
+def small_stem(in_channels: int, channels: int) -> Stem:
+    """BN(3×3 convolution), for small images.  [N,C,H,W] -> [N,3·channels,H,W]  Liu et al. 2019."""
+    width = 3 * channels
+    first = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+    return Stem(first, None, width)
+
+
+def imagenet_stem(in_channels: int, channels: int) -> Stem:
+    """Three 3×3 convolutions of stride 2: the first cell starts at ⌈H/8⌉×⌈W/8⌉.  Liu et al. 2019, its code.
+
+    first [N,C,H,W] -> [N,channels,⌈H/4⌉,⌈W/4⌉], second -> [N,channels,⌈H/8⌉,⌈W/8⌉].
+    """
+    half = max(channels // 2, 1)
+    first = nn.Sequential(
+        nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(half),
+        nn.ReLU(),
+        nn.Conv2d(half, channels, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+    second = nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+    return Stem(first, second, channels)
+
+
+class AuxiliaryHead(nn.Module):
+    """The classifier that reads the network two thirds up while training.  [N,C,H,W], H, W ≥ side -> [N,K]
+
+    For side×side this is the published head; larger maps are averaged before the last layer.
+    """
+
+    def __init__(self, features: Sequence[nn.Module], classes: int, *, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.features = nn.Sequential(*features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[2:]) < self.side:
+            raise UserError(
+                f"auxiliary head: its input is {x.shape[2]}×{x.shape[3]}, it needs {self.side}×{self.side} or more; "
+                "use larger images or auxiliary=False"
+            )
+        return self.classifier(self.features(x))
+
+
+def _auxiliary_features(channels: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.ReLU(),
+        nn.AvgPool2d(5, stride, count_include_pad=False),
+        nn.Conv2d(channels, 128, 1, bias=False),
+        nn.BatchNorm2d(128),
+        nn.ReLU(),
+        nn.Conv2d(128, 768, 2, bias=False),
+    ]
+
+
+def small_auxiliary(channels: int, classes: int) -> AuxiliaryHead:
+    """The auxiliary head for small images, on maps of 8×8 or more."""
+    return AuxiliaryHead([*_auxiliary_features(channels, 3), nn.BatchNorm2d(768)], classes, side=8)
+
+
+def imagenet_auxiliary(channels: int, classes: int) -> AuxiliaryHead:
+    """The auxiliary head for ImageNet, on maps of 7×7 or more; the published one has no second batch norm."""
+    return AuxiliaryHead(_auxiliary_features(channels, 2), classes, side=7)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands round the cells: stem(in_channels, channels) and auxiliary(channels, classes)."""
+
+    stem: Callable[[int, int], Stem]
+    auxiliary: Callable[[int, int], AuxiliaryHead]
+
+
+SMALL = Frame(small_stem, small_auxiliary)
+IMAGENET = Frame(imagenet_stem, imagenet_auxiliary)
+
+FRAMES: dict[str, Frame] = {"small": SMALL, "imagenet": IMAGENET}
+"""Name -> frame: `small` for images such as CIFAR's, `imagenet` for images of about 224×224."""

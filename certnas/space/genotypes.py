@@ -1,16 +1,23 @@
 """Genotypes: the two cells of a network as data, and the published ones."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from certnas.errors import UserError
 from certnas.space.ops import OPS
 
 Edges = tuple[tuple[str, int], ...]
+
+
+class CellPlan(NamedTuple):
+    """A cell of any kind: nodes[n] are the edges (operator, input state) into state n + 2, which is their sum."""
+
+    nodes: tuple[Edges, ...]
+    concat: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,31 @@ class Genotype:
     reduce: Edges
     reduce_concat: tuple[int, ...]
 
+    affine: ClassVar[bool] = True
+    """Whether the batch norms of the trained network's cells have a scale and a shift."""
+
     def __post_init__(self) -> None:
         # The inputs of a reduction cell have twice its nodes' size, so they cannot stand in its output.
         _check_cell("normal", self.normal, self.normal_concat, first_output=0)
         _check_cell("reduce", self.reduce, self.reduce_concat, first_output=2)
+
+    def cell(self, index: int, *, reduction: bool) -> CellPlan:
+        """The plan of cell `index` of a network."""
+        edges = self.reduce if reduction else self.normal
+        concat = self.reduce_concat if reduction else self.normal_concat
+        return CellPlan(tuple(edges[first : first + 2] for first in range(0, len(edges), 2)), concat)
+
+    def check_layers(self, layers: int) -> None:
+        """A genotype makes networks of any number of cells."""
+
+    def record(self) -> dict[str, Any]:
+        """The JSON record that `parse_genotype` reads."""
+        return {
+            "normal": [list(edge) for edge in self.normal],
+            "normal_concat": list(self.normal_concat),
+            "reduce": [list(edge) for edge in self.reduce],
+            "reduce_concat": list(self.reduce_concat),
+        }
 
 
 def _check_cell(kind: str, edges: Edges, concat: tuple[int, ...], *, first_output: int) -> None:
@@ -106,6 +134,12 @@ def published_genotype(name: str) -> Genotype:
     """The published genotype of this name.  Raises UserError, with the nearest names, for an unknown one."""
     if name in GENOTYPES:
         return GENOTYPES[name]
-    nearest = get_close_matches(name, GENOTYPES, n=3, cutoff=0.3)
-    near = f" (nearest: {', '.join(nearest)})" if nearest else ""
-    raise UserError(f"genotype: unknown name {name!r}{near}; accepted: {', '.join(GENOTYPES)}")
+    raise UserError(
+        f"genotype: unknown name {name!r}{nearest(name, GENOTYPES)}; accepted: {', '.join(GENOTYPES)}"
+    )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The names most like this one in brackets after a blank, for a message; empty where none is like it."""
+    near = get_close_matches(name, names, n=3, cutoff=0.3)
+    return f" (nearest: {', '.join(near)})" if near else ""

@@ -73,5 +73,49 @@ DARTS = uniform(
 )
 """The space of Liu et al. 2019, section 3.1, in the order of its published code."""
 
-SPACES: dict[str, SearchSpace] = {"darts": DARTS}
-"""Name -> search space."""
+_S1_NORMAL: Candidates = (
+    ("skip_connect", "dil_conv_3x3"),
+    ("skip_connect", "dil_conv_5x5"),
+    ("skip_connect", "dil_conv_5x5"),
+    ("skip_connect", "sep_conv_3x3"),
+    ("skip_connect", "dil_conv_3x3"),
+    ("max_pool_3x3", "skip_connect"),
+    ("skip_connect", "sep_conv_3x3"),
+    ("skip_connect", "sep_conv_3x3"),
+    ("skip_connect", "dil_conv_3x3"),
+    ("skip_connect", "sep_conv_3x3"),
+    ("max_pool_3x3", "skip_connect"),
+    ("skip_connect", "dil_conv_3x3"),
+    ("dil_conv_3x3", "dil_conv_5x5"),
+    ("dil_conv_3x3", "dil_conv_5x5"),
+)
+_S1_REDUCE: Candidates = (
+    ("max_pool_3x3", "avg_pool_3x3"),
+    ("max_pool_3x3", "dil_conv_3x3"),
+    ("max_pool_3x3", "avg_pool_3x3"),
+    ("max_pool_3x3", "avg_pool_3x3"),
+    ("skip_connect", "dil_conv_5x5"),
+    ("max_pool_3x3", "avg_pool_3x3"),
+    ("max_pool_3x3", "sep_conv_3x3"),
+    ("skip_connect", "dil_conv_3x3"),
+    ("skip_connect", "dil_conv_5x5"),
+    ("max_pool_3x3", "avg_pool_3x3"),
+    ("max_pool_3x3", "avg_pool_3x3"),
+    ("skip_connect", "dil_conv_5x5"),
+    ("skip_connect", "dil_conv_5x5"),
+    ("skip_connect", "dil_conv_5x5"),
+)
+
+SPACES: dict[str, SearchSpace] = {
+    "darts": DARTS,
+    "s1": SearchSpace(_S1_NORMAL, _S1_REDUCE),
+    "s2": uniform("skip_connect", "sep_conv_3x3"),
+    "s3": uniform("none", "skip_connect", "sep_conv_3x3"),
+    "s4": uniform("noise", "sep_conv_3x3"),
+    "s5": uniform(*(op for op in DARTS.normal[0] if op != "none")),
+}
+"""Name -> search space.
+
+s1 to s4 are those of Zela et al. 2020, section 4, s1 as in automl/RobustDARTS@3a87007 src/spaces.py: the two
+operators of each edge that an iterative search kept, for 4 nodes. s5 is DARTS without `none` (Chen and Hsieh 2020).
+"""

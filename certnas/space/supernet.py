@@ -134,7 +134,7 @@ class Supernet(nn.Module):
             raise UserError(f"concat: got {list(self.concat)}; list at least one state from 2 to {nodes + 1}")
         self.candidates = {kind: space.candidates(kind, nodes) for kind in ("normal", "reduce")}
         self.normalize = normalisation(in_channels, mean, std)
-        self.stem = small_stem(in_channels, 3 * channels)
+        self.stem = small_stem(in_channels, channels).first
         older = newer = 3 * channels
         self.cells = nn.ModuleList()
         for index in range(layers):
