@@ -1,0 +1,130 @@
+"""Branch and bound over the input box of a network with few inputs: best first, in batches of boxes."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+import bounds
+from bounds.analysis import Analysis
+from bounds.backward import lower_bound
+from bounds.memory import budget
+from certnas.verify.branch import State
+from certnas.verify.deadline import Deadline
+from certnas.verify.problem import Problem, box_region
+
+FEW_INPUTS = 24
+LARGEST_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box [n] of one clause, what is proved of the clause's excess there, and the input to halve next."""
+
+    clause: int
+    lower: Tensor
+    upper: Tensor
+    bound: float
+    axis: int = 0
+
+    def halves(self) -> tuple[Part, Part]:
+        """The two boxes that its middle makes of it."""
+        middle = self.lower[self.axis] / 2 + self.upper[self.axis] / 2
+        low, high = self.lower.clone(), self.upper.clone()
+        high[self.axis] = low[self.axis] = middle
+        return replace(self, upper=high), replace(self, lower=low)
+
+
+def free_inputs(problem: Problem) -> int:
+    """How many inputs the boxes leave any room."""
+    return int((problem.region.radii > 0).any(0).sum())
+
+
+class InputSplitting:
+    """The search for one problem; memory: bytes for one pass of bounds and, with as many, for the open boxes."""
+
+    def __init__(self, problem: Problem, memory: int) -> None:
+        self.problem = problem
+        self.network = problem.network
+        self.budget = budget(memory, self.network.dtype, self.network.device)
+        self.most = memory // (32 * problem.region.x[0].numel() + 500)
+        self.heap: list[tuple[float, int, Part]] = []
+        self.count = itertools.count()
+
+    def search(
+        self, deadline: Deadline, state: State, tell: Callable[[], None], judge: Callable[[Tensor], bool]
+    ) -> None:
+        """Bounds and halves boxes until nothing is open, `judge` is content with a point, or the time is up.
+
+        Raises OutOfTime, or MemoryError where the open boxes exceed the budget; `state` then says what is proved.
+        """
+        clauses = range(len(self.problem.clauses))
+        wave = [self._whole(c, state.lower[c]) for c in clauses]
+        while wave:
+            for first in range(0, len(wave), LARGEST_BATCH):
+                deadline.check()
+                if judge(self._grow(wave[first : first + LARGEST_BATCH])):
+                    return
+            state.done += len(wave)
+            lower = dict.fromkeys(clauses, torch.inf)
+            for bound, _, part in self.heap:
+                lower[part.clause] = min(lower[part.clause], bound)
+            state.lower, state.open = lower, len(self.heap)
+            tell()
+            if len(self.heap) > self.most:
+                raise MemoryError
+            parents = [heapq.heappop(self.heap)[2] for _ in range(min(LARGEST_BATCH // 2, len(self.heap)))]
+            wave = [half for parent in parents for half in parent.halves()]
+
+    def _whole(self, clause: int, bound: float) -> Part:
+        lower, upper = self.problem.clauses[clause].box.outward
+        return Part(clause, torch.as_tensor(lower), torch.as_tensor(upper), bound)
+
+    def _grow(self, wave: Sequence[Part]) -> Tensor:
+        """Keeps the parts that their bounds do not prove; returns where each one's best row is least, [B, *shape]."""
+        region = box_region(
+            torch.stack([p.lower for p in wave]), torch.stack([p.upper for p in wave]), self.network
+        )
+        boxes = [self.problem.rows_of(part.clause) for part in wave]
+        most = max(len(rows) for _, rows in boxes)
+        picked = torch.stack([rows[[min(s, len(rows) - 1) for s in range(most)]] for _, rows in boxes])
+        group = torch.tensor([g for g, _ in boxes], device=picked.device).unsqueeze(1)
+        lower, slope = self._bounded(region, self.problem.coef[group, picked])
+        best = (
+            (lower - self.problem.offset[group, picked])
+            .nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+            .amax(1)
+        )
+        axis = self._axis(slope.flatten(1).abs(), region.radii.flatten(1))
+        needed = self.problem.needed[group.squeeze(1)]
+        for part, bound, least, a in zip(wave, best.tolist(), needed.tolist(), axis.tolist(), strict=True):
+            if not bound > least:
+                kept = replace(part, bound=max(bound, part.bound), axis=a)
+                heapq.heappush(self.heap, (kept.bound, next(self.count), kept))
+        return region.x - region.radii * slope.sign()
+
+    def _axis(self, slope: Tensor, radius: Tensor) -> Tensor:
+        """The input on which the linear bound loses most; the widest one where it loses nothing.  [B]"""
+        loss = slope * radius
+        return torch.where(loss.amax(1, keepdim=True) > 0, loss, radius).argmax(1)
+
+    def _bounded(self, region: bounds.Linf, coef: Tensor) -> tuple[Tensor, Tensor]:
+        """CROWN's lower bounds of rows [B, S], and the coefficients [B, *shape] of the best row's linear bound."""
+        output = self.network.graph.output
+        with torch.no_grad():
+            analysis = Analysis(self.network, region, self.budget, bounds.Slope.ADAPTIVE)
+            for target in analysis.plan.readers:
+                analysis.refine(target)
+            boxed = analysis.boxed_rows(coef)
+            for name in analysis.relaxed_before(output):
+                analysis.relaxation(name)
+        x = region.x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            formed = lower_bound(self.network, replace(region, x=x), analysis.relaxation, output, coef)
+            (slope,) = torch.autograd.grad(formed.amax(1).sum(), x)
+        return torch.maximum(formed.detach(), boxed), slope

@@ -1,0 +1,277 @@
+"""VNN-LIB 1.0: a strict reader of the properties that the competitions of 2021 to 2024 use.
+
+Accepted: `declare-const` of X_i and Y_j as Real, and assertions of and, or, and comparisons of linear expressions;
+the inputs bounded one by one.  Decimals are exact rationals; rounding, outward, comes only when floats are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from certnas.errors import UserError
+from certnas.verify.property import Box, Clause, Constraint, Interval, Property
+from certnas.verify.sexpr import Atom, Expression, Form, parse, read_text
+
+MOST_CLAUSES = 10_000
+MOST_ATOMS = 2_000_000
+MOST_BITS = 20_000
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+VARIABLE = re.compile(r"([XY])_(0|[1-9]\d{0,8})", re.ASCII)
+COMPARISONS = {"<=": (1, False), "<": (1, True), ">=": (-1, False), ">": (-1, True)}
+Variable = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Σ terms[v]·v + constant."""
+
+    terms: dict[Variable, Fraction]
+    constant: Fraction
+
+    def times(self, factor: Fraction) -> Linear:
+        return combined([self], [factor])
+
+
+def combined(parts: Sequence[Linear], factors: Sequence[Fraction]) -> Linear:
+    """Σ factors[k]·parts[k]."""
+    terms: dict[Variable, Fraction] = {}
+    constant = Fraction(0)
+    for part, factor in zip(parts, factors, strict=True):
+        constant += factor * part.constant
+        for variable, value in part.terms.items():
+            terms[variable] = terms.get(variable, Fraction(0)) + factor * value
+    return Linear({v: a for v, a in terms.items() if a}, constant)
+
+
+@dataclass(frozen=True)
+class Inequality:
+    """linear ≤ 0, or < 0 where strict, as asserted on a line."""
+
+    linear: Linear
+    strict: bool
+    line: int
+
+
+Conjunction = tuple[Inequality, ...]
+ONE = Fraction(1)
+
+
+def read_vnnlib(path: Path) -> Property:
+    """The property that a .vnnlib or .vnnlib.gz file states.
+
+    Raises UserError, one line with the line number, for whatever is malformed, unbounded, contradictory or not of
+    the accepted form.
+    """
+    return parse_vnnlib(read_text(path), f"'{path}'")
+
+
+def parse_vnnlib(text: str, where: str = "property") -> Property:
+    """The property that a text states; `where` names it in messages."""
+    return _Reader(where).read(text)
+
+
+class _Reader:
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.declared: dict[Variable, int] = {}
+
+    def fail(self, line: int, reason: str) -> UserError:
+        return UserError(f"{self.where}, line {line}: {reason}")
+
+    def read(self, text: str) -> Property:
+        common: list[Inequality] = []
+        choices: list[Conjunction] = [()]
+        for form in parse(text, self.where):
+            if form.head == "declare-const":
+                self.declare(form)
+            elif form.head == "assert":
+                if len(form.items) != 2:
+                    raise self.fail(form.line, "assert takes one formula")
+                cases = self.cases(form.items[1])
+                if len(cases) == 1:
+                    common += cases[0]
+                else:
+                    choices = self.product(choices, cases, form.line)
+            else:
+                raise self.fail(
+                    form.line, f"{form.head or '()'!r} is not accepted; accepted: declare-const, assert"
+                )
+        return self.property(common, choices)
+
+    def declare(self, form: Form) -> None:
+        words = [item.text for item in form.items if isinstance(item, Atom)]
+        found = VARIABLE.fullmatch(words[1]) if len(words) == len(form.items) == 3 else None
+        if found is None or words[2] != "Real":
+            raise self.fail(form.line, "expected (declare-const X_i Real) or (declare-const Y_j Real)")
+        variable = (found[1], int(found[2]))
+        if variable in self.declared:
+            raise self.fail(
+                form.line, f"{words[1]} is declared twice, first on line {self.declared[variable]}"
+            )
+        self.declared[variable] = form.line
+
+    # Formulas
+
+    def cases(self, formula: Expression) -> list[Conjunction]:
+        """A formula as a disjunction of conjunctions."""
+        if isinstance(formula, Atom):
+            raise self.fail(formula.line, f"{formula.text[:40]!r} is no formula; expected and, or, <=, >=")
+        operands = formula.items[1:]
+        if formula.head in ("and", "or") and not operands:
+            raise self.fail(formula.line, f"{formula.head} of nothing")
+        if formula.head == "or":
+            found = [case for operand in operands for case in self.cases(operand)]
+            if len(found) > MOST_CLAUSES:
+                raise self.fail(formula.line, f"more than {MOST_CLAUSES} disjuncts")
+            return found
+        if formula.head == "and":
+            single: list[Inequality] = []
+            joined: list[Conjunction] = [()]
+            for operand in operands:
+                cases = self.cases(operand)
+                if len(cases) == 1:
+                    single += cases[0]
+                else:
+                    joined = self.product(joined, cases, formula.line)
+            return self.product(joined, [tuple(single)], formula.line)
+        if formula.head == "=":
+            return [(*self.comparison(formula, 1, False), *self.comparison(formula, -1, False))]
+        if formula.head not in COMPARISONS:
+            raise self.fail(
+                formula.line, f"{formula.head or '()'!r} is no formula; accepted: and, or, <=, >=, <, >, ="
+            )
+        return [self.comparison(formula, *COMPARISONS[formula.head])]
+
+    def comparison(self, formula: Form, sign: int, strict: bool) -> Conjunction:
+        if len(formula.items) != 3:
+            raise self.fail(formula.line, f"{formula.head} compares two expressions")
+        sides = [self.linear(item) for item in formula.items[1:]]
+        return (Inequality(combined(sides, [sign * ONE, -sign * ONE]), strict, formula.line),)
+
+    def product(self, left: list[Conjunction], right: list[Conjunction], line: int) -> list[Conjunction]:
+        if len(left) * len(right) > MOST_CLAUSES:
+            raise self.fail(line, f"the disjunctions multiply to more than {MOST_CLAUSES} cases")
+        if len(right) * sum(map(len, left)) + len(left) * sum(map(len, right)) > MOST_ATOMS:
+            raise self.fail(line, f"the disjunctions multiply to more than {MOST_ATOMS} comparisons")
+        return [a + b for a in left for b in right]
+
+    # Expressions
+
+    def linear(self, expression: Expression) -> Linear:
+        if isinstance(expression, Atom):
+            return self.atom(expression)
+        head, operands = expression.head, [self.linear(item) for item in expression.items[1:]]
+        if head not in ("+", "-", "*") or not operands:
+            raise self.fail(
+                expression.line, f"{head or '()'!r} is no linear expression; accepted: +, -, * of operands"
+            )
+        if head == "+":
+            return combined(operands, [ONE] * len(operands))
+        if head == "-":
+            first = ONE if len(operands) > 1 else -ONE
+            return combined(operands, [first] + [-ONE] * (len(operands) - 1))
+        product = operands[0]
+        for operand in operands[1:]:
+            if product.terms and operand.terms:
+                raise self.fail(expression.line, "a product of variables; only linear ones are accepted")
+            product = product.times(operand.constant) if product.terms else operand.times(product.constant)
+            if max(self.bits(value) for value in (product.constant, *product.terms.values())) > MOST_BITS:
+                raise self.fail(expression.line, f"a product with a number of more than {MOST_BITS} bits")
+        return product
+
+    def bits(self, value: Fraction) -> int:
+        return max(value.numerator.bit_length(), value.denominator.bit_length())
+
+    def atom(self, atom: Atom) -> Linear:
+        if NUMBER.fullmatch(atom.text):
+            return Linear({}, Fraction(atom.text))
+        found = VARIABLE.fullmatch(atom.text)
+        if found is None:
+            raise self.fail(
+                atom.line, f"{atom.text[:40]!r} is neither a decimal number nor a variable X_i, Y_j"
+            )
+        variable = (found[1], int(found[2]))
+        if variable not in self.declared:
+            raise self.fail(atom.line, f"{atom.text} is not declared")
+        return Linear({variable: Fraction(1)}, Fraction(0))
+
+    # The property
+
+    def property(self, common: list[Inequality], choices: list[Conjunction]) -> Property:
+        inputs, outputs = self.count("X"), self.count("Y")
+        sides: list[list[Fraction | None]] = [[None, None] for _ in range(inputs)]
+        shared = self.gather(common, sides)
+        reading = [any(self.reads_inputs(inequality) for inequality in case) for case in choices]
+        if sum(reading) * inputs > MOST_ATOMS:
+            raise UserError(
+                f"{self.where}: {sum(reading)} boxes of {inputs} inputs; at most {MOST_ATOMS} sides"
+            )
+        common_box = None if all(reading) else Box(self.closed(sides))
+        clauses, crossed = [], None
+        for case, own in zip(choices, reading, strict=True):
+            narrowed = [list(side) for side in sides] if own else sides
+            constraints = shared + self.gather(case, narrowed)
+            if not constraints:
+                raise UserError(f"{self.where}: a case in which nothing is asserted of any output")
+            box = Box(self.closed(narrowed)) if own else common_box
+            assert box is not None
+            if box.empty is None:
+                clauses.append(Clause(box, constraints))
+            else:
+                crossed = box.empty
+        if not clauses:
+            raise UserError(
+                f"{self.where}: no input at all: the lower bound of X_{crossed} exceeds its upper"
+            )
+        return Property(inputs, outputs, tuple(clauses))
+
+    def count(self, kind: str) -> int:
+        indices = {index for letter, index in self.declared if letter == kind}
+        if not indices:
+            raise UserError(f"{self.where}: no variable {kind}_0 is declared")
+        missing = next((i for i in range(len(indices)) if i not in indices), None)
+        if missing is not None:
+            line = self.declared[kind, max(indices)]
+            raise self.fail(line, f"{kind}_{max(indices)} is declared, {kind}_{missing} is not")
+        return len(indices)
+
+    def reads_inputs(self, inequality: Inequality) -> bool:
+        return any(kind == "X" for kind, _ in inequality.linear.terms)
+
+    def gather(
+        self, inequalities: list[Inequality] | Conjunction, sides: list[list[Fraction | None]]
+    ) -> tuple[Constraint, ...]:
+        """Narrows `sides` by bounds of inputs; returns the constraints on outputs."""
+        constraints = []
+        for inequality in inequalities:
+            terms, line = inequality.linear.terms, inequality.line
+            if not terms:
+                raise self.fail(line, "a comparison without a variable")
+            if not self.reads_inputs(inequality):
+                coef = tuple(sorted((index, value) for (_, index), value in terms.items()))
+                constraints.append(Constraint(coef, -inequality.linear.constant, inequality.strict))
+                continue
+            if len(terms) > 1:
+                raise self.fail(line, "an input is bounded by a number alone: (<= X_i 0.5)")
+            ((_, index), factor) = next(iter(terms.items()))
+            if inequality.strict:
+                raise self.fail(line, "an input is bounded by <= or >=, not strictly")
+            bound, side = -inequality.linear.constant / factor, int(factor > 0)
+            old = sides[index][side]
+            if old is None or (bound < old if side else bound > old):
+                sides[index][side] = bound
+        return tuple(constraints)
+
+    def closed(self, sides: list[list[Fraction | None]]) -> tuple[Interval, ...]:
+        return tuple(self.pairs(sides))
+
+    def pairs(self, sides: list[list[Fraction | None]]) -> Iterator[Interval]:
+        for index, (low, high) in enumerate(sides):
+            if low is None or high is None:
+                side = "lower" if low is None else "upper"
+                raise self.fail(self.declared["X", index], f"X_{index} has no {side} bound")
+            yield low, high
