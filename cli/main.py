@@ -8,6 +8,7 @@ import click
 from certnas import __version__
 from cli.certify import certify
 from cli.failure import INTERRUPTED, Ended, one_line
+from cli.search import search
 
 
 class Commands(click.Group):
@@ -36,6 +37,7 @@ def main() -> None:
 
 
 main.add_command(certify)
+main.add_command(search)
 
 if __name__ == "__main__":
     main()

@@ -191,6 +191,8 @@ def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
 
 def test_folders_are_refused(tmp_path: Path) -> None:
     folder(tmp_path / "run")
+    folder(tmp_path / "run", weights={"lr": 0.3})  # nothing to lose yet
+    folder(tmp_path / "run").save(1, {})
     with pytest.raises(UserError, match="already holds a run; continue it with --resume"):
         folder(tmp_path / "run")
     with pytest.raises(UserError, match=r"cannot resume .*: weights.lr was 0.1, is 0.2; repeat the options"):

@@ -32,8 +32,9 @@ class Checkpoint:
 class RunFolder:
     """A run on disk: config.toml, environment.json, log.jsonl, tensorboard/, last.pt and what is written to it.
 
-    A run that was killed goes on from `checkpoint`, the last state that `save` wrote (None before the first);
-    what the log had beyond it is cut off, so that the log of a resumed run is that of one never stopped.
+    A run that was killed goes on from `checkpoint`, the last state that `save` wrote; what the log had beyond it
+    is cut off, so that the log of a resumed run is that of one never stopped. A folder without a state holds
+    nothing to continue: it begins anew (`checkpoint` is None).
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
@@ -52,14 +53,13 @@ class RunFolder:
         another configuration.
         """
         open_folder(path)
-        checkpoint = None
-        if (path / CONFIG).exists():
+        checkpoint = _read(path / STATE)
+        if checkpoint is not None:
             if not resume:
                 raise UserError(
                     f"{path} already holds a run; continue it with --resume or choose another --out"
                 )
             refuse_changes(path, _flat(read_toml(path / CONFIG)), _flat(config))
-            checkpoint = _read(path / STATE)
         write_atomically(
             path / ENVIRONMENT, json.dumps(finite({**environment, "versions": versions()}), indent=1)
         )

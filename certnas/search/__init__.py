@@ -1,0 +1,22 @@
+"""Architecture search: algorithms that know no metric, over metrics that know no algorithm.
+
+config = from_table(SearchConfig, merged(PRESETS["dsrna-cb"], {"data": {"name": "digits"}}))
+found = search(config, open_data(config), out=Path("runs/cb"))
+"""
+
+from certnas.search.config import SearchConfig
+from certnas.search.presets import PRESETS
+from certnas.search.searching import ALGORITHMS, GENOTYPE, effective, open_data, search
+from certnas.search.task import Found, Progress
+
+__all__ = [
+    "ALGORITHMS",
+    "GENOTYPE",
+    "PRESETS",
+    "Found",
+    "Progress",
+    "SearchConfig",
+    "effective",
+    "open_data",
+    "search",
+]

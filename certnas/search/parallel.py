@@ -1,0 +1,101 @@
+"""One search over several processes, as `torchrun` starts them: shares of each batch, one gradient."""
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's rank among `size` that work on one search."""
+
+    rank: int = 0
+    size: int = 1
+
+    def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The mean of each tensor over the processes."""
+        if self.size == 1:
+            return list(tensors)
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = (flat / self.size).split([tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def shared(self, state: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The first process's state, in all."""
+        if self.size == 1:
+            return state
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        held = [buffer.getvalue() if self.rank == 0 else None]
+        dist.broadcast_object_list(held, src=0)
+        return torch.load(io.BytesIO(held[0] or b""), map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes that torchrun started, and this one's device: cuda becomes its own GPU.  One without it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Processes(), device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), size), device
+    finally:
+        dist.destroy_process_group()
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose mean and variance in training are those of the batches of all processes together.
+
+    torch's SyncBatchNorm computes on GPUs only and has no second derivative.  All batches are equally large.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        size = dist.get_world_size()
+        mean = all_reduce(x.mean((0, 2, 3))) / size
+        centred = x - mean[:, None, None]
+        variance = all_reduce(centred.square().mean((0, 2, 3))) / size
+        if self.running_mean is not None and self.running_var is not None:
+            count = size * x.numel() / x.shape[1]
+            momentum = self.momentum or 0.0
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * count / (count - 1), momentum)
+        normal = centred * (variance + self.eps).rsqrt()[:, None, None]
+        return normal * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else normal
+
+
+def share_batch_norm(module: nn.Module) -> None:
+    """Turns every batch norm within the module into one over all processes; it keeps its parameters."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            shared = SharedBatchNorm2d(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            shared.load_state_dict(child.state_dict())
+            setattr(module, name, shared.train(child.training))
+        else:
+            share_batch_norm(child)
