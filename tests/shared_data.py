@@ -25,6 +25,21 @@ CHECKPOINTS = {  # id in the manifest -> file, architecture
     "mnist_cnn_5layer_5_3": ("mnist_cnn_5layer_5_3.npz", "cnn-cert-sigmoid"),
     "mnist_cnn_5layer_5_3_tanh": ("mnist_cnn_5layer_5_3_tanh.npz", "cnn-cert-tanh"),
 }
+COMPLETE: dict[str, tuple[str, dict[str, Any]]] = {  # id -> a file that holds its own architecture, options
+    "resnet_2b": (
+        "resnet_2b.onnx",
+        {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)},
+    ),
+    "mnist-net_256x2": ("mnist-net_256x2.onnx", {"layout": "flat", "input_shape": (1, 28, 28)}),
+    "cifar_base_kw": ("cifar_base_kw.onnx", {"mean": (0.485, 0.456, 0.406), "std": (0.225, 0.225, 0.225)}),
+    "Convnet_maxpool": ("Convnet_maxpool.onnx", {}),
+    "ffnnSIGMOID__Point_6x200": ("ffnnSIGMOID__Point_6x200.onnx", {}),
+    "cifar10_small": ("cifar10_small.onnx", {"layout": "NHWC"}),
+    "mnist_cnn_5layer_5_3": ("mnist_cnn_5layer_5_3.h5", {}),
+    "mnist_cnn_5layer_5_3_tanh": ("mnist_cnn_5layer_5_3_tanh.h5", {}),
+    "ACASXU_run2a_1_1": ("ACASXU_run2a_1_1_batch_2000.onnx", {}),
+    "ACASXU_run2a_2_2": ("ACASXU_run2a_2_2_batch_2000.onnx", {}),
+}
 
 
 def checkpoint(file: str) -> Path:

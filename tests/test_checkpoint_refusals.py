@@ -66,17 +66,18 @@ NPZ = "it is truncated, in another format, or holds Python objects; save plain a
 FC_MISMATCH = "'net.pth' does not match architecture 'mnist-fc-3layer':"
 MATCH = "name the architecture, and the options, it was trained with"
 CODE = (
-    "which is never done; where you trust it, save its weights alone: "
+    "where you trust it, --unsafe-load (unsafe_load=True) runs it; or where it was made, save its weights alone: "
     "torch.save(model.state_dict(), 'weights.pth')"
 )
+SUFFIXES = ".h5, .npz, .onnx, .onnx.gz, .pt, .pt2, .pth, .safetensors, .th"
 
 REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
     "neither name nor file nor factory": (
         nothing,
         "digits",
         {},
-        "cannot open 'digits': it is no embedded network (digits-cnn, digits-cell), no file (.npz, .pt, "
-        ".pth, .safetensors, .th) and no factory package.module:function",
+        f"cannot open 'digits': it is no embedded network (digits-cnn, digits-cell), no file ({SUFFIXES}) and no "
+        "factory package.module:function",
     ),
     "missing file": (nothing, "net.pth", FC, "cannot read 'net.pth': No such file or directory"),
     "empty file": (
@@ -87,10 +88,10 @@ REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
     ),
     "folder": (lambda: Path("net.pth").mkdir(), "net.pth", FC, "'net.pth' is a folder; give a file"),
     "unknown suffix": (
-        lambda: Path("net.onnx").write_text("x"),
-        "net.onnx",
+        lambda: Path("net.txt").write_text("x"),
+        "net.txt",
         {},
-        "'net.onnx' has suffix '.onnx'; accepted: .npz, .pt, .pth, .safetensors, .th",
+        f"'net.txt' has suffix '.txt'; accepted: {SUFFIXES}",
     ),
     "truncated torch": (
         truncated_torch,
@@ -165,20 +166,19 @@ REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
         "net.pth",
         FC,
         "'net.pth' can only be read by running code that it names (torch.nn.modules.container.Sequential, "
-        f"torch.nn.modules.linear.Linear), {CODE}",
+        f"torch.nn.modules.linear.Linear): {CODE}",
     ),
     "a whole module in the old format": (
         saved(lambda: nn.Linear(2, 2), _use_new_zipfile_serialization=False),
         "net.pth",
         FC,
-        f"'net.pth' can only be read by running code that it names (torch.nn.modules.linear.Linear), {CODE}",
+        f"'net.pth' can only be read by running code that it names (torch.nn.modules.linear.Linear): {CODE}",
     ),
     "no architecture": (
         saved(fc),
         "net.pth",
         {},
-        "'net.pth' holds weights alone; name the network they belong to with arch: a name such as resnet20, "
-        "or a factory package.module:function",
+        "'net.pth' holds weights alone; name the network they belong to with arch: they fit mnist-fc-3layer",
     ),
     "unknown architecture": (
         saved(fc),

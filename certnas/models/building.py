@@ -24,9 +24,7 @@ def is_factory(name: str) -> bool:
     return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *function.split(".")])
 
 
-def build(
-    name: str, options: Mapping[str, object], *, input_shape: tuple[int, int, int] | None
-) -> Architecture:
+def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...] | None) -> Architecture:
     """The architecture of this name, or what the factory package.module:function returns.
 
     A factory is called with `options` as keywords and returns an nn.Module, which reads images of

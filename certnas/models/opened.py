@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,33 +10,42 @@ from torch import Tensor, nn
 
 from certnas.errors import UserError
 from certnas.models.architectures import Architecture
-from certnas.models.normalize import Normalize
+from certnas.models.preprocessing import Preprocessing, preprocessed
 
 
 @dataclass(frozen=True)
 class OpenedModel:
     """A classifier of [0, 1] pixels: module maps x [N, C, H, W] to logits [N, K].
 
-    module is float32, on the CPU, in evaluation mode, its normalisation (if any) its first layer, its
-    parameters not requiring gradients.  input_shape is (C, H, W), classes is K, sha256 the digest of the
-    names, shapes, types and values of all parameters and buffers, origin a line that says where it came from.
+    module is float32, on the CPU, in evaluation mode, its preprocessing (if any) its first layers, its parameters not
+    requiring gradients.  input_shape is (C, H, W), or the shape of whatever else a network reads; classes is K,
+    sha256 the digest of the names, shapes, types and values of all parameters and buffers, origin a line that says
+    where it came from.
     """
 
     module: nn.Module
     name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: int
     origin: str
     sha256: str
 
 
-def finish(architecture: Architecture, *, name: str, origin: str) -> OpenedModel:
-    """The architecture's module, its normalisation put first, made ready to certify.
+def finish(
+    architecture: Architecture,
+    asked: Preprocessing,
+    *,
+    images: tuple[int, ...] | None,
+    name: str,
+    origin: str,
+) -> OpenedModel:
+    """The architecture's module with its preprocessing first, made ready to certify images of shape `images`.
 
-    Raises UserError where a parameter or buffer is not finite, the normalisation does not fit, or the module
+    Raises UserError where a parameter or buffer is not finite, the preprocessing does not fit, or the module
     does not map [2, C, H, W] to finite logits [2, K] with K at least 2.
     """
-    module = _normalised(architecture, name).to("cpu", torch.float32).eval().requires_grad_(False)
+    whole, shape = preprocessed(architecture, asked, images, name)
+    module = whole.to("cpu", torch.float32).eval().requires_grad_(False)
     for key, value in [*module.named_parameters(), *module.named_buffers()]:
         bad = int((~value.isfinite()).sum())
         if bad:
@@ -46,32 +53,11 @@ def finish(architecture: Architecture, *, name: str, origin: str) -> OpenedModel
                 f"{bad} of {value.numel()} values of {key} in {name} are NaN or infinite; every weight must "
                 "be finite in float32: open another checkpoint"
             )
-    classes = _classes(module, architecture.input_shape, name)
-    return OpenedModel(module, name, architecture.input_shape, classes, origin, _digest(module))
+    classes = _classes(module, shape, name)
+    return OpenedModel(module, name, shape, classes, origin, _digest(module))
 
 
-def _normalised(architecture: Architecture, name: str) -> nn.Module:
-    mean, std = architecture.mean, architecture.std
-    if mean is None and std is None:
-        return architecture.module
-    channels = architecture.input_shape[0]
-    if mean is None or std is None or not len(mean) == len(std) == channels:
-        raise UserError(
-            f"{name} takes mean and std together, {channels} long each: one number per channel "
-            f"(got mean {_listed(mean)}, std {_listed(std)})"
-        )
-    try:
-        layer = Normalize(mean, std)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from error
-    return nn.Sequential(OrderedDict(normalize=layer, network=architecture.module))
-
-
-def _listed(values: Sequence[float] | None) -> str:
-    return "none" if values is None else str(list(values))
-
-
-def _classes(module: nn.Module, shape: tuple[int, int, int], name: str) -> int:
+def _classes(module: nn.Module, shape: tuple[int, ...], name: str) -> int:
     """K, found by evaluating two mid-grey images."""
     try:
         with torch.no_grad():

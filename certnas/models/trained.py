@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -17,7 +18,7 @@ from certnas.models.architectures import Architecture
 from certnas.runs import from_table, write_atomically
 
 if TYPE_CHECKING:
-    from certnas.space import DiscreteNetwork, Genotype
+    from certnas.space import DiscreteNetwork, Genotype, RobNet
 
 DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"
 
@@ -33,7 +34,7 @@ class Sizes:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def build(self, genotype: Genotype, *, auxiliary: bool = False) -> DiscreteNetwork:
+    def build(self, genotype: Genotype | RobNet, *, auxiliary: bool = False) -> DiscreteNetwork:
         """The untrained network; it draws from torch's random state.  Raises UserError for sizes that give none."""
         from certnas.space import DiscreteNetwork  # here: it imports certnas.models
 
@@ -44,9 +45,9 @@ class Sizes:
 
 
 def write_network(
-    folder: Path, network: nn.Module, genotype: Genotype, sizes: Sizes, about: Mapping[str, Any]
+    folder: Path, network: nn.Module, genotype: Genotype | RobNet, sizes: Sizes, training: Mapping[str, Any]
 ) -> None:
-    """Keeps the network, without its auxiliary head, in the folder; about: how it was trained, for the reader.
+    """Keeps the network, without its auxiliary head, in the folder; training: how it was trained, with its `figures`.
 
     Each file is replaced whole.
     """
@@ -56,7 +57,7 @@ def write_network(
         for name, value in network.state_dict().items()
         if not name.startswith("auxiliary_head.")
     }
-    record = {"genotype": asdict(genotype), "network": asdict(sizes), "about": dict(about)}
+    record = {"genotype": genotype.record(), "network": asdict(sizes), "training": dict(training)}
     write_atomically(folder / WEIGHTS, save(state))
     write_atomically(folder / DESCRIPTION, json.dumps(record, indent=1) + "\n")
 
@@ -64,24 +65,18 @@ def write_network(
 def read_network(folder: Path) -> Architecture:
     """The network that `write_network` kept in the folder, with its weights.  No code in it is run.
 
-    Raises UserError for files that are missing, damaged or do not fit each other.
+    Torch's random state is left as it was.  Raises UserError for files that are missing, damaged or do not fit
+    each other.
     """
-    from certnas.space import parse_genotype
+    from certnas.space import parse_architecture
 
-    path = folder / DESCRIPTION
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read '{path}': {error}; train the network again") from error
-    if not isinstance(record, dict) or not all(
-        isinstance(record.get(k), dict) for k in ("genotype", "network")
-    ):
-        raise UserError(f"'{path}' has no tables 'genotype' and 'network'; certnas train writes one that has")
-    genotype = parse_genotype(record["genotype"], str(path))
+    path, record = folder / DESCRIPTION, _record(folder)
+    genotype = parse_architecture(record["genotype"], str(path))
     sizes = from_table(Sizes, record["network"], f"{path}, network.")
     try:
         tensors = load_file(folder / WEIGHTS, device="cpu")
-        network = sizes.build(genotype)
+        with torch.random.fork_rng(devices=[]):
+            network = sizes.build(genotype)
         network.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -89,3 +84,21 @@ def read_network(folder: Path) -> Architecture:
             f"'{folder / WEIGHTS}' does not hold the weights of {DESCRIPTION}: {reason}; train the network again"
         ) from error
     return Architecture(network, sizes.input_shape)
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    """The figures that were kept with the network in the folder.  Raises UserError where it is damaged."""
+    figures = _record(folder)["training"].get("figures")
+    return figures if isinstance(figures, dict) else {}
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}': {error}; train the network again") from error
+    tables = ("genotype", "network", "training")
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), dict) for key in tables):
+        raise UserError(f"'{path}' lacks one of the tables {', '.join(tables)}; train the network again")
+    return record

@@ -31,10 +31,10 @@ def read_keras_npz(path: Path) -> StateDict:
             f"cannot read '{path}' as .npz: it is truncated, in another format, or "
             "holds Python objects; save plain arrays with numpy.savez"
         ) from error
-    return StateDict(dict(_tensor(path, name, array) for name, array in arrays.items()))
+    return StateDict(dict(keras_tensor(path, name, array) for name, array in arrays.items()))
 
 
-def _tensor(path: Path, name: str, array: np.ndarray) -> tuple[str, Tensor]:
+def keras_tensor(path: Path, name: str, array: np.ndarray) -> tuple[str, Tensor]:
     match = re.fullmatch(r"(layer\d+)_(kernel|bias)", name)
     ranks = (2, 4) if name.endswith("kernel") else (1,)
     if match is None or array.ndim not in ranks or array.dtype.kind != "f":

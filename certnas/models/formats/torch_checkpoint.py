@@ -1,28 +1,71 @@
-"""Weights from a torch.save file, read without running any code in it."""
+"""What a torch.save file holds, read without running any code in it unless asked."""
 
 import re
 import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from certnas.errors import UserError
+from certnas.models.architectures import Architecture
+from certnas.models.formats.archive import UNSAFE, archive_kind
 from certnas.models.formats.contents import StateDict
+from certnas.models.formats.pt2 import read_pt2, run_pt2
+from certnas.models.formats.torchscript import run_script
 
 _ENTRIES = ("state_dict", "model_state_dict", "model", "net", "ema")  # the first of these that is there
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 _DEPTH = 8  # deeper nesting than this is no state dict; a pickled list can even hold itself
 
 
-def read_torch_checkpoint(path: Path) -> StateDict:
-    """The state dict of a .pt, .pth or .th file.
+def read_torch_checkpoint(path: Path) -> StateDict | Architecture:
+    """The state dict of a .pt, .pth or .th file, or the network of a torch.export archive with such a name.
 
     Looks under the keys state_dict, model_state_dict, model, net, ema (in that order) and, for a list of
     state dicts, at entry 0; takes off a `module.` or `_orig_mod.` prefix that every name has; leaves out what
     is not a tensor.  Raises UserError for a file that needs code to be read, is truncated or has no tensors.
     """
-    contents, entry = _load(path), ""
+    kind = archive_kind(path)
+    if kind == "export":
+        return read_pt2(path)
+    if kind == "script":
+        raise UserError(
+            f"'{path}' is TorchScript, a program: {UNSAFE}; or where it was made, "
+            "torch.export.save(torch.export.export(model, (x,)), 'net.pt2')"
+        )
+    return _state_dict(_load(path), path)
+
+
+def run_torch_checkpoint(path: Path, shape: tuple[int, ...] | None) -> StateDict | Architecture | nn.Module:
+    """The same, or a pickled module, or a TorchScript one as far as torch can convert it: runs the file's code."""
+    kind = archive_kind(path)
+    if kind == "export":
+        return run_pt2(path, shape)
+    if kind == "script":
+        return run_script(path, shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            contents = torch.load(path, map_location="cpu", weights_only=False)
+        except OSError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"cannot read '{path}' as a torch checkpoint: {reason}") from error
+    module = contents
+    for _ in range(_DEPTH):
+        if isinstance(module, nn.Module):
+            return module
+        key = next((key for key in _ENTRIES if isinstance(module, dict) and key in module), None)
+        if key is None:
+            break
+        module = module[key]
+    return _state_dict(contents, path)
+
+
+def _state_dict(contents: object, path: Path) -> StateDict:
+    entry = ""
     for _ in range(_DEPTH):
         match contents:
             case dict() if _is_state_dict(contents):
@@ -55,9 +98,8 @@ def _load(path: Path) -> object:
             code = _code_in(path, str(error))
             if code:
                 raise UserError(
-                    f"'{path}' can only be read by running code that it names ({', '.join(code)}), which is "
-                    "never done; where you trust it, save its weights alone: "
-                    "torch.save(model.state_dict(), 'weights.pth')"
+                    f"'{path}' can only be read by running code that it names ({', '.join(code)}): {UNSAFE}; or "
+                    "where it was made, save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
                 ) from error
             raise UserError(
                 f"cannot read '{path}' as a torch checkpoint: it is truncated or in "

@@ -1,0 +1,253 @@
+"""Sequential networks that Keras saved as .h5: structure and arrays, without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from certnas.errors import UserError
+from certnas.models.architectures import Architecture
+from certnas.models.architectures.cnn_cert import ChannelsLastFlatten
+from certnas.models.formats.contents import StateDict
+from certnas.models.formats.keras_npz import keras_tensor
+from certnas.models.formats.limits import LARGEST
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+_LAST = ("linear", "softmax")  # a softmax at the end is left out: classes keep their order
+
+
+def read_keras_h5(path: Path) -> Architecture | StateDict:
+    """A Keras Sequential of convolutions, dense layers, pools and activations, reading images [N, C, H, W].
+
+    The file's own structure is followed, its last softmax left out; without one, arrays become layer0.weight, … as from
+    an .npz.  Raises UserError for another layer, data outside the file, or a damaged file.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            weights = _own(file, "model_weights", path) if "model_weights" in file else file
+            arrays = _arrays(weights, path)
+            config = file.attrs.get("model_config")
+    except OSError as error:
+        raise UserError(f"cannot read '{path}' as .h5: it is truncated or in another format") from error
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"cannot read '{path}' as a Keras .h5: its arrays are damaged or elsewhere"
+        ) from error
+    if config is None:
+        weighted = [values for values in arrays.values() if values]
+        return StateDict(
+            {f"layer{i}.{key}": value for i, values in enumerate(weighted) for key, value in values.items()}
+        )
+    try:
+        return _Builder(json.loads(config), arrays, path).architecture()
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
+        RecursionError,
+    ) as error:
+        raise UserError(f"'{path}' does not describe a Keras Sequential of images: {error}") from error
+
+
+def _arrays(group: h5py.Group, path: Path) -> dict[str, dict[str, Tensor]]:
+    """Layer -> weight or bias -> its tensor, in the file's order.  Nothing outside the file is followed."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for layer in group.attrs["layer_names"]:
+        own = _own(group, _text(layer), path)
+        found[_text(layer)] = {}
+        for name in own.attrs["weight_names"]:
+            dataset = _plain(_own(own, _text(name), path), _text(name), path)
+            kind = _text(name).rsplit("/", 1)[-1].partition(":")[0]
+            key, tensor = keras_tensor(path, f"layer0_{kind}", np.asarray(dataset[()]))
+            found[_text(layer)][key.removeprefix("layer0.")] = tensor
+    return found
+
+
+def _own(group: Any, name: str, path: Path) -> Any:
+    """What lies in the file itself under this name."""
+    here = group
+    for part in name.split("/"):
+        if not isinstance(here, h5py.Group) or not isinstance(here.get(part, getlink=True), h5py.HardLink):
+            raise UserError(f"'{path}' has no {name[:100]!r} of its own")
+        here = here[part]
+    return here
+
+
+def _plain(array: Any, name: str, path: Path) -> h5py.Dataset:
+    """The array, once it is known to lie in the file and to fit in memory."""
+    if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual or array.size > LARGEST:
+        raise UserError(f"array {name[:100]!r} in '{path}' is too large or kept outside the file")
+    if array.size * array.dtype.itemsize > 20 * path.stat().st_size + 2**26:
+        raise UserError(f"array {name[:100]!r} in '{path}' unpacks to far more than the file holds")
+    return array
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+class _Builder:
+    """Goes through the layers of a configuration, channels first, in the shape [C, H, W] or [units]."""
+
+    def __init__(self, config: dict[str, Any], arrays: dict[str, dict[str, Tensor]], path: Path) -> None:
+        if config["class_name"] != "Sequential":
+            raise UserError(f"'{path}' is a Keras {str(config['class_name'])[:40]}; accepted: Sequential")
+        layers = config["config"]
+        self.layers = layers["layers"] if isinstance(layers, dict) else layers
+        self.arrays, self.path = arrays, path
+        self.modules: list[tuple[str, nn.Module]] = []
+        self.shape: tuple[int, ...] = ()
+
+    def architecture(self) -> Architecture:
+        for i, layer in enumerate(self.layers):
+            kind, config = layer["class_name"], layer["config"]
+            given = config.get("batch_input_shape", config.get("batch_shape"))
+            if given is not None and not self.shape:
+                height, width, channels = (int(size) for size in given[1:])
+                input_shape = self.shape = (channels, height, width)
+            if kind not in LAYERS:
+                raise UserError(
+                    f"'{self.path}': no importer for Keras layer {str(kind)[:40]} at position {i}; "
+                    f"supported: {', '.join(LAYERS)}"
+                )
+            LAYERS[kind](self, config)
+            self._activation(config.get("activation", "linear"), last=i == len(self.layers) - 1)
+        if len(self.shape) != 1:
+            raise UserError(f"'{self.path}' ends in {list(self.shape)}; accepted: one row of classes")
+        return Architecture(nn.Sequential(OrderedDict(self.modules)), input_shape)
+
+    def add(self, name: str, module: nn.Module) -> None:
+        if any(name == taken for taken, _ in self.modules):
+            raise UserError(f"'{self.path}' has two layers called {name!r}")
+        self.modules.append((name.replace(".", "_"), module))
+        state = {key: value.to("meta") for key, value in module.state_dict().items()}
+        output = torch.func.functional_call(module, state, (torch.empty((1, *self.shape), device="meta"),))
+        self.shape = tuple(output.shape[1:])
+
+    def linear(self, module: nn.Module, name: str) -> None:
+        """A layer on the meta device, given its arrays.  Raises UserError where they are not its own."""
+        arrays = self.arrays.get(name, {})
+        own = {key: value.shape for key, value in module.state_dict().items()}
+        if own != {key: value.shape for key, value in arrays.items()}:
+            raise UserError(f"'{self.path}': the arrays of layer {name[:40]!r} do not fit its configuration")
+        module.load_state_dict(arrays, assign=True)
+        self.add(name, module)
+
+    def window(
+        self, config: dict[str, Any], key: str
+    ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Kernel, strides and dilation, with padding that Keras calls "same" put in front as a layer."""
+        if config.get("data_format", "channels_last") != "channels_last":
+            raise UserError(f"'{self.path}' has channels first; accepted: channels last")
+        kernel, dilation = _pair(config[key]), _pair(config.get("dilation_rate", 1))
+        strides = _pair(config.get("strides") or kernel)
+        if min(*kernel, *strides, *dilation) < 1:
+            raise UserError(f"'{self.path}': kernel {kernel}, strides {strides}, dilation {dilation}")
+        if config.get("padding", "valid") == "same":
+            if key == "pool_size":
+                raise UserError(f"'{self.path}': pools with padding 'same' are not supported")
+            pads: list[int] = []
+            for size, k, s, d in zip(self.shape[1:], kernel, strides, dilation, strict=True):
+                total = max(0, (-(-size // s) - 1) * s + d * (k - 1) + 1 - size)
+                pads = [total // 2, total - total // 2, *pads]  # torch lists the last dimension first
+            if any(pads):
+                self.add(f"pad{len(self.modules)}", nn.ZeroPad2d(tuple(pads)))  # type: ignore[arg-type]
+        return kernel, strides, dilation
+
+    def _activation(self, name: Any, *, last: bool) -> None:
+        if name == "linear" or (last and name in _LAST):
+            return
+        if name not in ACTIVATIONS:
+            raise UserError(
+                f"'{self.path}': no importer for Keras activation {str(name)[:40]!r} at position "
+                f"{len(self.modules)}; supported: {', '.join(ACTIVATIONS)}"
+            )
+        self.add(f"activation{len(self.modules)}", ACTIVATIONS[name]())
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)
+
+
+def _conv(builder: _Builder, config: dict[str, Any]) -> None:
+    kernel, strides, dilation = builder.window(config, "kernel_size")
+    bias = bool(config.get("use_bias", True))
+    module = nn.Conv2d(
+        builder.shape[0], int(config["filters"]), kernel, stride=strides, dilation=dilation, bias=bias,
+        device="meta",
+    )  # fmt: skip
+    if config.get("groups", 1) != 1:
+        raise UserError(f"'{builder.path}': grouped convolutions are not supported")
+    builder.linear(module, config["name"])
+
+
+def _dense(builder: _Builder, config: dict[str, Any]) -> None:
+    if len(builder.shape) != 1:
+        raise UserError(
+            f"'{builder.path}': Dense reads {list(builder.shape)}; accepted: one row, as Flatten gives"
+        )
+    bias = bool(config.get("use_bias", True))
+    builder.linear(
+        nn.Linear(builder.shape[0], int(config["units"]), bias=bias, device="meta"), config["name"]
+    )
+
+
+def _flatten(builder: _Builder, config: dict[str, Any]) -> None:
+    builder.add(config["name"], ChannelsLastFlatten() if len(builder.shape) == 3 else nn.Flatten())
+
+
+def _max_pool(builder: _Builder, config: dict[str, Any]) -> None:
+    kernel, strides, _ = builder.window(config, "pool_size")
+    builder.add(config["name"], nn.MaxPool2d(kernel, strides))
+
+
+def _average_pool(builder: _Builder, config: dict[str, Any]) -> None:
+    kernel, strides, _ = builder.window(config, "pool_size")
+    builder.add(config["name"], nn.AvgPool2d(kernel, strides))
+
+
+def _leaky(builder: _Builder, config: dict[str, Any]) -> None:
+    builder.add(config["name"], nn.LeakyReLU(float(config.get("alpha", config.get("negative_slope", 0.3)))))
+
+
+def _relu(builder: _Builder, config: dict[str, Any]) -> None:
+    if config.get("max_value") is not None or config.get("negative_slope") or config.get("threshold"):
+        raise UserError(f"'{builder.path}': only the plain ReLU layer is supported")
+    builder.add(config["name"], nn.ReLU())
+
+
+def _nothing(builder: _Builder, config: dict[str, Any]) -> None:
+    """An input, a dropout that evaluation leaves out, or an activation, which is read beside it."""
+
+
+LAYERS: dict[str, Callable[[_Builder, dict[str, Any]], None]] = {
+    "Activation": _nothing,
+    "AveragePooling2D": _average_pool,
+    "Conv2D": _conv,
+    "Dense": _dense,
+    "Dropout": _nothing,
+    "Flatten": _flatten,
+    "InputLayer": _nothing,
+    "LeakyReLU": _leaky,
+    "MaxPooling2D": _max_pool,
+    "ReLU": _relu,
+}
+"""Keras layer -> what adds it to the network."""

@@ -1,0 +1,79 @@
+"""Whether an imported network computes what onnxruntime computes from the same file."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from certnas.errors import UserError
+from certnas.models.formats.onnx.network import OnnxNetwork
+
+TOLERANCE = 1e-5
+IMAGES = 4
+
+
+def check_against_onnxruntime(network: OnnxNetwork, model: onnx.ModelProto, what: str) -> float:
+    """max |network(x) − onnxruntime(x)| / max(1, max |onnxruntime(x)|) over random images, of which half lie in [0, 1].
+
+    The file is run without graph optimisations, at its own batch size.
+    Raises UserError where the difference exceeds 10⁻⁵ or onnxruntime cannot run the file.
+    """
+    given = next(item for item in model.graph.input if item.name == network.input).type.tensor_type
+    declared = given.shape.dim[0].dim_value if given.shape.dim[0].HasField("dim_value") else 1
+    batch = max(1, declared)
+    x = _images(max(IMAGES, batch) // batch * batch, network.input_shape)
+    kind = onnx.helper.tensor_dtype_to_np_dtype(given.elem_type)
+    try:
+        reference = _run(model, network, x.numpy().astype(kind), batch)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{what}: onnxruntime cannot run it, so its import cannot be checked: {reason}"
+        ) from error
+    with torch.no_grad():
+        try:
+            own = network(x)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{what}: cannot be evaluated on {len(x)} images at once: {reason}") from error
+    if own.shape != reference.shape:
+        raise UserError(
+            f"{what}: its import gives outputs {list(own.shape)}, onnxruntime {list(reference.shape)}"
+        )
+    return _agreed(own, reference, what)
+
+
+def _images(count: int, shape: tuple[int, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((count, *shape), generator=generator)
+    x[1::2] = torch.randn((len(x[1::2]), *shape), generator=generator)
+    return x
+
+
+def _run(model: onnx.ModelProto, network: OnnxNetwork, x: np.ndarray, batch: int) -> Tensor:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    parts = [
+        session.run([network.output], {network.input: x[first : first + batch]})[0]
+        for first in range(0, len(x), batch)
+    ]
+    return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+
+def _agreed(own: Tensor, reference: Tensor, what: str) -> float:
+    scale = max(1.0, float(reference.abs().max())) if reference.numel() else 1.0
+    difference = float((own - reference).abs().max()) / scale if reference.numel() else 0.0
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{what}: its import and onnxruntime differ by {difference:.1e} of the largest output on random images; "
+            f"accepted: at most {TOLERANCE:g}, so it is not certified"
+        )
+    return difference

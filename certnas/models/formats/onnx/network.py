@@ -1,0 +1,86 @@
+"""The network that an ONNX graph becomes: one small module for each node that depends on the input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from certnas.models.formats.onnx.site import Function
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Where a node's arguments come from, and what its outputs are called."""
+
+    label: str
+    function: Function
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class OnnxNode(nn.Module):
+    """One node; its name in the network says where it stands in the file."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.function(*inputs)
+
+
+class OnnxNetwork(nn.Module):
+    """x [N, *input_shape] -> [N, *output]: the nodes of an ONNX graph in their order, the batch free.
+
+    Parameters are the graph's initialisers under their own names, characters that Python does not take replaced
+    by underscores.
+    """
+
+    def __init__(
+        self,
+        wirings: Sequence[Wiring],
+        constants: Mapping[str, Tensor],
+        *,
+        input: str,
+        output: str,
+        input_shape: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.input, self.output, self.input_shape = input, output, input_shape
+        needed = dict.fromkeys(name for wiring in wirings for name in wiring.inputs if name in constants)
+        self.weights = nn.ParameterDict()
+        self.keys: dict[str, str] = {}
+        for name in needed:
+            self.keys[name] = key = _free(re.sub(r"\W", "_", name), self.weights)
+            self.weights[key] = nn.Parameter(constants[name], requires_grad=False)
+        self.nodes = nn.ModuleDict({wiring.label: OnnxNode(wiring.function) for wiring in wirings})
+        last = {name: wiring.label for wiring in wirings for name in wiring.inputs}
+        self.wirings = tuple(
+            (w, tuple(n for n in dict.fromkeys((*w.inputs, *w.outputs)) if last.get(n, w.label) == w.label))
+            for w in wirings
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = {self.input: x}
+        for wiring, spent in self.wirings:
+            arguments = [
+                self.weights[self.keys[name]] if name in self.keys else values[name] for name in wiring.inputs
+            ]
+            result = self.nodes[wiring.label](*arguments)
+            pieces = (result,) if isinstance(result, Tensor) else result
+            values |= zip(wiring.outputs, pieces, strict=True)
+            for name in spent:
+                if name != self.output:
+                    values.pop(name, None)
+        return values[self.output]
+
+
+def _free(key: str, taken: nn.ParameterDict) -> str:
+    """The key, or with a number after it where another name already became it."""
+    found, number = key, 1
+    while found in taken:
+        found, number = f"{key}_{number}", number + 1
+    return found

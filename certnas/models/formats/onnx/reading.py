@@ -1,0 +1,106 @@
+"""An ONNX file as a model whose tensors are all inside it; data alone is read, nothing outside its folder."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from certnas.errors import UserError
+
+LARGEST_FILE = 2**31 - 1
+"""Bytes: what a protobuf message can hold."""
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The model in an .onnx or .onnx.gz file, its external data read in.
+
+    Raises UserError for a file that is no ONNX model, is too large, or keeps data outside its own folder.
+    """
+    data = _bytes(path)
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's DecodeError, and what its parsers raise besides
+        raise UserError(f"cannot read '{path}' as ONNX: it is truncated or in another format") from error
+    if not len(model.graph.node):
+        raise UserError(f"cannot read '{path}' as ONNX: it holds no graph")
+    total = 0
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            total += _bring_in(tensor, path, LARGEST_FILE - total)
+    return model
+
+
+def without_softmax(model: onnx.ModelProto) -> bool:
+    """Takes a softmax that ends the graph off it: classes keep their order.  Returns whether there was one."""
+    graph, found = model.graph, False
+    while len(graph.output):
+        last = next((node for node in graph.node if graph.output[0].name in node.output), None)
+        if last is None or last.op_type not in ("Softmax", "LogSoftmax", "Identity") or not len(last.input):
+            return found
+        if last.op_type == "Identity" and not _ends_in_softmax(graph, last.input[0]):
+            return found
+        found = True
+        graph.output[0].name = last.input[0]
+        graph.output[0].type.tensor_type.ClearField("shape")
+        graph.node.remove(last)
+    return found
+
+
+def _ends_in_softmax(graph: onnx.GraphProto, name: str) -> bool:
+    return any(name in node.output and node.op_type in ("Softmax", "LogSoftmax") for node in graph.node)
+
+
+def _bytes(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(
+                f"'{path}' is larger than {LARGEST_FILE} bytes; keep its weights as external data"
+            )
+        return path.read_bytes()
+    try:
+        with gzip.open(path) as file:
+            data = file.read(LARGEST_FILE // 4 + 1)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(f"cannot read '{path}' as gzip: it is truncated or in another format") from error
+    if len(data) > LARGEST_FILE // 4:
+        raise UserError(f"'{path}' unpacks to more than {LARGEST_FILE // 4} bytes; unpack it first")
+    return data
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+
+
+def _bring_in(tensor: TensorProto, path: Path, room: int) -> int:
+    """Moves a tensor's bytes from its own file into the model; returns how many."""
+    entries = {item.key: item.value for item in tensor.external_data}
+    what = f"'{path}': external data of tensor {tensor.name!r}"
+    folder = path.parent.resolve()
+    file = (folder / entries.get("location", "")).resolve()
+    if not entries.get("location") or file.parent != folder or not file.is_file():
+        raise UserError(f"{what} is in {entries.get('location')!r}; accepted: a file in the same folder")
+    try:
+        offset = int(entries.get("offset", 0))
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        expected = prod(tensor.dims) * kind.itemsize
+        length = int(entries.get("length", expected))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{what} has no readable offset, length or type") from error
+    if offset < 0 or length != expected or offset + length > file.stat().st_size or length > room:
+        raise UserError(f"{what} takes {length} bytes at {offset}, which do not fit its shape or file")
+    with file.open("rb") as data:
+        data.seek(offset)
+        tensor.raw_data = data.read(length)
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.DEFAULT
+    return length

@@ -1,0 +1,197 @@
+"""A network as a list of torch operators from a file: only those on a list are ever called."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bounds.ops import RULES
+from certnas.errors import UserError
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Name:
+    """A value that the network computes or holds, in an operation's arguments."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """outputs = target(**arguments); `outputs` has one name, or one for each of several results."""
+
+    target: str
+    arguments: Mapping[str, Any]
+    outputs: tuple[str, ...]
+
+    def names(self) -> Iterator[str]:
+        """Every name among the arguments."""
+        stack: list[Any] = list(self.arguments.values())
+        while stack:
+            value = stack.pop()
+            if isinstance(value, Name):
+                yield value.name
+            elif isinstance(value, list):
+                stack += value
+
+
+def _convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int,
+) -> Tensor:  # fmt: skip
+    """aten.convolution as the operator that it was before decomposition."""
+    n = weight.dim() - 2
+    if transposed:
+        one, two = aten.conv_transpose1d.default, aten.conv_transpose2d.input
+        return (one if n == 1 else two)(
+            input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+    return (aten.conv1d.default if n == 1 else aten.conv2d.default)(
+        input, weight, bias, stride, padding, dilation, groups
+    )
+
+
+_MORE = (
+    aten.sym_size.int, aten._softmax.default, aten.softmax.int, aten.log_softmax.int, aten.relu_.default,
+    aten.relu6_.default, aten.leaky_relu_.default, aten.elu_.default, aten.silu_.default, aten.hardtanh_.default,
+    aten.hardswish_.default, aten.hardsigmoid_.default, aten.sigmoid_.default, aten.tanh_.default,
+    aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor, aten.clamp_.default,
+    aten.dropout_.default, aten.detach_.default, aten.split.Tensor, aten.split_with_sizes.default,
+    aten.chunk.default, aten.unbind.int, aten.t.default, aten.pow.Tensor_Scalar, aten.bmm.default,
+    aten.zeros.default, aten.ones.default, aten.full.default, aten.zeros_like.default, aten.ones_like.default,
+    aten.full_like.default, aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
+    aten.maximum.default, aten.minimum.default, aten.layer_norm.default, aten.group_norm.default,
+    aten.instance_norm.default, aten.scaled_dot_product_attention.default, aten.amax.default, aten.erf.default,
+    aten.mish.default, aten.addmm.default, aten.adaptive_max_pool2d.default, aten.max_pool2d_with_indices.default,
+    aten.lift_fresh.default, aten.native_batch_norm.default, aten.mean.default, aten.expand_as.default,
+)  # fmt: skip
+TARGETS: dict[str, Callable[..., Any]] = {
+    **{str(target): target for target in (*RULES, *_MORE)},
+    "aten.convolution.default": _convolution,
+    "operator.add": operator.add,
+    "operator.sub": operator.sub,
+    "operator.mul": operator.mul,
+    "operator.floordiv": operator.floordiv,
+    "operator.getitem": operator.getitem,
+}
+"""Operators that a file may call: those with a bound, and others that only compute.
+
+None of them reads or writes anything but its arguments.
+"""
+
+_SIZES = {"aten.view.default": "size", "aten.reshape.default": "shape", "aten.expand.default": "size",
+          "aten._unsafe_view.default": "size", "aten.full.default": "size", "aten.zeros.default": "size",
+          "aten.ones.default": "size"}  # fmt: skip
+
+
+class ProgramNetwork(nn.Module):
+    """x [N, *input_shape] -> [N, *output]: operations in their order, the batch free.
+
+    tensors are by the name that the operations use.  batch: the batch size that the literal shapes in the file were
+    written for, None where they leave it free; a reshape to that many rows keeps the rows of the images instead.
+    Raises UserError for an operator that is not on the list, or a name that nothing before it makes.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        tensors: Mapping[str, Tensor],
+        *,
+        parameters: Mapping[str, str],
+        input: str,
+        output: str,
+        input_shape: tuple[int, ...],
+        batch: int | None,
+    ) -> None:
+        super().__init__()
+        self.input, self.output, self.input_shape, self.batch = input, output, input_shape, batch
+        self.operations = tuple(_needed(operations, output))
+        self._check(set(tensors))
+        used = {name for operation in self.operations for name in operation.names()}
+        self.weights = nn.ParameterDict()
+        self.keys: dict[str, str] = {}
+        for name in tensors:
+            if name in used and tensors[name].is_floating_point():
+                self.keys[name] = key = re.sub(r"\W", "_", parameters.get(name, name))
+                if key in self.weights:
+                    raise UserError(f"two tensors are called {key!r}")
+                self.weights[key] = nn.Parameter(tensors[name], requires_grad=False)
+            elif name in used:
+                self.keys[name] = name
+                self.register_buffer(name, tensors[name])
+
+    def _check(self, tensors: set[str]) -> None:
+        known = tensors | {self.input}
+        for position, operation in enumerate(self.operations):
+            if operation.target not in TARGETS:
+                raise UserError(
+                    f"operator {operation.target[:100]!r} at position {position} ({operation.outputs[0]!r}) "
+                    f"is not among the {len(TARGETS)} that a file may call"
+                )
+            for name in operation.names():
+                if name not in known:
+                    raise UserError(
+                        f"{operation.target} at position {position} reads {name!r}, which nothing makes"
+                    )
+            known |= set(operation.outputs)
+        if self.output not in known:
+            raise UserError(f"nothing makes the output {self.output!r}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        values: dict[str, Any] = {self.input: x}
+        for name, key in self.keys.items():
+            values[name] = self.weights[key] if key in self.weights else getattr(self, key)
+        for operation in self.operations:
+            arguments = {key: _resolved(value, values) for key, value in operation.arguments.items()}
+            sized = _SIZES.get(operation.target)
+            if sized is not None and self.batch is not None and arguments[sized][:1] == [self.batch]:
+                arguments[sized] = [x.shape[0], *arguments[sized][1:]]
+            result = _called(TARGETS[operation.target], arguments)
+            if len(operation.outputs) == 1:
+                values[operation.outputs[0]] = result
+            else:
+                values |= zip(operation.outputs, result, strict=True)
+        return values[self.output]
+
+
+def _needed(operations: Sequence[Operation], output: str) -> list[Operation]:
+    """Those that the output depends on: assertions about sizes and auxiliary outputs fall away."""
+    wanted, kept = {output}, []
+    for operation in reversed(operations):
+        in_place = operation.target.split(".")[1:2] and operation.target.split(".")[1].endswith("_")
+        if not wanted.isdisjoint(operation.outputs) or (
+            in_place and not wanted.isdisjoint(operation.names())
+        ):
+            wanted.update(operation.names())
+            kept.append(operation)
+    return kept[::-1]
+
+
+def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(value, Name):
+        return values[value.name]
+    if isinstance(value, list):
+        return [_resolved(item, values) for item in value]
+    return value
+
+
+def _called(target: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """The operator with arguments by name; those before a `*` in its schema by position, for names such as `self`."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return target(*arguments.values())
+    given = dict(arguments)
+    positional = []
+    for argument in schema.arguments:
+        if argument.kwarg_only or argument.name not in given:
+            break
+        positional.append(given.pop(argument.name))
+    return target(*positional, **given)
