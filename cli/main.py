@@ -8,7 +8,9 @@ import click
 from certnas import __version__
 from cli.certify import certify
 from cli.failure import INTERRUPTED, Ended, one_line
+from cli.genotypes import genotypes
 from cli.search import search
+from cli.show_genotype import show
 
 
 class Commands(click.Group):
@@ -37,6 +39,8 @@ def main() -> None:
 
 
 main.add_command(certify)
+main.add_command(genotypes)
+main.add_command(show)
 main.add_command(search)
 
 if __name__ == "__main__":

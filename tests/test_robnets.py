@@ -106,5 +106,5 @@ def test_wrong_codes_are_refused_in_one_line(record: dict[str, Any], message: st
 
 
 def test_codes_of_each_cell_make_a_network_of_that_depth_alone() -> None:
-    with pytest.raises(UserError, match=r"^layers: got 8; these codes are of a network of 20 cells$"):
+    with pytest.raises(UserError, match=r"^layers: got 8; this architecture is of 20 cells$"):
         DiscreteNetwork(ROBNETS["RobNet_free"], 4, 8, 10)

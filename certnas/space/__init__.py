@@ -1,6 +1,13 @@
 """The DARTS search space: operators, genotypes, networks of cells, supernets."""
 
-from certnas.space.files import PUBLISHED, open_genotype, parse_architecture, read_genotype, write_genotype
+from certnas.space.files import (
+    PUBLISHED,
+    SOURCES,
+    open_genotype,
+    parse_architecture,
+    read_genotype,
+    write_genotype,
+)
 from certnas.space.frame import FRAMES, IMAGENET, SMALL, Frame
 from certnas.space.genotypes import GENOTYPES, Genotype, parse_genotype, published_genotype
 from certnas.space.network import DiscreteNetwork, parameter_count
@@ -19,6 +26,7 @@ __all__ = [
     "PUBLISHED",
     "ROBNETS",
     "SMALL",
+    "SOURCES",
     "SPACES",
     "DiscreteNetwork",
     "Frame",

@@ -7,11 +7,18 @@ from typing import Any
 
 from certnas.errors import UserError
 from certnas.runs.files import write_atomically
-from certnas.space.genotypes import GENOTYPES, Genotype, nearest, parse_genotype
+from certnas.space.genotypes import GENOTYPES, Genotype, nearest, parse_genotype, published_records
 from certnas.space.robnets import ROBNETS, RobNet, parse_robnet
 
 PUBLISHED: Mapping[str, Genotype | RobNet] = {**GENOTYPES, **ROBNETS}
 """Published name -> genotype or edge codes."""
+
+SOURCES: Mapping[str, str] = {
+    name: record["source"]
+    for file in ("genotypes.json", "robnets.json")
+    for name, record in published_records(file).items()
+}
+"""Published name -> repository, commit and file that it was taken from."""
 
 
 def open_genotype(name: str | Path) -> Genotype | RobNet:

@@ -48,8 +48,10 @@ class Genotype:
         concat = self.reduce_concat if reduction else self.normal_concat
         return CellPlan(tuple(edges[first : first + 2] for first in range(0, len(edges), 2)), concat)
 
-    def check_layers(self, layers: int) -> None:
-        """A genotype makes networks of any number of cells."""
+    @property
+    def depth(self) -> int | None:
+        """The number of cells of the only networks that there are, or None: any number."""
+        return None
 
     def record(self) -> dict[str, Any]:
         """The JSON record that `parse_genotype` reads."""
@@ -121,12 +123,14 @@ def _state(value: object, where: str) -> int:
     return value
 
 
-def _published() -> dict[str, Genotype]:
-    records = json.loads((files("certnas.space") / "genotypes.json").read_text(encoding="utf-8"))
-    return {name: parse_genotype(record, name) for name, record in records.items()}
+def published_records(file: str) -> dict[str, dict[str, Any]]:
+    """Name -> record of a JSON file of this package; each record names its `source`."""
+    return json.loads((files("certnas.space") / file).read_text(encoding="utf-8"))
 
 
-GENOTYPES: Mapping[str, Genotype] = _published()
+GENOTYPES: Mapping[str, Genotype] = {
+    name: parse_genotype(record, name) for name, record in published_records("genotypes.json").items()
+}
 """Published name -> genotype; `genotypes.json` names each one's source."""
 
 

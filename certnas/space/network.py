@@ -91,7 +91,8 @@ class DiscreteNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(channels=channels, layers=layers, classes=classes, in_channels=in_channels)
-        genotype.check_layers(layers)
+        if genotype.depth not in (None, layers):
+            raise UserError(f"layers: got {layers}; this architecture is of {genotype.depth} cells")
         reducing = reduction_cells(layers, reductions)
         self.normalize = normalisation(in_channels, mean, std)
         stem = frame.stem(in_channels, channels)

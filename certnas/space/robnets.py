@@ -1,13 +1,11 @@
 """RobNets: cells that keep every edge, each with a code of the operators on it (Guo et al. 2020)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, ClassVar
 
 from certnas.errors import UserError
-from certnas.space.genotypes import CellPlan
+from certnas.space.genotypes import CellPlan, published_records
 from certnas.space.spaces import edge_count
 
 CODES: dict[str, tuple[str, ...]] = {
@@ -60,10 +58,10 @@ class RobNet:
             first += node
         return CellPlan(tuple(plan), tuple(range(2, 2 + len(plan))))
 
-    def check_layers(self, layers: int) -> None:
-        """Raises UserError for a number of cells that the codes do not make."""
-        if len(self.cells) not in (1, layers):
-            raise UserError(f"layers: got {layers}; these codes are of a network of {len(self.cells)} cells")
+    @property
+    def depth(self) -> int | None:
+        """The number of cells of the only networks that there are, or None."""
+        return len(self.cells) if len(self.cells) > 1 else None
 
     def record(self) -> dict[str, Any]:
         """The JSON record that `parse_robnet` reads."""
@@ -92,10 +90,7 @@ def parse_robnet(record: Mapping[str, Any], name: str) -> RobNet:
         raise UserError(f"genotype {name!r}: {error}") from None
 
 
-def _published() -> dict[str, RobNet]:
-    records = json.loads((files("certnas.space") / "robnets.json").read_text(encoding="utf-8"))
-    return {name: parse_robnet(record, name) for name, record in records.items()}
-
-
-ROBNETS: Mapping[str, RobNet] = _published()
+ROBNETS: Mapping[str, RobNet] = {
+    name: parse_robnet(record, name) for name, record in published_records("robnets.json").items()
+}
 """Published name -> edge codes; `robnets.json` names each one's source."""

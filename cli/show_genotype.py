@@ -1,0 +1,60 @@
+"""`certnas show`: the cells of one architecture, in words and as a picture."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from cli.failure import refusals
+
+
+@click.command()
+@click.argument("genotype", metavar="GENOTYPE")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path(), show_default=True, help="Folder of the files."
+)
+@click.option("--channels", type=int, default=36, show_default=True, help="Channels of the first cells.")
+@click.option("--layers", type=int, help="Cells of the network.  [default: 20, or as many as it has]")
+@click.option("--classes", type=int, default=10, show_default=True)
+def show(genotype: str, out: Path, channels: int, layers: int | None, classes: int) -> None:
+    """Print the cells of GENOTYPE, a published name or a JSON file, and write NAME.png and NAME.dot.
+
+    The parameters are those of a network of --layers cells with --channels channels and --classes classes.
+    """
+    with refusals():
+        from rich import box
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        from certnas.runs import open_folder, write_atomically
+        from certnas.space import PUBLISHED, SOURCES, open_genotype, parameter_count
+        from certnas.space.picture import OUTPUT, cell_picture, cells, dot_text, state_name
+
+        architecture = open_genotype(genotype)
+        name = genotype if genotype in PUBLISHED else Path(genotype).stem
+        depth = (architecture.depth or 20) if layers is None else layers
+        count = parameter_count(architecture, channels, depth, classes)
+        open_folder(out)
+        stem = re.sub(r"[^\w.-]", "_", name)
+        picture, dot = out / f"{stem}.png", out / f"{stem}.dot"
+        write_atomically(picture, cell_picture(architecture, name))
+        write_atomically(dot, dot_text(architecture, name))
+
+        console = Console(highlight=False)
+        console.print(
+            f"[bold]{escape(name)}[/]  {count:,} parameters ({depth} cells, {channels} channels, {classes} classes)"
+        )
+        if genotype in PUBLISHED:
+            console.print(f"[dim]from {SOURCES[genotype]}[/]")
+        for title, plan in cells(architecture).items():
+            shown = Table("state", "is", box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+            shown.title, shown.title_justify = title, "left"
+            for position, edges in enumerate(plan.nodes):
+                terms = [f"{op}({state_name(state)})" for op, state in edges]
+                shown.add_row(state_name(position + 2), " + ".join(terms))
+            shown.add_row(OUTPUT, f"concatenation of {', '.join(state_name(state) for state in plan.concat)}")
+            console.print(shown)
+        console.print(f"written: {picture}, {dot}", markup=False, soft_wrap=True)
