@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bounds.backward import lower_bound, lower_bound_from_boxes
+from bounds.cost import row_cost
 from bounds.graph import Network
 from bounds.interval import Interval
 from bounds.memory import Budget
@@ -17,7 +18,7 @@ from bounds.ops import Nonlinear, rule_for
 from bounds.ops.rule import Tuning
 from bounds.patch import Patch
 from bounds.patch import units as unit_patches
-from bounds.plan import plan_of, row_cost
+from bounds.plan import plan_of
 from bounds.region import Region
 from bounds.relaxation import Relaxation, Slope
 
@@ -115,9 +116,7 @@ class Analysis:
         def some(images: slice, rows: slice) -> Tensor | Patch:
             index = units[images, rows]
             if len(shape) == 3:
-                one = unit_patches(index, shape, self.network.dtype)
-                both_signs = torch.cat([one.coef, -one.coef], 1)
-                return Patch(both_signs, one.top.repeat(1, 2), one.left.repeat(1, 2), shape)
+                return unit_patches(index, shape, self.network.dtype)
             n, m = index.shape
             dense = torch.zeros(n, m, prod(shape), dtype=self.network.dtype, device=self.network.device)
             dense.scatter_(2, index.unsqueeze(2), 1.0)
@@ -136,7 +135,8 @@ class Analysis:
     ) -> Tensor:
         """[N, rows], or [N, sides, rows]: blocks of rows under the budget, recomputed in the backward of autograd."""
         count = len(self.region.x)
-        blocks = list(self.budget.chunks(count, rows, sides * row_cost(self.network.graph, target)))
+        cost = sides * row_cost(self.network, target, unit=sides == 2)
+        blocks = list(self.budget.chunks(count, rows, cost))
         for name in self.relaxed_before(target):
             if tunings is None:
                 self.relaxation(name)

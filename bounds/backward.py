@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from bounds.graph import Network
+from bounds import local
+from bounds.graph import Call, Network
 from bounds.interval import Interval
 from bounds.ops import Affine, rule_for
-from bounds.patch import Patch, push
+from bounds.patch import Patch
 from bounds.region import Region
 from bounds.relaxation import Relaxation, sum_to
 
 Provider = Callable[[str], Relaxation]
+Rows = Tensor | Patch
 
 
-def _constant(rows: Tensor | Patch, bias: Tensor) -> Tensor:
-    """⟨coef, bias⟩ for each row; bias [1, *out or broadcastable].  A patch meets only biases that are per channel."""
+def _constant(rows: Rows, bias: Tensor) -> Tensor:
+    """⟨coef, bias⟩ for each row; bias [1, *out or broadcastable]."""
+    if isinstance(rows, Patch) and max(bias.shape[-2:]) > 1:
+        (windows,) = rows.gather(bias.unsqueeze(1))
+        return (rows.by_unit() * windows).flatten(3).sum(-1).flatten(1)
     coef = rows.coef if isinstance(rows, Patch) else rows
     summed = sum_to(coef, tuple(bias.shape[1:]))
     return (summed * bias.unsqueeze(1)).flatten(2).sum(-1)
 
 
-def lower_bound(
-    network: Network, region: Region, relaxation: Provider, target: str, coef: Tensor | Patch
-) -> Tensor:
+def lower_bound(network: Network, region: Region, relaxation: Provider, target: str, coef: Rows) -> Tensor:
     """min over R of Σ coef·target(x') from below.  [N, S]
 
     coef [N, S, *target's shape].  Walks from `target` to the input; each nonlinear node is replaced by
@@ -45,12 +48,12 @@ def _walk(
     network: Network,
     region: Region,
     target: str,
-    coef: Tensor | Patch,
+    coef: Rows,
     relaxation: Provider | None,
     interval: Callable[[str], Interval] | None,
 ) -> Tensor:
     graph = network.graph
-    pending: dict[str, Tensor | Patch] = {target: coef}
+    pending: dict[str, Rows] = {target: coef}
     total: Tensor | float = 0.0
     names = list(graph.nodes)
     start = names.index(target) + 1 if target in graph.nodes else 0
@@ -59,29 +62,44 @@ def _walk(
             continue
         rows, node = pending.pop(name), graph.nodes[name]
         rule, call = rule_for(node), network.call(node)
-        pulled: tuple[Tensor | Patch, ...] | None = push(call, rows) if isinstance(rows, Patch) else None
         if isinstance(rule, Affine):
-            rows = rows if pulled is not None else written(rows)
+            rows = rows.mask() if isinstance(rows, Patch) else rows
             bias = rule.bias(call)
             if bias is not None:
                 total = total + _constant(rows, bias)
-            pulled = pulled if pulled is not None else rule.pull(call, written(rows))
+            pulled = _through(rule, call, rows)
         elif interval is not None:
             total = total + _minimum_in_box(written(rows), interval(name))
             continue
         else:
             assert relaxation is not None
-            pulled, const = relaxation(name).pull(written(rows))
+            pulled, const = _relaxed(relaxation(name), call, rows)
             total = total + const
         for operand, part in zip(node.operands, pulled, strict=True):
-            pending[operand] = written(pending[operand]) + written(part) if operand in pending else part
+            pending[operand] = _sum(pending[operand], part) if operand in pending else part
     if graph.input in pending:
-        total = total + region.minimum(written(pending[graph.input]))
+        rows = pending[graph.input]
+        total = total + (local.minimum(region, rows) if isinstance(rows, Patch) else region.minimum(rows))
     assert isinstance(total, Tensor)
     return total
 
 
-def written(rows: Tensor | Patch) -> Tensor:
+def _through(rule: Affine, call: Call, rows: Rows) -> Sequence[Rows]:
+    moved = local.pull(call, rows) if isinstance(rows, Patch) else None
+    return rule.pull(call, written(rows)) if moved is None else moved
+
+
+def _relaxed(relaxation: Relaxation, call: Call, rows: Rows) -> tuple[Sequence[Rows], Tensor]:
+    found = local.relax(call, relaxation, rows) if isinstance(rows, Patch) else None
+    return relaxation.pull(written(rows)) if found is None else found
+
+
+def _sum(one: Rows, other: Rows) -> Rows:
+    both = one + other if isinstance(one, Patch) and isinstance(other, Patch) else None
+    return both or written(one) + written(other)
+
+
+def written(rows: Rows) -> Tensor:
     """Rows as dense coefficients."""
     return rows.dense() if isinstance(rows, Patch) else rows
 

@@ -1,124 +1,168 @@
-"""Rows that start at single units, kept as small patches of the image until they meet an operator that spreads them.
+"""Rows that start at single units, kept as windows of the image for as long as these are smaller than the image.
 
-A unit of a convolution sees a few positions only.  Its row is held as [N, S, C, kh, kw] coefficients at an offset, and
-goes through convolutions, batch normalisation and sums in that form; then it is written out as a dense row.
+A unit of a convolution sees a few positions of each tensor before it.  Its row is held as coefficients on that window
+alone; windows of all rows of a tensor have one size, and stand where their units do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.ops.affine import RULES
-from bounds.ops.conv import symmetric_geometry
-from bounds.ops.rule import Affine
+LARGEST = 0.7
+"""The part of an image from which on a window is no longer worth its borders."""
 
-aten = torch.ops.aten
+
+@dataclass(frozen=True)
+class Grid:
+    """Where windows stand: at stride·unit + offset, `size` wide.  Each a pair (vertical, horizontal)."""
+
+    stride: tuple[int, int] = (1, 1)
+    offset: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (1, 1)
+
+    def through(self, stride: tuple[int, int], shift: tuple[int, int], span: tuple[int, int]) -> Grid:
+        """On the operand of an operator whose output at i reads its operand from stride·i + shift on, `span` far."""
+        (a, b), (c, d), (e, f) = self.stride, self.offset, self.size
+        return Grid(
+            (a * stride[0], b * stride[1]),
+            (c * stride[0] + shift[0], d * stride[1] + shift[1]),
+            ((e - 1) * stride[0] + span[0], (f - 1) * stride[1] + span[1]),
+        )
+
+    def joined(self, other: Grid) -> Grid | None:
+        """The smallest grid that holds both; None where their strides differ."""
+        if self.stride != other.stride:
+            return None
+        first = [min(a, b) for a, b in zip(self.offset, other.offset, strict=True)]
+        ends = [
+            max(a + m, b + n)
+            for a, m, b, n in zip(self.offset, self.size, other.offset, other.size, strict=True)
+        ]
+        return Grid(self.stride, (first[0], first[1]), (ends[0] - first[0], ends[1] - first[1]))
+
+    def small(self, image: tuple[int, ...]) -> bool:
+        """Whether windows of this size are worth keeping on an image [..., H, W]."""
+        return self.size[0] * self.size[1] <= LARGEST * image[-2] * image[-1]
 
 
 @dataclass(frozen=True)
 class Patch:
-    """coef [N, S, C, kh, kw]; its first row and column stand at `top`, `left` [N, S] of a tensor [C, H, W] = `shape`.
+    """coef [N, k·M, C, *grid.size]: k rows for each of the M units at positions `top`, `left` [N, M] of their tensor.
 
-    Coefficients outside of the tensor are zero.
+    shape: [C, H, W] of the tensor that the windows lie on.  masked: nothing but zeros stands outside of the tensor.
+    Coefficients are laid out with the channels last, as gathering and convolutions on a CPU like them.
     """
 
     coef: Tensor
     top: Tensor
     left: Tensor
+    grid: Grid
     shape: tuple[int, ...]
+    masked: bool = True
 
-    def masked(self) -> Patch:
+    def folded(self) -> Tensor:
+        """[N·k·M, C, *size]"""
+        return self.coef.flatten(0, 1)
+
+    def gather(self, *images: Tensor) -> list[Tensor]:
+        """The windows of images [N or 1, 1, C, H, W], zeros outside.  [N, 1, M, C, kh, kw] each, to meet `by_unit`."""
+        n, m = self.top.shape
+        (kh, kw), (sh, sw), (oh, ow) = self.grid.size, self.grid.stride, self.grid.offset
+        top, left = self.top * sh + oh, self.left * sw + ow
+        padding, start = (0, 0, 0, 0), {}
+        found = []
+        for image in images:
+            batch, (h, w) = len(image), image.shape[-2:]
+            if batch not in start:
+                padding = _margins(left, kw, w) + _margins(top, kh, h)
+                width, height = padding[0] + w + padding[1], padding[2] + h + padding[3]
+                start[batch] = (top + padding[2]) * width + left + padding[0]
+                if batch > 1:
+                    start[batch] += torch.arange(batch, device=top.device).unsqueeze(1) * (height * width)
+            padded = F.pad(image.squeeze(1).permute(0, 2, 3, 1), (0, 0, *padding))
+            windows = _windows(padded, start[batch].flatten(), (kh, kw))
+            found.append(windows.reshape(n, 1, m, kh, kw, -1).movedim(-1, 3))
+        return found
+
+    def by_unit(self) -> Tensor:
+        """coef as [N, k, M, C, kh, kw]"""
+        return self.coef.unflatten(1, (-1, self.top.shape[1]))
+
+    def mask(self) -> Patch:
         """The same, with what stands outside of the tensor set to zero."""
-        inside = _inside(self.top, self.coef.shape[3], self.shape[1]).unsqueeze(-1)
-        inside = inside & _inside(self.left, self.coef.shape[4], self.shape[2]).unsqueeze(-2)
-        return replace(self, coef=self.coef * inside.unsqueeze(2))
+        if self.masked:
+            return self
+        h, w = self.shape[-2:]
+        ones = torch.ones(1, 1, 1, h, w, dtype=self.coef.dtype, device=self.coef.device)
+        (inside,) = self.gather(ones)
+        return replace(self, coef=(self.by_unit() * inside).flatten(1, 2), masked=True)
 
     def dense(self) -> Tensor:
         """[N, S, C, H, W]"""
-        n, s, c, kh, kw = self.coef.shape
-        h, w = self.shape[1:]
-        rows = self.top.unsqueeze(-1) + torch.arange(kh, device=self.top.device)
-        columns = self.left.unsqueeze(-1) + torch.arange(kw, device=self.top.device)
-        place = rows.clamp(0, h - 1).unsqueeze(-1) * w + columns.clamp(0, w - 1).unsqueeze(-2)
-        index = place.reshape(n, s, 1, kh * kw).expand(n, s, c, kh * kw)
-        flat = torch.zeros(n, s, c, h * w, dtype=self.coef.dtype, device=self.coef.device)
-        return flat.scatter_add(3, index, self.coef.reshape(n, s, c, kh * kw)).reshape(n, s, c, h, w)
+        n, s, c = self.coef.shape[:3]
+        (kh, kw), (sh, sw), (oh, ow) = self.grid.size, self.grid.stride, self.grid.offset
+        h, w = self.shape[-2:]
+        device = self.coef.device
+        down = torch.arange(h, device=device) - (self.top * sh + oh).unsqueeze(-1)
+        across = torch.arange(w, device=device) - (self.left * sw + ow).unsqueeze(-1)
+        place = down.clamp(0, kh - 1).unsqueeze(-1) * kw + across.clamp(0, kw - 1).unsqueeze(-2)
+        inside = ((down >= 0) & (down < kh)).unsqueeze(-1) & ((across >= 0) & (across < kw)).unsqueeze(-2)
+        k = s // self.top.shape[1]
+        row = torch.arange(n * s, device=device).reshape(n, s, 1, 1) * (kh * kw)
+        index = torch.where(inside.repeat(1, k, 1, 1), place.repeat(1, k, 1, 1) + row, n * s * kh * kw)
+        flat = self.coef.permute(0, 1, 3, 4, 2).reshape(-1, c)
+        written = torch.cat([flat, flat.new_zeros(1, c)]).index_select(0, index.flatten())
+        return written.reshape(n, s, h, w, c).permute(0, 1, 4, 2, 3).contiguous()
 
-    @property
-    def small(self) -> bool:
-        """Whether the patch is still worth keeping: less than a quarter of the tensor."""
-        return 4 * self.coef.shape[3] * self.coef.shape[4] <= self.shape[1] * self.shape[2]
+    def __add__(self, other: Patch) -> Patch | None:
+        """The sum of rows of the same units; None where their windows do not fit together."""
+        grid = self.grid.joined(other.grid)
+        if grid is None or not grid.small(self.shape):
+            return None
+        return replace(
+            self,
+            coef=self._on(grid) + other._on(grid),
+            grid=grid,
+            masked=self.masked and other.masked,
+        )
+
+    def _on(self, grid: Grid) -> Tensor:
+        (top, left), (first, second) = self.grid.offset, grid.offset
+        (kh, kw), (height, width) = self.grid.size, grid.size
+        above, before = top - first, left - second
+        padding = (before, width - kw - before, above, height - kh - above)
+        return F.pad(self.coef, padding) if any(padding) else self.coef
 
 
-def _inside(first: Tensor, count: int, size: int) -> Tensor:
-    """Which of the positions first … first + count lie in [0, size).  [N, S] -> [N, S, count]"""
-    position = first.unsqueeze(-1) + torch.arange(count, device=first.device)
-    return (position >= 0) & (position < size)
+def _margins(first: Tensor, count: int, size: int) -> tuple[int, int]:
+    """How far windows of `count` positions leave [0, size) on either side."""
+    low, high = (int(first.min()), int(first.max())) if first.numel() else (0, 0)
+    return max(0, -low), max(0, high + count - size)
+
+
+def _windows(padded: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:
+    """Windows of padded [batch, H', W', C] that begin at flat positions start [B].  [B, kh·kw·C]"""
+    (kh, kw), (_, height, width, channels) = size, padded.shape
+    if padded.requires_grad:
+        within = torch.arange(kh, device=start.device).unsqueeze(1) * width + torch.arange(
+            kw, device=start.device
+        )
+        index = (start.unsqueeze(1) + within.flatten()).flatten()
+        return padded.flatten(0, 2).index_select(0, index).reshape(len(start), -1)
+    # all windows as one overlapping view: rows of kw·C numbers are copied at once; it has no cheap derivative
+    flat = padded.contiguous()
+    places = max(1, len(flat) * height * width - (kh - 1) * width - kw + 1)
+    view = flat.as_strided((places, kh, kw * channels), (channels, width * channels, 1))
+    return view.index_select(0, start).flatten(1)
 
 
 def units(index: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Patch:
-    """One row for each unit.  index [N, S] into the flattened tensor [C, H, W]."""
+    """For each unit the row that reads it and its negative.  index [N, M] into the flattened tensor [C, H, W]."""
     c, h, w = shape
     channel = index // (h * w)
-    coef = F.one_hot(channel, c).to(dtype).reshape(*index.shape, c, 1, 1)
-    return Patch(coef, index // w % h, index % w, shape)
-
-
-def _convolved(call: Call, patch: Patch) -> tuple[Patch, ...] | None:
-    geometry = symmetric_geometry(call)
-    if geometry is None:
-        return None
-    (sh, sw), (ph, pw), dilation = geometry
-    n, s = patch.coef.shape[:2]
-    folded = patch.coef.reshape(n * s, *patch.coef.shape[2:])
-    pulled = F.conv_transpose2d(folded, call["weight"], None, (sh, sw), 0, 0, call["groups"], dilation)
-    moved = Patch(
-        pulled.reshape(n, s, *pulled.shape[1:]), patch.top * sh - ph, patch.left * sw - pw, call.shapes[0]
-    )
-    return (moved.masked(),)
-
-
-def _scaled(call: Call, patch: Patch) -> tuple[Patch, ...] | None:
-    """Element-wise scaling by one number a channel, or one for all."""
-    rule = RULES[call.node.target]
-    assert isinstance(rule, Affine) and rule.transpose is not None
-    n, s = patch.coef.shape[:2]
-    if call.node.target in SCALARS:
-        factor = call["other"] if call["self"] is None else call["self"]
-        if isinstance(factor, Tensor) and factor.dim():
-            return None
-    (pulled,) = rule.transpose(call, patch.coef.reshape(n * s, *patch.coef.shape[2:]))
-    return (replace(patch, coef=pulled.reshape(patch.coef.shape)),)
-
-
-def _summed(call: Call, patch: Patch) -> tuple[Patch, ...] | None:
-    if (
-        any(shape != call.shape for shape in call.shapes)
-        or len(call.shapes) != 2
-        or call.node.arguments["alpha"] != 1
-    ):
-        return None
-    return (patch, patch)
-
-
-SCALARS = (aten.mul.Tensor, aten.mul.Scalar)
-PUSHES: dict[Any, Callable[[Call, Patch], tuple[Patch, ...] | None]] = {
-    aten.conv2d.default: _convolved,
-    aten.batch_norm.default: _scaled,
-    aten.add.Tensor: _summed,
-    **dict.fromkeys(SCALARS, _scaled),
-}
-
-
-def push(call: Call, patch: Patch) -> tuple[Patch, ...] | None:
-    """The patch pulled back to each operand; None where it has to be written out first."""
-    known = PUSHES.get(call.node.target)
-    product = call.node.target in SCALARS and len(call.node.operands) == 2
-    return None if known is None or product or not patch.small else known(call, patch)
+    one = F.one_hot(channel, c).to(dtype).reshape(*index.shape, c, 1, 1)
+    return Patch(torch.cat([one, -one], 1), index // w % h, index % w, Grid(), shape)

@@ -95,24 +95,3 @@ def _linear_tail(graph: Graph) -> frozenset[str]:
             tail.add(name)
             stack += graph.nodes[name].operands
     return frozenset(tail)
-
-
-@lru_cache(maxsize=4096)
-def row_cost(graph: Graph, target: str) -> int:
-    """Coefficients alive at once when one row of `target` is pulled back to the input, at the widest place."""
-    live = {target}
-    widest = total = prod(graph.shape(target))
-    names = list(graph.nodes)
-    if target == graph.input:
-        return total
-    for name in reversed(names[: names.index(target) + 1]):
-        if name not in live:
-            continue
-        for operand in graph.nodes[name].operands:
-            if operand not in live:
-                live.add(operand)
-                total += prod(graph.shape(operand))
-        widest = max(widest, total)
-        live.discard(name)
-        total -= prod(graph.nodes[name].shape)
-    return max(1, widest)

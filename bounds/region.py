@@ -79,16 +79,25 @@ class Region(ABC):
 
     def minimum(self, coef: Tensor) -> Tensor:
         """min over R of ⟨coef, x'⟩, exactly.  coef [N or 1, S, *shape]; returns [N, S]."""
-        linear = (coef.flatten(2) * self.x.flatten(1).unsqueeze(1)).sum(-1)
-        scaled = (coef * self.radii.unsqueeze(1)).flatten(2)
-        if not self.clipped:
-            return linear - self._dual_norm(scaled)
-        down, up = (
-            side.unsqueeze(1) / self.radii.unsqueeze(1).clamp(min=torch.finfo(coef.dtype).tiny)
-            for side in self.reach()
-        )
-        room = torch.where(coef > 0, down, up).flatten(2)
-        return linear - self._dual_norm_in_box(scaled.abs(), room)
+
+        def row(image: Tensor) -> Tensor:
+            return image.flatten(1).unsqueeze(1)
+
+        reach = [row(side) for side in self.reach()] if self.clipped else []
+        return self.minimum_on(coef.flatten(2), row(self.x), row(self.radii), *reach)
+
+    def minimum_on(self, coef: Tensor, x: Tensor, radii: Tensor, *reach: Tensor) -> Tensor:
+        """The same for coefficients [*, D] of chosen elements alone.
+
+        x, radii (D or 1 each) and, where the region is clipped, both sides of `reach`: those of the elements, [*, D].
+        """
+        linear = (coef * x).sum(-1)
+        if not reach:
+            if radii.shape[-1] == 1:
+                return linear - self._dual_norm(coef) * radii.squeeze(-1)
+            return linear - self._dual_norm(coef * radii)
+        down, up = (side / radii.clamp(min=torch.finfo(coef.dtype).tiny) for side in reach)
+        return linear - self._dual_norm_in_box((coef * radii).abs(), torch.where(coef > 0, down, up))
 
     def at(self, images: slice | Tensor) -> Region:
         """The same region for some of the images."""
@@ -129,11 +138,6 @@ class Region(ABC):
 @dataclass(frozen=True, eq=False)
 class Linf(Region):
     """max|x' − x| / ε ≤ 1.  With a box the region is itself a box."""
-
-    def detach(self) -> Region:
-        """The same region as a constant of autograd."""
-        eps = self.eps.detach() if isinstance(self.eps, Tensor) else self.eps
-        return replace(self, x=self.x.detach(), eps=eps)
 
     @property
     def is_box(self) -> bool:

@@ -54,7 +54,7 @@ def _matmul(transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 # Scaling, batch normalisation, sums.
 
 
-def _factor(call: Call) -> Any:
+def multiplier(call: Call) -> Any:
     """The constant that a product or quotient multiplies with."""
     left, right = call["self"], call["other"]
     constant = right if left is None else left
@@ -77,16 +77,15 @@ def scale(x: Tensor, factor: Any) -> Tensor:
 
 
 def _scaled(call: Call, x: Tensor) -> Tensor:
-    return scale(x, _factor(call)).expand(len(x), *call.shape)
+    return scale(x, multiplier(call)).expand(len(x), *call.shape)
 
 
 def _scaled_magnitude(call: Call, x: Tensor) -> Tensor:
-    factor = _factor(call)
-    return scale(x, abs(factor)).expand(len(x), *call.shape)
+    return scale(x, abs(multiplier(call))).expand(len(x), *call.shape)
 
 
 def _scaled_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
-    return (sum_to(scale(coef, _factor(call)), call.shapes[0]),)
+    return (sum_to(scale(coef, multiplier(call)), call.shapes[0]),)
 
 
 def _norm_scale(call: Call) -> tuple[Tensor, Tensor]:
@@ -119,7 +118,7 @@ def _sign(call: Call) -> tuple[Any, Any]:
     return (-alpha, 1) if call.node.target is aten.rsub.Scalar else (1, alpha)
 
 
-def _terms(call: Call) -> list[Any]:
+def terms(call: Call) -> list[Any]:
     signs = dict(zip(("self", "other"), _sign(call), strict=True))
     arguments = call.node.arguments
     return [signs[key] for key in ("self", "other") if call.is_operand(arguments[key])]
@@ -132,24 +131,24 @@ def _added(call: Call, *operands: Tensor) -> Tensor:
 
 
 def _added_constant(call: Call) -> Tensor | None:
-    return None if len(_terms(call)) == 2 else at_zero(call)
+    return None if len(terms(call)) == 2 else at_zero(call)
 
 
 def _both(call: Call, operands: tuple[Tensor, ...]) -> list[tuple[Tensor, Any]]:
-    signs = _terms(call)
+    signs = terms(call)
     return list(zip(operands if len(operands) == len(signs) else operands * 2, signs, strict=True))
 
 
 def _added_magnitude(call: Call, *operands: Tensor) -> Tensor:
-    if len(operands) < len(_terms(call)):  # x + x, x - x: one operand, its factors add up
-        return operands[0] * abs(sum(_terms(call)))
+    if len(operands) < len(terms(call)):  # x + x, x - x: one operand, its factors add up
+        return operands[0] * abs(sum(terms(call)))
     both = _both(call, operands)
     total = sum((x * abs(sign) for x, sign in both[1:]), start=both[0][0] * abs(both[0][1]))
     return total.expand(len(operands[0]), *call.shape)
 
 
 def _added_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
-    signs = _terms(call)
+    signs = terms(call)
     pulled = [
         sum_to(coef if sign == 1 else coef * sign, shape)
         for sign, shape in zip(signs, call.shapes * len(signs), strict=False)

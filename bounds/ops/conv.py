@@ -55,7 +55,7 @@ def _convolve_back(back: Callable[..., Tensor]) -> Callable[[Call, Tensor], tupl
             return _CONV_VJP[back](call, coef)
         stride, padding, dilation = geometry
         if back is F.conv_transpose2d:
-            return (_by_phases(coef, weight, stride, padding, dilation, call["groups"], size),)
+            return (by_phases(coef, weight, stride, padding, dilation, call["groups"], size),)
         extra = [
             n - ((o - 1) * s - 2 * p + d * (k - 1) + 1)
             for n, o, s, p, d, k in zip(
@@ -67,7 +67,7 @@ def _convolve_back(back: Callable[..., Tensor]) -> Callable[[Call, Tensor], tupl
     return transpose
 
 
-def _by_phases(
+def by_phases(
     coef: Tensor,
     weight: Tensor,
     stride: list[int],
@@ -87,15 +87,21 @@ def _by_phases(
     th, tw = -(-kh // sh), -(-kw // sw)
     taps = F.pad(weight, (0, tw * sw - kw, 0, th * sh - kh))
     taps = taps.reshape(groups, out_channels // groups, in_group, th, sh, tw, sw)
-    taps = taps.permute(0, 2, 4, 6, 1, 3, 5).flip(-1, -2)
-    kernel = taps.reshape(groups * in_group * sh * sw, out_channels // groups, th, tw)
+    taps = taps.permute(0, 4, 6, 2, 1, 3, 5).flip(-1, -2)
+    kernel = taps.reshape(groups * sh * sw * in_group, out_channels // groups, th, tw)
     full = [dilation[0] * (th - 1), dilation[1] * (tw - 1)]
     if stride == [1, 1] and full[0] >= ph and full[1] >= pw:
         pulled = F.conv2d(coef, kernel, None, 1, [full[0] - ph, full[1] - pw], dilation, groups)
         return _fit(pulled, 0, 0, h, w)
     phases = F.conv2d(coef, kernel, None, 1, full, dilation, groups)
     rows, columns = phases.shape[2:]
-    phases = phases.reshape(len(coef), -1, sh, sw, rows, columns).permute(0, 1, 4, 2, 5, 3)
+    if phases.is_contiguous(
+        memory_format=torch.channels_last
+    ):  # interleaved where the channels stay together
+        phases = phases.permute(0, 2, 3, 1).reshape(len(coef), rows, columns, groups, sh, sw, in_group)
+        joined = phases.permute(0, 1, 4, 2, 5, 3, 6).reshape(len(coef), rows * sh, columns * sw, -1)
+        return _fit(joined.permute(0, 3, 1, 2), ph, pw, h, w)
+    phases = phases.reshape(len(coef), groups, sh, sw, in_group, rows, columns).permute(0, 1, 4, 5, 2, 6, 3)
     return _fit(phases.reshape(len(coef), -1, rows * sh, columns * sw), ph, pw, h, w)
 
 

@@ -1,0 +1,138 @@
+"""Rows kept as windows: the same bounds, and the same derivatives, as rows written out from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from random_networks import Recipe, build, recipes
+from test_random_networks import Place, places
+from torch import Tensor, nn
+
+import bounds
+from bounds import local, patch
+from bounds.cost import row_cost
+
+METHODS = (bounds.Crown(), bounds.Crown(bounds.Slope.PARALLEL), bounds.AlphaCrown(iterations=1, step=0.3))
+NEVER, ALWAYS = 0.0, 1e9
+"""`patch.LARGEST`: no window is small enough, every window is."""
+
+
+def with_windows(monkeypatch: pytest.MonkeyPatch, largest: float, work: Callable[[], Tensor]) -> Tensor:
+    with monkeypatch.context() as context:
+        context.setattr(patch, "LARGEST", largest)
+        return work()
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_random_networks_have_the_same_bounds_by_windows_and_written_out(chunk: int) -> None:
+    @seed(chunk)
+    @settings(
+        max_examples=60,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(recipe=recipes(), place=places)
+    def check(recipe: Recipe, place: Place) -> None:
+        model = build(recipe).double().eval()
+        region = place.region(recipe.shape)
+        rows = torch.eye(recipe.classes, dtype=torch.float64).expand(2, -1, -1)
+        network = bounds.trace(model, region.x[:1]).bind()
+        for method in METHODS:
+            found = []
+            for largest in (NEVER, ALWAYS):
+                with pytest.MonkeyPatch.context() as context:
+                    context.setattr(patch, "LARGEST", largest)
+                    with torch.no_grad():
+                        found.append(bounds.lower_bounds(network, region, rows, method))
+            written, windows = found
+            finite = torch.isfinite(written)
+            assert torch.equal(finite, torch.isfinite(windows))
+            assert torch.allclose(written[finite], windows[finite], rtol=1e-7, atol=1e-7), (
+                recipe,
+                place,
+                method,
+            )
+
+    check()
+
+
+def dense_cell() -> nn.Module:
+    """Branches of different reach that meet in sums and concatenations, as in a DARTS cell, with a shifted slice."""
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(2, 4, 3, padding=1)
+            self.separable = nn.Sequential(
+                nn.ReLU(), nn.Conv2d(4, 4, 5, padding=2, groups=4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+            )
+            self.dilated = nn.Sequential(
+                nn.ReLU(), nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4), nn.BatchNorm2d(4)
+            )
+            self.average = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+            self.maximum = nn.MaxPool2d(3, 1, 1)
+            self.even = nn.Conv2d(12, 3, 1, stride=2)
+            self.odd = nn.Conv2d(12, 3, 1, stride=2)
+            self.last = nn.Sequential(nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.ReLU())
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            s = self.stem(x)
+            a = self.separable(s) + self.dilated(s)
+            b = self.average(s) - 0.5 * self.maximum(torch.relu(a))
+            y = torch.relu(torch.cat([a, b, s], 1))
+            shifted = nn.functional.pad(y[:, :, 1:, 1:], (0, 1, 0, 1))
+            z = torch.cat([self.even(y), self.odd(shifted)], 1)
+            return self.head(self.last(z).mean((2, 3)))
+
+    torch.manual_seed(3)
+    return Cell().double().eval()
+
+
+@pytest.mark.parametrize("norm", bounds.NORMS)
+@pytest.mark.parametrize("size", [9, 12])
+def test_a_cell_has_the_same_bounds_and_derivatives(
+    monkeypatch: pytest.MonkeyPatch, norm: str, size: int
+) -> None:
+    model = dense_cell()
+    x = torch.rand(2, 2, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    graph = bounds.trace(model, x[:1])
+    rows = bounds.margins(torch.tensor([0, 2]), 3, dtype=torch.float64)
+
+    def derivatives() -> Tensor:
+        eps = torch.tensor(0.02, dtype=torch.float64, requires_grad=True)
+        found = bounds.lower_bounds(graph.bind(), bounds.NORMS[norm](x, eps, 0.0, 1.0), rows, bounds.Crown())
+        gradients = torch.autograd.grad(found.square().sum(), [eps, *model.parameters()])
+        return torch.cat([found.flatten(), *(g.flatten() for g in gradients)])
+
+    written, windows = (with_windows(monkeypatch, largest, derivatives) for largest in (NEVER, ALWAYS))
+    assert torch.allclose(written, windows, rtol=1e-9, atol=1e-9)
+
+
+def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operator of the cell lets windows through: none is written out before the input."""
+    model, seen = dense_cell(), []
+    x = torch.rand(1, 2, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    network = bounds.trace(model, x).bind()
+    rows = torch.eye(3, dtype=torch.float64).expand(1, -1, -1)
+    honest = local.minimum
+    monkeypatch.setattr(local, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
+    monkeypatch.setattr(patch, "LARGEST", ALWAYS)
+    bounds.lower_bounds(network, bounds.Linf(x, 0.1), rows, bounds.Crown(intersect=False))
+    readers = [
+        name for name in bounds.plan.plan_of(network.graph).readers if len(network.graph.shape(name)) == 3
+    ]
+    assert len(seen) >= len(readers) - 2  # all but those affine in the input
+
+
+def test_a_window_costs_less_than_the_image() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+    network = bounds.trace(model, torch.rand(1, 1, 16, 16)).bind()
+    target = [name for name in network.graph.nodes if "conv2d" in name][1]
+    assert row_cost(network, target, unit=False) == 2 * 8 * 16 * 16
+    assert row_cost(network, target, unit=True) == 8 * 9 + 8 * 9
