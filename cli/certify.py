@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from certnas.certifier.results import Folder
     from certnas.data import Dataset
     from certnas.models import OpenedModel
+    from certnas.proofs import Writer, Written
 
 F = TypeVar("F", bound=Callable[..., Any])
 AT = {
@@ -84,6 +85,11 @@ RUN = (
         "--out", type=click.Path(path_type=Path), help="Folder for results.csv, results.json and plots."
     ),
     click.option("--resume", is_flag=True, help="Continue a run that --out holds."),
+    click.option(
+        "--certificates",
+        type=click.Path(path_type=Path),
+        help="Folder for proofs that `certnas check` checks.",
+    ),
 )
 
 
@@ -135,6 +141,8 @@ class Run:
         self.device = open_device(options["device"])
         self.model, self.data = self._open()
         self.folder = self._folder()
+        self.writer = self._writer()
+        self.written: list[Written] = []
 
     def _open(self) -> tuple[OpenedModel, Dataset]:
         from certnas.data import load
@@ -174,6 +182,19 @@ class Run:
         }
         return Folder.open(options["out"], config, resume=options["resume"])
 
+    def _writer(self) -> Writer | None:
+        from certnas.proofs import Writer
+
+        options = self.options
+        if options["certificates"] is None:
+            return None
+        kept = {name: options[name] for name in ("targets", "seed", "tol", "memory")}
+        about = {"model": options["source"], "weights": self.model.sha256, "data": options["data"]}
+        model, x = self.model.module.to(self.device), self.data.x.to(self.device)
+        return Writer(
+            model, x, options["certificates"], method=self.method, clip=self.clip, about=about, **kept
+        )
+
     def go(self) -> None:
         """Certifies what is not done yet, shows and keeps it; an early end loses no finished batch."""
         from rich.console import Console
@@ -188,6 +209,10 @@ class Run:
                 batches.append(self.folder.done)
 
         def keep(batch: Certificates) -> None:
+            first = sum(map(len, batches))
+            rows = slice(first, first + len(batch))
+            if self.writer is not None:
+                self.written += self.writer.write(self.data.x[rows], self.data.y[rows], batch)
             batches.append(batch)
             if self.folder is not None:
                 self.folder.append(batch)
@@ -206,6 +231,7 @@ class Run:
             ) from error
         self._show(batches)
         self._pictures(Certificates.join(batches))
+        self._told()
 
     def _certify(self, done: int, keep: Callable[[Certificates], None], console: Any) -> None:
         import certnas
@@ -257,6 +283,18 @@ class Run:
         write_atomically(self.folder.path / "accuracy.png", accuracy_plot(certificates, self.model.name))
         write_atomically(self.folder.path / "radii.png", radii_plot(certificates, self.model.name))
         click.echo(f"wrote results.csv, results.json, accuracy.png and radii.png to {self.folder.path}")
+
+    def _told(self) -> None:
+        """How many certificates were written, and of which images a smaller radius or none."""
+        if self.writer is None:
+            return
+        count = sum(proof.path is not None for proof in self.written)
+        smaller = sum(0 < proof.eps < proof.radius for proof in self.written)
+        lines = [f"wrote {count} certificates to {self.options['certificates']}"]
+        lines += [f"{smaller} of them prove a slightly smaller radius"] if smaller else []
+        missing = [str(proof.index) for proof in self.written if proof.path is None]
+        lines += [f"no CROWN proof for images {', '.join(missing)}"] if missing else []
+        click.echo("; ".join(lines))
 
     def _evidence(self, error: Any) -> str:
         from certnas.certifier.results import keep_evidence

@@ -7,6 +7,7 @@ import click
 
 from certnas import __version__
 from cli.certify import certify
+from cli.check import check
 from cli.failure import INTERRUPTED, Ended, one_line
 from cli.genotypes import genotypes
 from cli.search import search
@@ -39,6 +40,7 @@ def main() -> None:
 
 
 main.add_command(certify)
+main.add_command(check)
 main.add_command(genotypes)
 main.add_command(show)
 main.add_command(search)

@@ -1,0 +1,133 @@
+"""A certificate as a value and as a file: numpy arrays and a JSON header in one .npz, nothing that runs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+SIDES = ("lower", "upper")
+MOST_BYTES = 1 << 32
+
+
+@dataclass(frozen=True)
+class Plane:
+    """slope · x + bias: of one unit each, [R, *out]; of a max over a window of k, slope [R, *out, k].  R is 1 or S."""
+
+    slope: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class Planes:
+    """lower(x) ≤ f(x) ≤ upper(x), as is claimed."""
+
+    lower: Plane
+    upper: Plane
+
+
+@dataclass(frozen=True)
+class Step:
+    """A claim that lower ≤ value of `target` ≤ upper, by planes (their keys) at the nodes before it."""
+
+    target: str
+    lower: np.ndarray
+    upper: np.ndarray
+    planes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """rows·f(x') ≥ bounds > 0 for every x' with ‖x' − x‖ ≤ eps (and box[0] ≤ x' ≤ box[1]), as is claimed.
+
+    network: the digest of f.  x [*shape], rows [S, K], bounds [S]; norm linf, l2 or l1.  steps: claims about tensors
+    inside, each from those before it; final: the planes for the rows.  about: what is not proved, such as versions.
+    """
+
+    network: str
+    norm: str
+    x: np.ndarray
+    eps: float
+    box: tuple[float, float] | None
+    rows: np.ndarray
+    bounds: np.ndarray
+    steps: tuple[Step, ...]
+    final: Mapping[str, str]
+    planes: Mapping[str, Planes]
+    about: Mapping[str, Any]
+
+
+def encode(certificate: Certificate) -> bytes:
+    """The bytes of a certificate's file."""
+    arrays = {name: getattr(certificate, name) for name in ("x", "rows", "bounds")}
+    for i, step in enumerate(certificate.steps):
+        arrays |= {f"step{i}.lower": step.lower, f"step{i}.upper": step.upper}
+    for key, both in certificate.planes.items():
+        for side in SIDES:
+            plane = getattr(both, side)
+            arrays |= {f"{key}.{side}.slope": plane.slope, f"{key}.{side}.bias": plane.bias}
+    header = {name: getattr(certificate, name) for name in ("network", "norm", "final", "about")} | {
+        "format": FORMAT,
+        "eps": float(certificate.eps).hex(),
+        "box": None if certificate.box is None else [float(side).hex() for side in certificate.box],
+        "steps": [{"target": step.target, "planes": step.planes} for step in certificate.steps],
+        "planes": list(certificate.planes),
+    }
+    text = json.dumps(header, sort_keys=True).encode()
+    arrays = {name: np.ascontiguousarray(a, dtype="<f8") for name, a in arrays.items()}
+    buffer = io.BytesIO()
+    named = arrays | {"header": np.frombuffer(text, np.uint8), "seal": _seal(text, arrays)}
+    np.savez_compressed(buffer, allow_pickle=False, **named)
+    return buffer.getvalue()
+
+
+def _seal(text: bytes, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A digest of all that the file holds: it shows damage, and proves nothing."""
+    digest = hashlib.sha256(text)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def read(path: Path) -> Certificate:
+    """The certificate in a file.  Raises ValueError, with what is wrong, for anything else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes, more than a certificate may")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        text, seal = arrays.pop("header").tobytes(), arrays.pop("seal")
+        if not np.array_equal(seal, _seal(text, arrays)):
+            raise ValueError("its seal does not fit its contents: it was damaged or changed")
+        header = json.loads(text)
+        if header["format"] != FORMAT:
+            raise ValueError(f"it has format {header['format']}, this checker reads {FORMAT}")
+        if not all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values()):
+            raise ValueError("it holds numbers that are not finite float64")
+        steps = [
+            Step(step["target"], arrays[f"step{i}.lower"], arrays[f"step{i}.upper"], step["planes"])
+            for i, step in enumerate(header["steps"])
+        ]
+        planes = {
+            key: Planes(*(Plane(arrays[f"{key}.{s}.slope"], arrays[f"{key}.{s}.bias"]) for s in SIDES))
+            for key in header["planes"]
+        }
+        low, high = map(float.fromhex, header["box"] or ("0", "0"))
+        box = None if header["box"] is None else (low, high)
+        return Certificate(
+            header["network"], header["norm"], arrays["x"], float.fromhex(header["eps"]), box, arrays["rows"],
+            arrays["bounds"], tuple(steps), header["final"], planes, header["about"],
+        )  # fmt: skip
+    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
+        raise ValueError(f"it is no certificate ({type(error).__name__}: {error})") from error

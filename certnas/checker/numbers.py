@@ -1,0 +1,156 @@
+"""Arrays of numbers in two arithmetics: integers over a power of two, and float64 with its rounding bounded.
+
+Every float64 is a dyadic rational, so every sum and product of weights, slopes and pixels is n / 2^k exactly.
+Where that costs too much, n is float64 and k = 0, and each result is moved down by what rounding can have done:
+a sum of m products, in any order, is within γ_m Σ|aᵢbᵢ| of the truth, γ_m = mu / (1 − mu), u = 2⁻⁵³
+(Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+UNIT = 2.0**-53
+TINY = 2.0**-900
+"""More than underflow can add up to, in fewer than 2^50 products with numbers below LARGE."""
+LARGE = 2.0**100
+GUARD = 1.001
+"""Covers the rounding of an error bound itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """n / 2^k, element by element: n holds Python integers, or float64 with k = 0."""
+
+    n: np.ndarray
+    k: int = 0
+
+    def __post_init__(self) -> None:
+        n: object = self.n
+        if not isinstance(n, np.ndarray):  # numpy hands out single elements bare
+            object.__setattr__(self, "n", np.asarray(n, dtype=float if isinstance(n, float) else object))
+
+    def at(self, index: Any) -> Numbers:
+        """The elements at a numpy index."""
+        return Numbers(self.n[index], self.k)
+
+    def moved(self, f: Callable[[np.ndarray], np.ndarray]) -> Numbers:
+        """f of the elements, where f moves, signs, selects or sums them."""
+        return Numbers(f(self.n), self.k)
+
+    def __add__(self, other: Numbers) -> Numbers:
+        a, b, k = _aligned(self, other)
+        return Numbers(a + b, k)
+
+    def __sub__(self, other: Numbers) -> Numbers:
+        a, b, k = _aligned(self, other)
+        return Numbers(a - b, k)
+
+    def __mul__(self, other: Numbers) -> Numbers:
+        return Numbers(self.n * other.n, self.k + other.k)
+
+    def __neg__(self) -> Numbers:
+        return Numbers(-self.n, self.k)
+
+    def __abs__(self) -> Numbers:
+        return Numbers(np.abs(self.n), self.k)
+
+    def __ge__(self, other: Numbers) -> np.ndarray:
+        a, b, _ = _aligned(self, other)
+        return np.asarray(a >= b, dtype=bool)
+
+    def maximum(self, other: Numbers) -> Numbers:
+        a, b, k = _aligned(self, other)
+        return Numbers(np.maximum(a, b), k)
+
+    def minimum(self, other: Numbers) -> Numbers:
+        return -(-self).maximum(-other)
+
+    def positive(self) -> Numbers:
+        return Numbers(np.maximum(self.n, 0), self.k)
+
+    def negative(self) -> Numbers:
+        return Numbers(np.minimum(self.n, 0), self.k)
+
+    def total(self, keep: int = 1) -> Numbers:
+        """The sum over all but the first `keep` axes."""
+        return self.moved(lambda n: n.reshape(*n.shape[:keep], -1).sum(-1))
+
+    def nearest(self) -> np.ndarray:
+        """As float64, rounded to nearest."""
+        if self.n.dtype != object:
+            return self.n
+        return np.asarray(self.n / (1 << self.k), dtype=np.float64)
+
+
+def _aligned(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray, int]:
+    k = max(x.k, y.k)
+    return _over(x, k), _over(y, k), k
+
+
+def _over(x: Numbers, k: int) -> np.ndarray:
+    return x.n if x.k == k else x.n * (1 << (k - x.k))
+
+
+def dyadic(values: np.ndarray) -> Numbers:
+    """Float64 values as integers over the least common power of two."""
+    fraction, exponent = np.frexp(np.asarray(values, dtype=np.float64))
+    whole = (fraction * 2.0**53).astype(np.int64)
+    low_bit = np.where(whole == 0, 1, whole & -whole)
+    trailing = np.log2(low_bit.astype(np.float64)).astype(np.int64)
+    places = np.where(whole == 0, 0, exponent - 53 + trailing)
+    k = max(0, -int(places.min(initial=0)))
+    odd = (whole // low_bit).astype(object)
+    return Numbers(np.asarray(odd * 2 ** (places + k).astype(object), dtype=object).reshape(whole.shape), k)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """exact: in integers; else in float64, each result a proved lower bound."""
+
+    exact: bool
+
+    def read(self, values: np.ndarray) -> Numbers:
+        """Float64 values, unchanged."""
+        values = np.asarray(values, dtype=np.float64)
+        return dyadic(values) if self.exact else Numbers(values)
+
+    def below(self, value: Numbers, terms: int, magnitude: Callable[[], Numbers]) -> Numbers:
+        """At most what `value` would be without rounding: its error is ≤ γ_terms · magnitude."""
+        if self.exact:
+            return value
+        gamma = terms * UNIT / (1 - terms * UNIT)
+        return Numbers(np.nextafter(value.n - (GUARD * gamma * magnitude().n + TINY), -np.inf))
+
+    def above(self, value: Numbers, terms: int, magnitude: Callable[[], Numbers]) -> Numbers:
+        """At least what `value` would be without rounding."""
+        return -self.below(-value, terms, magnitude)
+
+    def dot(self, a: Numbers, b: Numbers) -> Numbers:
+        """A lower bound of ⟨a, b⟩ for each row.  a [S, *shape], b [1 or S, *shape] -> [S]"""
+        size = a.n[:1].size
+        return self.below((a * b).total(), size + 1, lambda: (abs(a) * abs(b)).total())
+
+    def plus(self, a: Numbers, b: Numbers) -> Numbers:
+        """A lower bound of a + b."""
+        return self.below(a + b, 1, lambda: abs(a + b))
+
+    def lower_of(self, x: Numbers) -> Numbers:
+        """Exact numbers in this arithmetic, rounded down."""
+        if self.exact:
+            return x
+        near = x.nearest()
+        return Numbers(np.where(x >= dyadic(near), near, np.nextafter(near, -np.inf)))
+
+    def upper_of(self, x: Numbers) -> Numbers:
+        """Exact numbers in this arithmetic, rounded up."""
+        return -self.lower_of(-x)
+
+
+def exactly(x: Numbers) -> Numbers:
+    """The same numbers as integers over a power of two."""
+    return x if x.n.dtype == object else dyadic(x.n)

@@ -1,0 +1,8 @@
+"""Certificates that `certnas.checker` can check: written from the bound engine's own planes."""
+
+from certnas.proofs.checking import check_file
+from certnas.proofs.extract import plain
+from certnas.proofs.record import certificate_of
+from certnas.proofs.writing import Writer, Written
+
+__all__ = ["Writer", "Written", "certificate_of", "check_file", "plain"]
