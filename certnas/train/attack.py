@@ -1,0 +1,28 @@
+"""The attack of adversarial training."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def pgd(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps: int, start: Tensor
+) -> Tensor:
+    """x' with ‖x' − x‖∞ ≤ eps in [0, 1], by `steps` sign steps of size `step` up the cross-entropy.
+
+    x, start, x' [N,C,H,W] pixels; y [N].  The search begins at `start`, clipped to ball and box.  The model is
+    attacked in evaluation mode, and its mode and gradients are left as they were.  Madry et al. 2018.
+    """
+    lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    attacked = torch.clamp(start, lower, upper).detach()
+    for _ in range(steps):
+        attacked.requires_grad_(True)
+        with torch.enable_grad():
+            loss = functional.cross_entropy(model(attacked), y, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, attacked)
+        attacked = torch.clamp(attacked.detach() + step * gradient.sign(), lower, upper)
+    for module, mode in modes.items():
+        module.training = mode
+    return attacked

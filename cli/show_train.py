@@ -1,0 +1,77 @@
+"""How a training looks in a terminal."""
+
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from certnas.train import Progress, Recipe, Trained
+
+SHOWN = ("loss", "accuracy", "eps", "validation_accuracy", "validation_measure")
+WORDS = {"eps": "ε", "validation_accuracy": "held-out accuracy", "validation_measure": "held-out measure"}
+
+
+class Display:
+    """A bar of steps on a terminal, a line per epoch elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Bar(
+            TextColumn("[bold]epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("steps  [dim]{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("training", total=None, epoch="", figures="")
+
+    def __enter__(self) -> "Display":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Shows where the training is."""
+        epoch, figures = f"{progress.epoch}/{progress.epochs}", words(progress)
+        self.bar.update(
+            self.task, total=progress.steps, completed=progress.step, epoch=epoch, figures=figures
+        )
+        if (
+            not self.console.is_terminal
+            and progress.step * progress.epochs == progress.epoch * progress.steps
+        ):
+            self.console.print(f"epoch {epoch}  {figures}", soft_wrap=True, highlight=False)
+
+
+def words(progress: Progress) -> str:
+    """The figures in a line."""
+    return "  ".join(
+        f"{WORDS.get(name, name)} {progress.figures[name]:.4g}" for name in SHOWN if name in progress.figures
+    )
+
+
+def summary(trained: Trained, recipe: Recipe) -> Table:
+    """The best and the last network, by what was held out of the training images."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.title = "networks, by held-out training images"
+    measure = recipe.objective.measure
+    for header in ("network", "epoch", "accuracy", *([] if measure == "accuracy" else [measure])):
+        table.add_column(header, justify="left" if header == "network" else "right")
+    for path, figures in ((trained.best, trained.best_figures), (trained.last, trained.last_figures)):
+        cells = [str(path), f"{figures['epoch']:.0f}", f"{figures['validation_accuracy']:.1%}"]
+        if measure != "accuracy":
+            cells.append(f"{figures['validation_measure']:.1%}")
+        table.add_row(*cells)
+    return table
