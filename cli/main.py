@@ -12,6 +12,7 @@ from cli.failure import INTERRUPTED, Ended, one_line
 from cli.genotypes import genotypes
 from cli.search import search
 from cli.show_genotype import show
+from cli.train import train
 
 
 class Commands(click.Group):
@@ -44,6 +45,7 @@ main.add_command(check)
 main.add_command(genotypes)
 main.add_command(show)
 main.add_command(search)
+main.add_command(train)
 
 if __name__ == "__main__":
     main()
