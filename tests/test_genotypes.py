@@ -1,6 +1,8 @@
 """Genotypes: the published ones, and what is refused with which words."""
 
+import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,19 @@ import torch
 from conftest import shared_dir
 
 from certnas.errors import UserError
-from certnas.space import GENOTYPES, OPS, DiscreteNetwork, Genotype, parse_genotype, published_genotype
+from certnas.space import (
+    GENOTYPES,
+    OPS,
+    PUBLISHED,
+    SOURCES,
+    DiscreteNetwork,
+    Genotype,
+    open_genotype,
+    parse_genotype,
+    published_genotype,
+    read_genotype,
+    write_genotype,
+)
 
 VALID: dict[str, Any] = {
     "normal": [["skip_connect", 0], ["sep_conv_3x3", 1]],
@@ -109,3 +123,44 @@ def test_an_unknown_genotype_names_the_nearest() -> None:
     ):
         published_genotype("DARTS_V3")
     assert published_genotype("ADVRUSH") is GENOTYPES["ADVRUSH"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_written_genotype_reads_back(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "genotype.json"
+    write_genotype(path, PUBLISHED[name], metric="cb", seed=3)
+    assert read_genotype(path) == open_genotype(path) == open_genotype(str(path)) == PUBLISHED[name]
+    assert json.loads(path.read_text())["metric"] == "cb"
+
+
+FILES = [
+    (b"", "is no JSON text: Expecting value: line 1 column 1 (char 0)"),
+    (b"{'normal': []}", "is no JSON text: Expecting property name enclosed in double quotes"),
+    (b"\xff\xfe", "is no JSON text: 'utf-8' codec can't decode"),
+    (b"[" * 100_000, "is no JSON text: "),
+    (b"[]", "got a JSON list; a genotype is an object"),
+    (b"null", "got a JSON NoneType; a genotype is an object"),
+    (b"{}", "key 'normal' is missing"),
+    (b'{"cells": [["11"]]}', "cells, 0: got 1 edge codes"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), FILES, ids=range(len(FILES)))
+def test_a_wrong_file_is_refused_in_one_line(data: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        read_genotype(path)
+    assert str(caught.value).startswith(f"genotype {str(path)!r}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read_genotype(tmp_path)
+    with pytest.raises(UserError, match="there is no such file"):
+        open_genotype(tmp_path / "none.json")
+
+
+def test_every_published_architecture_names_its_source() -> None:
+    assert set(SOURCES) == set(PUBLISHED) and all(SOURCES.values())

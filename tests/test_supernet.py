@@ -1,5 +1,6 @@
 """Supernets against the published sizes, their definition, and the bounds that a search takes of them."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 import bounds
-from certnas.space import DARTS, Supernet
+from certnas.errors import UserError
+from certnas.space import DARTS, SPACES, DiscreteNetwork, Genotype, SearchSpace, Supernet
 
 SMALL: dict[str, Any] = {"nodes": 2, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
 
@@ -137,3 +139,134 @@ def test_all_mass_on_none_bounds_exactly_the_bias() -> None:
     bias = network.classifier.bias
     torch.testing.assert_close(lower[0], bias[0] - bias[1:])
     assert torch.autograd.grad(lower.sum(), alpha)[0].isfinite().all()
+
+
+def test_derivation_by_hand() -> None:
+    network = Supernet(4, 1, 10, nodes=2, reductions=())
+    alpha = torch.zeros(5, 8)
+    alpha[0, 0] = 9.0  # none outweighs all on edge (0,2): what is left there is weak
+    alpha[1, 5] = 1.0  # sep_conv_5x5 on (1,2)
+    alpha[2, 3], alpha[3, 7], alpha[4, 1] = 1.0, 3.0, 2.0  # skip (0,3), dil_conv_5x5 (1,3), max_pool (2,3)
+    network.get_parameter("alpha_normal").data.copy_(alpha)
+    network.get_parameter("alpha_reduce").data.zero_()
+    assert network.genotype() == Genotype(
+        (("sep_conv_5x5", 1), ("max_pool_3x3", 0), ("dil_conv_5x5", 1), ("max_pool_3x3", 2)),
+        (2, 3),
+        (("max_pool_3x3", 0), ("max_pool_3x3", 1), ("max_pool_3x3", 0), ("max_pool_3x3", 1)),
+        (2, 3),
+    )
+
+
+@pytest.mark.parametrize("partial", [1, 2])
+def test_derivation_is_the_published_one(partial: int) -> None:
+    """Of all choices of two edges and an operator on each, the one with the largest product of weights."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        network = Supernet(4, 1, 10, nodes=3, partial=partial, reductions=())
+        for parameter in network.architecture_parameters():
+            torch.nn.init.normal_(parameter, std=2.0)
+        derived = network.genotype()
+        for kind in ("normal", "reduce"):
+            weights, first = network.get_parameter(f"alpha_{kind}").softmax(1), 0
+            for node in range(2, 5):
+                rows = weights[first : first + node].detach().clone()
+                if partial > 1:
+                    beta = network.get_parameter(f"beta_{kind}")[first : first + node]
+                    rows *= beta.softmax(0).detach()[:, None]
+                best = max(
+                    itertools.permutations(range(node), 2),
+                    key=lambda pair: (
+                        float(rows[pair[0], 1:].max()) * float(rows[pair[1], 1:].max()),
+                        float(rows[pair[0], 1:].max()),
+                    ),
+                )
+                chosen = getattr(derived, kind)[2 * (node - 2) : 2 * (node - 1)]
+                expected = [(DARTS.normal[0][1 + int(rows[s, 1:].argmax())], s) for s in best]
+                assert list(chosen) == expected
+                first += node
+
+
+def test_derivation_sees_through_mass_on_none() -> None:
+    network = Supernet(4, 1, 10, nodes=1, reductions=())
+    for kind in ("normal", "reduce"):
+        alpha = torch.zeros(2, 8)
+        alpha[:, 0], alpha[0, 6], alpha[1, 4] = 300.0, 2.0, 1.0
+        network.get_parameter(f"alpha_{kind}").data.copy_(alpha)
+    assert network.genotype().normal == (("dil_conv_3x3", 0), ("sep_conv_3x3", 1))
+
+
+def test_edges_of_s1_have_their_own_operators() -> None:
+    network: Any = Supernet(4, 3, 10, space=SPACES["s1"], reductions=(1,))
+    assert network.alpha_normal.shape == (14, 2)
+    assert network.cells[0].edges[5].operators == ("max_pool_3x3", "skip_connect")
+    assert network.cells[1].edges[1].operators == ("max_pool_3x3", "dil_conv_3x3")
+    network.alpha_normal.data[:, 1] = 5.0
+    second = [row[1] for row in SPACES["s1"].normal]
+    assert set(network.genotype().normal) <= {
+        (second[first + s], s) for first, n in ((0, 2), (2, 3), (5, 4), (9, 5)) for s in range(n)
+    }
+    assert network(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["s2", "s3", "s4", "s5"])
+def test_every_space_makes_a_supernet(name: str) -> None:
+    network = Supernet(4, 2, 10, space=SPACES[name], nodes=3, concat=(4, 3), reductions=(1,)).eval()
+    network.get_parameter("alpha_normal").data.normal_()
+    assert network(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+    derived = network.genotype()
+    assert derived.normal_concat == (4, 3)
+    assert {op for op, _ in derived.normal} <= set(SPACES[name].normal[0]) - {"none"}
+    DiscreteNetwork(derived, 4, 2, 10, reductions=(1,))
+
+
+SUPERNET_MISTAKES = [
+    ({"channels": 0}, "channels: got 0; give 1 or more"),
+    ({"nodes": 0}, "nodes: got 0; give 1 or more"),
+    ({"partial": 3}, "partial: got 3 for 4 channels; give a divisor of the channels"),
+    ({"partial": 0}, "partial: got 0; give 1 or more"),
+    ({"concat": ()}, "concat: got []; list at least one state from 2 to 5"),
+    ({"concat": (1, 2)}, "concat: got [1, 2]; list at least one state from 2 to 5"),
+    ({"reductions": (3,)}, "reductions: got [3]; 3 layers have cells 0 to 2"),
+    ({"mean": (0.5,)}, "normalisation: got mean (0.5,) and std None for 3 channels"),
+    (
+        {"space": SPACES["s1"], "nodes": 3},
+        "search space: it has 14 edges in normal cells, 3 nodes have 9; choose the number of nodes it was made for",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SUPERNET_MISTAKES)
+def test_what_makes_no_supernet_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"channels": 4, "layers": 3, "classes": 10, "reductions": ()} | change
+    with pytest.raises(UserError) as caught:
+        Supernet(**arguments)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+SPACE_MISTAKES = [
+    (((), (("skip_connect",),)), "search space, normal: give every edge the same number of operators"),
+    (
+        ((("skip_connect",), ("none", "skip_connect")), (("skip_connect",),)),
+        "search space, normal: give every edge the same number of operators",
+    ),
+    (
+        ((("skip_connect",),), (("conv_9x9",),)),
+        "search space, reduce, edge 0: unknown operator 'conv_9x9'; accepted: none, ",
+    ),
+    (
+        ((("none",),), (("skip_connect",),)),
+        "search space, normal, edge 0: got ['none']; give different operators, at least one of them not 'none'",
+    ),
+    (
+        ((("skip_connect", "skip_connect"),), (("skip_connect",),)),
+        "search space, normal, edge 0: got ['skip_connect', 'skip_connect']; give different operators",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), SPACE_MISTAKES)
+def test_what_makes_no_space_is_refused_in_one_line(rows: tuple[Any, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        SearchSpace(*rows)
+    assert str(caught.value).startswith(message)

@@ -183,21 +183,18 @@ class Supernet(nn.Module):
         return Genotype(cells[0], self.concat, cells[1], self.concat)
 
     def _strengths(self, kind: str) -> list[list[float]]:
-        mixture = self._mixture(kind)
-        rows = [[float(weight) for weight in row] for row in mixture.operators]
-        if mixture.edges is None:
-            return rows
-        return [
-            [float(edge) * weight for weight in row] for edge, row in zip(mixture.edges, rows, strict=True)
-        ]
+        alpha, beta = getattr(self, f"alpha_{kind}"), getattr(self, f"beta_{kind}")
+        strengths = alpha.double().softmax(-1)
+        return (strengths if beta is None else strengths * self._per_node(beta.double())[:, None]).tolist()
 
     def _mixture(self, kind: str) -> Mixture:
         alpha, beta = getattr(self, f"alpha_{kind}"), getattr(self, f"beta_{kind}")
         operators = [row.unbind(0) for row in alpha.softmax(-1).unbind(0)]
-        if beta is None:
-            return Mixture(operators, None)
-        nodes = beta.split(list(range(2, self.nodes + 2)))
-        return Mixture(operators, tuple(weight for node in nodes for weight in node.softmax(0).unbind(0)))
+        return Mixture(operators, None if beta is None else self._per_node(beta).unbind(0))
+
+    def _per_node(self, beta: Tensor) -> Tensor:
+        """softmax(β) over the edges into each node.  [E] -> [E]"""
+        return torch.cat([node.softmax(0) for node in beta.split(list(range(2, self.nodes + 2)))])
 
 
 def _is_architecture(name: str) -> bool:
