@@ -10,8 +10,7 @@ from rich.table import Table
 
 from certnas.train import Progress, Recipe, Trained
 
-SHOWN = ("loss", "accuracy", "eps", "validation_accuracy", "validation_measure")
-WORDS = {"eps": "ε", "validation_accuracy": "held-out accuracy", "validation_measure": "held-out measure"}
+HIDDEN = ("lr", "kappa", "beta")
 
 
 class Display:
@@ -57,21 +56,25 @@ class Display:
 
 def words(progress: Progress) -> str:
     """The figures in a line."""
-    return "  ".join(
-        f"{WORDS.get(name, name)} {progress.figures[name]:.4g}" for name in SHOWN if name in progress.figures
-    )
+    shown = {name: value for name, value in progress.figures.items() if name not in HIDDEN}
+    return "  ".join(f"{word(name)} {value:.4g}" for name, value in shown.items())
+
+
+def word(name: str) -> str:
+    """A figure's name as it is said."""
+    return "ε" if name == "eps" else name.replace("validation_", "held-out ").replace("_", " ")
 
 
 def summary(trained: Trained, recipe: Recipe) -> Table:
     """The best and the last network, by what was held out of the training images."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.title = "networks, by held-out training images"
+    table.title = "on held-out training images"
     measure = recipe.objective.measure
-    for header in ("network", "epoch", "accuracy", *([] if measure == "accuracy" else [measure])):
+    more = [] if measure == "accuracy" else [f"{word(measure)} at ε"]
+    for header in ("network", "epoch", "accuracy", *more):
         table.add_column(header, justify="left" if header == "network" else "right")
     for path, figures in ((trained.best, trained.best_figures), (trained.last, trained.last_figures)):
         cells = [str(path), f"{figures['epoch']:.0f}", f"{figures['validation_accuracy']:.1%}"]
-        if measure != "accuracy":
-            cells.append(f"{figures['validation_measure']:.1%}")
+        cells += [f"{figures[f'validation_{measure}']:.1%}" for _ in more]
         table.add_row(*cells)
     return table

@@ -86,7 +86,12 @@ REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
         FC,
         "'net.pth' is empty; save the network again",
     ),
-    "folder": (lambda: Path("net.pth").mkdir(), "net.pth", FC, "'net.pth' is a folder; give a file"),
+    "folder": (
+        lambda: Path("net.pth").mkdir(),
+        "net.pth",
+        FC,
+        "'net.pth' is a folder; give a file, or one that certnas train wrote, such as RUN/best",
+    ),
     "unknown suffix": (
         lambda: Path("net.txt").write_text("x"),
         "net.txt",

@@ -53,14 +53,16 @@ def open_file(
 def _read(
     path: Path, input_shape: tuple[int, ...] | None, *, unsafe_load: bool
 ) -> StateDict | Architecture | nn.Module:
+    if path.is_dir():
+        raise UserError(
+            f"'{path}' is a folder; give a file, or one that certnas train wrote, such as RUN/best"
+        )
     suffix = suffix_of(path)
     if suffix not in FORMATS:
         raise UserError(f"'{path}' has suffix {suffix!r}; accepted: {', '.join(FORMATS)}")
     if unsafe_load and suffix not in CODE:
         raise UserError(f"'{path}' is read without running code: it takes no unsafe_load; leave it out")
     try:
-        if path.is_dir():
-            raise UserError(f"'{path}' is a folder; give a file")
         if path.stat().st_size == 0:
             raise UserError(f"'{path}' is empty; save the network again")
         return CODE[suffix](path, input_shape) if unsafe_load else FORMATS[suffix](path)

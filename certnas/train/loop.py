@@ -25,7 +25,7 @@ class Progress:
     """Where a training stands: `step` of `steps`, in `epoch` of `epochs` (both from 1), and its latest figures.
 
     figures: loss and accuracy of the epoch so far, the learning rate, what the objective's schedule says, and after
-    a whole epoch validation_accuracy and validation_measure, of the held-out images.
+    a whole epoch, of the held-out images, validation_accuracy and "validation_" with the objective's measure.
     """
 
     step: int
@@ -75,19 +75,29 @@ def fit(
     """
     training = _Training(network.to(device), data, recipe, seed, torch.device(device))
     state = keeper.restore() if keeper is not None else None
+    tell = progress or (lambda _: None)
     first, best = training.load(state) if state is not None else (0, None)
     cuda = [training.device] if training.device.type == "cuda" else []
     for epoch in range(first, recipe.epochs):
         with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(seed * 1_000_003 + epoch)
-            figures = training.epoch(epoch, progress or (lambda _: None))
+            seeded(seed * 1_000_003 + epoch, training.device)
+            figures = training.epoch(epoch, tell)
             figures |= training.measure(held)
-        score = [figures["validation_measure"], figures["validation_accuracy"]]
+        score = [figures[training.measured_by], figures["validation_accuracy"]]
         better = best is None or score >= best
         best = score if better else best
         if keeper is not None:
             keeper.keep(network, epoch + 1, training.state(epoch + 1, best), figures, better)
+        tell(training.progress((epoch + 1) * training.per_epoch, figures))
     network.eval()
+
+
+def seeded(seed: int, device: torch.device) -> None:
+    """Seeds the CPU's generator and the device's, and no other device's, as torch.manual_seed would."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 class _Training:
@@ -106,7 +116,12 @@ class _Training:
         self.aim = recipe.objective.on(network, data.x[:2].to(device))
         self.fill = data.x.mean((0, 2, 3))
         self.per_epoch = batch_count(len(data.y), recipe.batch)
-        self.measured: dict[str, float] = {}
+        self.measured_by = f"validation_{recipe.objective.measure}"
+
+    def progress(self, step: int, figures: Mapping[str, float]) -> Progress:
+        """Where the training stands after `step` steps."""
+        epoch = -(-step // self.per_epoch)
+        return Progress(step, self.per_epoch * self.recipe.epochs, epoch, self.recipe.epochs, figures)
 
     def state(self, epoch: int, best: list[float] | None) -> dict[str, Any]:
         return {
@@ -134,7 +149,8 @@ class _Training:
             loss_sum, right, seen = loss_sum + loss * len(rows), right + correct, seen + len(rows)
             figures = {"loss": loss_sum / seen, "accuracy": right / seen, "lr": recipe.rate(step / steps)}
             figures |= recipe.objective.schedule(step / steps)
-            tell(Progress(step + 1, steps, epoch + 1, recipe.epochs, figures | self.measured))
+            if place + 1 < self.per_epoch:  # the last step is told once the epoch is measured and kept
+                tell(self.progress(step + 1, figures))
         return figures
 
     def _step(self, x: Tensor, y: Tensor, step: int, steps: int) -> tuple[float, int]:
@@ -187,5 +203,4 @@ class _Training:
                 right += int((self.network(x).argmax(1) == y).sum())
             measured += int(self.aim.correct(x, y).sum())
         count = len(held.y)
-        self.measured = {"validation_accuracy": right / count, "validation_measure": measured / count}
-        return self.measured
+        return {"validation_accuracy": right / count, self.measured_by: measured / count}

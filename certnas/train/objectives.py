@@ -38,7 +38,7 @@ class Objective(ABC):
     """A training objective: settings only."""
 
     measure: str
-    """What `Aim.correct` averages to, and the best network is chosen by."""
+    """What the mean of `Aim.correct` is called; the best network is chosen by it."""
 
     @abstractmethod
     def on(self, network: nn.Module, example: Tensor) -> Aim:
@@ -71,7 +71,7 @@ class Adversarial(Objective):
     step: float = 0.01
     steps: int = 7
     start: float = 0.001
-    measure = "adversarial accuracy"
+    measure = "adversarial_accuracy"
 
     def __post_init__(self) -> None:
         _positive(eps=self.eps, step=self.step, steps=self.steps)
@@ -95,7 +95,7 @@ class Certified(Objective):
     eps: float = 2 / 255
     warmup: tuple[float, float] = (0.05, 0.6)
     kappa: float = 0.5
-    measure = "certified accuracy"
+    measure = "certified_accuracy"
 
     def __post_init__(self) -> None:
         _positive(eps=self.eps)

@@ -26,7 +26,7 @@ VALIDATION = 0.1
 class Trained:
     """Where the best and the last network are kept (`certnas.models.open_model` reads either), and their figures.
 
-    Figures are of the held-out part of the training images: epoch, validation_accuracy, validation_measure.
+    Figures: epoch, loss, validation_accuracy, ... as in `Progress`; those of validation are of the held-out images.
     """
 
     best: Path
@@ -109,7 +109,6 @@ class _Folder:
     ) -> None:
         kept = {
             "recipe": recipe_table(self.recipe),
-            "measure": self.recipe.objective.measure,
             "figures": {"epoch": epoch, **figures},
         }
         self.folder.log("epoch", epoch, figures)
