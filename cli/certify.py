@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
-from cli.values import Bytes, Number, Numbers, Setting
+from cli.opening import OPENING, opened
+from cli.values import Bytes, Number, Numbers
 
 if TYPE_CHECKING:
     from certnas.certifier import Certificates
@@ -31,18 +32,7 @@ MODEL = (
     click.option(
         "--model", "named", metavar="MODEL", help="The same as the argument.  [default: digits-cnn]"
     ),
-    click.option(
-        "--arch", help="Architecture of a checkpoint: a name, or a factory package.module:function."
-    ),
-    click.option(
-        "--arch-option",
-        "arch_options",
-        type=Setting(),
-        multiple=True,
-        help="Keyword of the architecture, such as layers=4; may be repeated.",
-    ),
-    click.option("--mean", type=Numbers(), help="Mean of each channel, in [0, 1] pixels: 0.49,0.48,0.45."),
-    click.option("--std", type=Numbers(), help="Standard deviation of each channel."),
+    *OPENING,
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
 )
 DATA = (
@@ -105,8 +95,8 @@ def with_options(function: F) -> F:
 def certify(**options: Any) -> None:
     """Certify the robustness radius of each image.
 
-    MODEL is an embedded network (digits-cnn, digits-cell), a checkpoint with --arch, or a Python factory
-    package.module:function.  Radii are in [0, 1] pixels.
+    MODEL is an embedded network (digits-cnn, digits-cell), a file that holds a network (.onnx, .pt2, .h5), a
+    checkpoint with --arch, or a Python factory package.module:function.  Radii are in [0, 1] pixels.
     """
     with refusals():
         if options["threads"] is not None:
@@ -146,7 +136,6 @@ class Run:
 
     def _open(self) -> tuple[OpenedModel, Dataset]:
         from certnas.data import load
-        from certnas.models import open_model
 
         options = self.options
         data = load(
@@ -157,14 +146,7 @@ class Run:
             seed=options["seed"],
         )
         channels, height, width = data.x.shape[1:]
-        model = open_model(
-            options["source"],
-            arch=options["arch"],
-            arch_options=dict(options["arch_options"]),
-            mean=options["mean"],
-            std=options["std"],
-            input_shape=(channels, height, width),
-        )
+        model = opened(options["source"], options, (channels, height, width))
         return model, data
 
     def _folder(self) -> Folder | None:
@@ -176,6 +158,7 @@ class Run:
             return None
         kept = ("data", "images", "seed", "norm", "targets", "eps_max", "tol", "clip", "attack", "batch_size")
         config = {"model": options["source"], "weights": self.model.sha256, "method": describe(self.method)}
+        config |= {name: options[name] for name in ("layout", "channels") if options[name] is not None}
         config |= {name: options[name] for name in kept} | {
             "device": str(self.device),
             "memory": options["memory"],

@@ -8,8 +8,10 @@ import click
 from certnas import __version__
 from cli.certify import certify
 from cli.check import check
+from cli.convert import convert
 from cli.failure import INTERRUPTED, Ended, one_line
 from cli.genotypes import genotypes
+from cli.inspect import inspect
 from cli.search import search
 from cli.show_genotype import show
 from cli.train import train
@@ -42,7 +44,9 @@ def main() -> None:
 
 main.add_command(certify)
 main.add_command(check)
+main.add_command(convert)
 main.add_command(genotypes)
+main.add_command(inspect)
 main.add_command(show)
 main.add_command(search)
 main.add_command(train)

@@ -83,10 +83,14 @@ def summary(certificates: Certificates, at: Sequence[float], title: str) -> Pane
     facts.add_column(justify="right", style="bold")
     facts.add_column(style="dim")
     facts.add_row("clean accuracy", f"{figures.clean_accuracy:.1%}", f"{figures.correct} of {figures.images}")
-    facts.add_row("certified radius, mean", number(figures.mean_radius_correct), "over correct images")
-    facts.add_row("", number(figures.mean_radius_all), "over all images")
-    facts.add_row("certified radius, median", number(figures.median_radius_correct), "over correct images")
-    facts.add_row("", number(figures.median_radius_all), "over all images")
+    for name, over_correct, over_all in (
+        ("mean", figures.mean_radius_correct, figures.mean_radius_all),
+        ("median", figures.median_radius_correct, figures.median_radius_all),
+    ):
+        facts.add_row(
+            f"certified radius, {name}", number(over_correct), f"over correct images{steps(over_correct)}"
+        )
+        facts.add_row("", number(over_all), f"over all images{steps(over_all)}")
     if not math.isnan(figures.sandwich_mean):
         facts.add_row("certified / attacked, mean", f"{figures.sandwich_mean:.1%}", "100% would be exact")
         facts.add_row("certified / attacked, median", f"{figures.sandwich_median:.1%}", "")
@@ -111,7 +115,13 @@ def number(value: float) -> str:
     return f"{value:.5f}" if math.isfinite(value) else "not found"
 
 
+def steps(value: float) -> str:
+    """A radius in steps of 8-bit pixels, for those who count so; nothing where there is none."""
+    return f" = {value * 255:.2f}/255" if math.isfinite(value) else ""
+
+
 def radius(eps: float) -> str:
-    """ε as n/255 where it is one, as a decimal otherwise."""
-    steps = eps * 255
-    return f"{round(steps)}/255" if eps and abs(steps - round(steps)) < 1e-9 and steps < 100 else f"{eps:g}"
+    """ε in [0, 1] pixels, and under it in steps of 8-bit pixels."""
+    count = eps * 255
+    exact = abs(count - round(count)) < 1e-9 and count < 100
+    return f"{eps:.4g}\n{round(count) if exact else f'{count:.4g}'}/255"

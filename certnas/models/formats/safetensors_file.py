@@ -1,4 +1,4 @@
-"""Weights from a .safetensors file."""
+"""Weights from a .safetensors file, and the network where certnas wrote its structure beside them."""
 
 from pathlib import Path
 
@@ -6,14 +6,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from certnas.errors import UserError
+from certnas.models.architectures import Architecture
+from certnas.models.formats.certnas_json import is_structure, read_structure
 from certnas.models.formats.contents import StateDict
 
 
-def read_safetensors(path: Path) -> StateDict:
-    """The tensors of a .safetensors file.  Raises UserError for a truncated or foreign file."""
+def read_safetensors(path: Path) -> StateDict | Architecture:
+    """The tensors of a .safetensors file; with a .json that `certnas convert` wrote beside it, the network.
+
+    Raises UserError for a truncated or foreign file.
+    """
     try:
-        return StateDict(load_file(path, device="cpu"))
+        tensors = load_file(path, device="cpu")
     except SafetensorError as error:
         raise UserError(
             f"cannot read '{path}' as safetensors: it is truncated or in another format; save it again"
         ) from error
+    structure = path.with_suffix(".json")
+    if not is_structure(structure):
+        return StateDict(tensors)
+    network = read_structure(structure, tensors)
+    return Architecture(network, network.input_shape)

@@ -1,0 +1,185 @@
+"""What an opened network is, which of its operators have bounds, and about what each bound method costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import nn
+
+import bounds
+from bounds import BoundsError, Graph, Node
+from bounds.memory import CACHE_COEFFICIENTS, COPIES
+from bounds.ops import Nonlinear, rule_for
+from bounds.plan import plan_of
+from certnas.models.normalize import Normalize
+from certnas.models.opened import OpenedModel
+
+BYTES = 8  # bounds are computed in float64
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of the network: how often it occurs, how many units it gives, whether it has a rule."""
+
+    name: str
+    count: int
+    units: int
+    nonlinear: bool
+    supported: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one bound of all margins of one image by a method, at most: multiplications and bytes."""
+
+    method: str
+    multiplications: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` finds.
+
+    parameters: numbers in the network's weights.  neurons: units that a nonlinearity reads.  relus: those of ReLU.
+    unsupported: a line for each operator without a rule, saying where it is.  normalisation: a line.  costs are empty
+    where an operator has no rule.
+    """
+
+    parameters: int
+    operators: tuple[Operator, ...]
+    neurons: int
+    relus: int
+    unsupported: tuple[str, ...]
+    normalisation: str
+    costs: tuple[Cost, ...]
+
+
+def inspect(opened: OpenedModel) -> Inspection:
+    """Looks at a network without bounding it."""
+    parameters = sum(p.numel() for p in opened.module.parameters())
+    layer = next((m for m in opened.module.modules() if isinstance(m, Normalize)), None)
+    try:
+        graph = bounds.trace(opened.module, torch.zeros(2, *opened.input_shape))
+    except BoundsError as error:
+        return Inspection(parameters, (), 0, 0, (str(error),), _normalisation(layer, None), ())
+    refused = {node.name: line for node in graph.nodes.values() if (line := _refusal(node)) is not None}
+    nonlinear = {
+        node.name: prod(node.shape)
+        for node in graph.nodes.values()
+        if node.name not in refused and isinstance(rule_for(node), Nonlinear)
+    }
+    return Inspection(
+        parameters=parameters,
+        operators=_operators(graph, set(nonlinear), set(refused)),
+        neurons=sum(nonlinear.values()),
+        relus=sum(units for name, units in nonlinear.items() if graph.nodes[name].op == "aten.relu.default"),
+        unsupported=tuple(refused.values()),
+        normalisation=_normalisation(layer, graph),
+        costs=() if refused else _costs(graph, nonlinear, opened.classes),
+    )
+
+
+def _refusal(node: Node) -> str | None:
+    """Where an operator without a rule is; None for one that has a rule."""
+    try:
+        rule_for(node)
+    except BoundsError:
+        return f"no rule for {node.where()}"
+    return None
+
+
+def _operators(graph: Graph, nonlinear: set[str], refused: set[str]) -> tuple[Operator, ...]:
+    counts, units = Counter[str](), Counter[str]()
+    kinds: dict[str, tuple[bool, bool]] = {}
+    for node in graph.nodes.values():
+        name = node.op.removeprefix("aten.").partition(".")[0]
+        counts[name] += 1
+        units[name] += prod(node.shape)
+        before = kinds.get(name, (False, True))
+        kinds[name] = (before[0] or node.name in nonlinear, before[1] and node.name not in refused)
+    return tuple(Operator(name, counts[name], units[name], *kinds[name]) for name in counts)
+
+
+def _normalisation(layer: nn.Module | None, graph: Graph | None) -> str:
+    """The layer that certnas or the network puts first, or constants that the graph itself begins with."""
+    if isinstance(layer, Normalize):
+        mean, std = (
+            ", ".join(f"{v:.4g}" for v in values.flatten().tolist()) for values in (layer.mean, layer.std)
+        )
+        return f"(x − mean) / std with mean {mean} and std {std}"
+    found, here = [], graph.input if graph is not None else ""
+    for node in graph.nodes.values() if graph is not None else ():
+        if node.operands != (here,) or node.op.split(".")[1] not in (
+            "sub",
+            "add",
+            "mul",
+            "div",
+            "batch_norm",
+        ):
+            break
+        found.append(node.op.split(".")[1])
+        here = node.name
+    return (
+        f"in the graph: {', '.join(found)}"
+        if found
+        else "none found: the network reads [0, 1] pixels as they are"
+    )
+
+
+def _costs(graph: Graph, nonlinear: dict[str, int], classes: int) -> tuple[Cost, ...]:
+    """Upper bounds from the sizes alone; what windows of convolutions save is not counted."""
+    work = {node.name: _work(graph, node) for node in graph.nodes.values()}
+    total = sum(work.values())
+    below, so_far = {graph.input: 0.0}, 0.0
+    for name in graph.nodes:
+        so_far += work[name]
+        below[name] = so_far
+    plan = plan_of(graph)
+    targets = {name: 2 * prod(graph.shape(name)) for name in plan.readers if name not in plan.prefix}
+    rows = classes - 1
+    generators, forward, widest = prod(graph.input_shape), 0.0, 0
+    for name, node in graph.nodes.items():
+        forward += generators * work[name]
+        widest = max(widest, generators * prod(node.shape))
+        generators += nonlinear.get(name, 0)
+    values = prod(graph.input_shape) + sum(prod(node.shape) for node in graph.nodes.values())
+    backward = sum(count * below[name] for name, count in targets.items()) + rows * total
+    row = max(1, *(prod(node.shape) for node in graph.nodes.values())) * 2
+    held = COPIES * BYTES * min(CACHE_COEFFICIENTS, row * max([rows, *targets.values()]))
+    boxes = 2 * BYTES * values
+    few = COPIES * BYTES * min(CACHE_COEFFICIENTS, row * rows)
+    steps = bounds.AlphaCrown().iterations
+    return (
+        Cost("ibp", 2 * total, boxes),
+        Cost("crown-ibp", (2 + rows) * total, boxes + few),
+        Cost("zonotope", forward, boxes + 2 * BYTES * widest),
+        Cost("zonotope+crown", forward + rows * total, boxes + 2 * BYTES * widest + few),
+        Cost("crown", 2 * total + backward, boxes + held),
+        Cost("alpha-crown", 2 * total + backward * (1 + 3 * steps), boxes + 2 * held),
+    )
+
+
+def _work(graph: Graph, node: Node) -> int:
+    """Multiplications of one evaluation of an operator."""
+    units = prod(node.shape)
+    weight = next(
+        (
+            graph.defaults[graph.parameters[ref.name]]
+            for key, ref in node.arguments.items()
+            if key in ("weight", "other", "mat2", "self") and getattr(ref, "name", None) in graph.parameters
+        ),
+        None,
+    )
+    if weight is None or not any(part in node.op for part in ("conv", "linear", "matmul", "mm")):
+        return units
+    if "conv" in node.op:
+        return units * weight[0].numel()
+    return (
+        units * weight.shape[-1]
+        if "linear" in node.op
+        else units * weight.shape[-2 if weight.dim() > 1 else 0]
+    )
