@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ import numpy as np
 
 FORMAT = 1
 SIDES = ("lower", "upper")
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, KeyError, TypeError,
+          AttributeError, EOFError, OSError, MemoryError)  # fmt: skip
+"""What reading a file that is no certificate, or a broken one, may raise."""
 MOST_BYTES = 1 << 32
 
 
@@ -129,5 +134,5 @@ def read(path: Path) -> Certificate:
             header["network"], header["norm"], arrays["x"], float.fromhex(header["eps"]), box, arrays["rows"],
             arrays["bounds"], tuple(steps), header["final"], planes, header["about"],
         )  # fmt: skip
-    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise ValueError(f"it is no certificate ({type(error).__name__}: {error})") from error

@@ -352,6 +352,7 @@ RULES: dict[Any, Callable[[_Reading], str]] = {
     aten.div.Scalar: _over,
     aten.cat.default: _cat,
     aten.constant_pad_nd.default: _pad,
+    aten.pad.default: _pad,
     **dict.fromkeys(RESHAPES, lambda r: r.add("reshape")),
     **dict.fromkeys(SELECTIONS, _select),
     **dict.fromkeys(IDENTITIES, _same),

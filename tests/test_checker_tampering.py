@@ -1,0 +1,260 @@
+"""Certificates that were tampered with: one slope, one bound, one weight, one byte; and the file and the command."""
+
+import copy
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from oracles import sample_region
+from test_checker import certified, image, small
+
+from certnas.checker import Certificate, Network, Plane, Planes, Rejected, check, enclosure, encode, read
+from certnas.checker.numbers import dyadic
+from certnas.checker.relaxations import sandwiched
+from cli.main import main
+
+Rng = np.random.Generator
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def proved() -> tuple[Certificate, Network]:
+    found, network = certified(small(), image(), "l2", 0.06)
+    assert found is not None
+    check(found, network, exact=False)
+    return found, network
+
+
+def refused(certificate: Certificate, network: Network, *, exact: bool = False) -> bool:
+    try:
+        check(certificate, network, exact=exact)
+    except Rejected:
+        return True
+    return False
+
+
+def one(array: np.ndarray, rng: Rng, change: Callable[[float], float]) -> np.ndarray:
+    """A copy with one element changed."""
+    changed = array.copy()
+    at = np.unravel_index(rng.integers(changed.size), changed.shape)
+    changed[at] = change(float(changed[at]))
+    return changed
+
+
+def narrower(found: Certificate, rng: Rng) -> Certificate:
+    """One claimed bound of one tensor moved inward."""
+    steps = list(found.steps)
+    number = int(rng.integers(len(steps)))
+    side, sign = (("lower", 1), ("upper", -1))[rng.integers(2)]
+    moved = one(
+        getattr(steps[number], side), rng, lambda v: v + sign * 10.0 ** rng.uniform(-7, -1) * (1 + abs(v))
+    )
+    steps[number] = replace(steps[number], **{side: moved})
+    return replace(found, steps=tuple(steps))
+
+
+def higher(found: Certificate, rng: Rng) -> Certificate:
+    return replace(found, bounds=one(found.bounds, rng, lambda v: v + 10.0 ** rng.uniform(-7, 0)))
+
+
+def farther(found: Certificate, rng: Rng) -> Certificate:
+    return replace(found, eps=found.eps * (1 + 10.0 ** rng.uniform(-5, 0)))
+
+
+def elsewhere(found: Certificate, rng: Rng) -> Certificate:
+    return replace(found, x=one(found.x, rng, lambda v: (v + rng.uniform(0.05, 0.5)) % 1.0))
+
+
+def larger_ball(found: Certificate, rng: Rng) -> Certificate:
+    return replace(found, norm="linf")
+
+
+LIES = {
+    "a bound of a row": higher,
+    "the radius": farther,
+    "the image": elsewhere,
+    "the norm": larger_ball,
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_every_lie_is_rejected(name: str, proved: tuple[Certificate, Network]) -> None:
+    found, network = proved
+    rng = np.random.default_rng(11)
+    count = 1 if name == "the norm" else COUNT
+    assert [refused(LIES[name](found, rng), network) for _ in range(count)] == [True] * count
+
+
+def test_a_narrower_claim_is_rejected_or_true(proved: tuple[Certificate, Network]) -> None:
+    """Of units whose claim came from interval arithmetic a narrower one may follow; it then holds at every point."""
+    found, network = proved
+    rng, generator = np.random.default_rng(14), torch.Generator().manual_seed(0)
+    x = torch.from_numpy(found.x)[None]
+    points = sample_region(x, found.eps, found.norm, 0.0, 1.0, count=20, generator=generator).flatten(0, 1)
+    rejected = 0
+    for _ in range(COUNT):
+        lie = narrower(found, rng)
+        if refused(lie, network):
+            rejected += 1
+            continue
+        (step,) = [new for new, old in zip(lie.steps, found.steps, strict=True) if new is not old]
+        inner = copy.copy(network)
+        inner.output = step.target
+        for point in points.numpy():
+            low, high = enclosure(inner, point)
+            assert (low >= step.lower - 1e-12).all() and (high <= step.upper + 1e-12).all()
+    assert rejected > COUNT // 2
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_every_lie_is_rejected_in_integers_too(name: str, proved: tuple[Certificate, Network]) -> None:
+    found, network = proved
+    rng = np.random.default_rng(12)
+    assert all(refused(LIES[name](found, rng), network, exact=True) for _ in range(3))
+
+
+def test_planes_that_do_not_hold_are_rejected(proved: tuple[Certificate, Network]) -> None:
+    """One slope or intercept is moved.  Where the planes are no sandwich any more, and are used, nothing is proved."""
+    found, network = proved
+    rng = np.random.default_rng(13)
+    used = {key: node for step in found.steps for node, key in step.planes.items()}
+    used |= {key: node for node, key in found.final.items()}
+    boxes = {step.target: (step.lower, step.upper) for step in found.steps}
+    broken = caught = 0
+    for _ in range(2 * COUNT):
+        key = str(rng.choice(sorted(used)))
+        both, node = found.planes[key], network.nodes[used[key]]
+        side, part = str(rng.choice(["lower", "upper"])), str(rng.choice(["slope", "bias"]))
+        plane = getattr(both, side)
+        moved = one(getattr(plane, part), rng, lambda v: v + rng.choice([-1, 1]) * 10.0 ** rng.uniform(-5, 0))
+        tampered = replace(both, **{side: replace(plane, **{part: moved})})
+        box = boxes.get(node.operands[0])
+        lies = box is not None and not sandwiched(node, tampered, *map(dyadic, box))
+        result = refused(replace(found, planes=found.planes | {key: tampered}), network)
+        broken, caught = broken + lies, caught + (lies and result)
+    assert broken > COUNT // 2 and caught == broken
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_weight_changed_is_rejected(seed: int, proved: tuple[Certificate, Network]) -> None:
+    """By its digest; and by the numbers, where the certificate is forged to name the changed network."""
+    found, network = proved
+    rng = np.random.default_rng(seed)
+    model = small()
+    with torch.no_grad():
+        weight = (model.first.weight, model.second.weight, model.head.weight, model.norm.weight)[seed % 4]
+        weight.view(-1)[rng.integers(weight.numel())] += 0.2
+    _, changed = certified(model, image(), "l2", 0.0)
+    with pytest.raises(Rejected, match="another network"):
+        check(found, changed)
+    ids = dict(zip(network.nodes, changed.nodes, strict=True))
+
+    def renamed(planes: dict[str, str]) -> dict[str, str]:
+        return {ids[node]: key for node, key in planes.items()}
+
+    steps = tuple(replace(s, target=ids[s.target], planes=renamed(s.planes)) for s in found.steps)
+    forged = replace(found, network=changed.output, steps=steps, final=renamed(found.final))
+    honest, _ = certified(model, image(), "l2", 0.06)
+    assert refused(forged, changed) or (honest is not None and (honest.bounds >= found.bounds - 1e-6).all())
+
+
+def test_a_sandwich_must_come_from_the_right_box() -> None:
+    """relu ≤ x + 1 on [−1, 1] and not on [−2, 1]; 0.5x is no lower plane of it where x < 0 < … but 0 and x are."""
+    network = Network((1,))
+    arrays = {"kinks": np.zeros(1), "slopes": np.array([0.0, 1.0]), "value": np.zeros(())}
+    node = network.nodes[network.add("piecewise", (network.input,), (1,), arrays)]
+
+    def holds(lower: tuple[float, float], upper: tuple[float, float], low: float, high: float) -> bool:
+        planes = [Plane(np.full((1, 1), s), np.full((1, 1), b)) for s, b in (lower, upper)]
+        return sandwiched(node, Planes(*planes), dyadic(np.array([low])), dyadic(np.array([high])))
+
+    assert holds((0.0, 0.0), (1.0, 1.0), -1.0, 1.0)
+    assert not holds((0.0, 0.0), (1.0, 1.0), -2.0, 1.0)
+    assert holds((0.3, 0.0), (0.5, 0.5), -1.0, 1.0)
+    assert not holds((1.2, 0.0), (0.5, 0.5), -1.0, 1.0)
+    assert not holds((-0.1, 0.0), (0.5, 0.5), -1.0, 1.0)
+    assert not holds((0.3, 2.0**-60), (0.5, 0.5), -1.0, 1.0)
+
+
+# Files.
+
+
+def test_a_file_is_what_was_written(proved: tuple[Certificate, Network], tmp_path: Path) -> None:
+    found, network = proved
+    path = tmp_path / "one.npz"
+    path.write_bytes(encode(found))
+    again = read(path)
+    assert encode(again) == encode(found)
+    assert (check(again, network).bounds == found.bounds).all()
+
+
+def test_damaged_and_foreign_files_are_refused(proved: tuple[Certificate, Network], tmp_path: Path) -> None:
+    data = encode(proved[0])
+    rng = np.random.default_rng(3)
+    path = tmp_path / "one.npz"
+    for attempt in range(120):
+        broken = bytearray(data)
+        at = int(rng.integers(len(data)))
+        if attempt % 3 == 0:
+            broken = broken[:at]
+        else:
+            broken[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(broken))
+        try:
+            again = read(path)
+        except ValueError:
+            continue
+        assert encode(again) == data, "a bit that means nothing, such as a date in the archive"
+
+
+def test_a_pickle_inside_is_not_run(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.array([{"format": 1}], dtype=object), allow_pickle=True)
+    path = tmp_path / "one.npz"
+    path.write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match="pickle"):
+        read(path)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "one.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", bytes(1 << 20))
+    monkeypatch.setattr("certnas.checker.certificate.MOST_BYTES", 1 << 19)
+    with pytest.raises(ValueError, match="more than a certificate may"):
+        read(path)
+
+
+# The commands.
+
+
+def test_certify_writes_what_check_proves(tmp_path: Path) -> None:
+    runner, folder = CliRunner(), tmp_path / "proofs"
+    options = ["--images", "1", "--no-attack", "--eps-max", "0.03", "--certificates", str(folder)]
+    result = runner.invoke(main, ["certify", "digits-cnn", *options])
+    assert result.exit_code == 0 and "wrote 1 certificates" in result.output
+    result = runner.invoke(main, ["check", str(folder), "digits-cnn", "--arithmetic", "float"])
+    assert result.exit_code == 0 and "all 1 certificates are proved" in result.output
+    assert "beats 9 others within l∞ distance" in result.output
+    result = runner.invoke(main, ["check", str(folder), "digits-cell"])
+    assert result.exit_code == 1 and "another network" in result.output
+    files = sorted(folder.glob("*.npz"))
+    forged = read(files[0])
+    files[0].write_bytes(encode(replace(forged, eps=forged.eps * 1.5)))
+    result = runner.invoke(main, ["check", str(files[0]), "digits-cnn"])
+    assert result.exit_code == 1 and "rejected" in result.output
+
+
+def test_check_refuses_what_is_no_certificate(tmp_path: Path) -> None:
+    runner = CliRunner()
+    for path, said in ((tmp_path, "holds no certificate"), (tmp_path / "gone.npz", "no such file")):
+        result = runner.invoke(main, ["check", str(path), "digits-cnn"])
+        assert result.exit_code == 2 and said in result.output
