@@ -15,6 +15,7 @@ from cli.inspect import inspect
 from cli.search import search
 from cli.show_genotype import show
 from cli.train import train
+from cli.verify import verify
 
 
 class Commands(click.Group):
@@ -50,6 +51,7 @@ main.add_command(inspect)
 main.add_command(show)
 main.add_command(search)
 main.add_command(train)
+main.add_command(verify)
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,7 @@
 
 from certnas.verify.property import Box, Clause, Constraint, Property
 from certnas.verify.verdict import Counterexample, Step, Verdict
-from certnas.verify.verification import verify
+from certnas.verify.verification import network_of, verify
 from certnas.verify.vnnlib import parse_vnnlib, read_vnnlib
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Property",
     "Step",
     "Verdict",
+    "network_of",
     "parse_vnnlib",
     "read_vnnlib",
     "verify",

@@ -64,16 +64,13 @@ def attack(
     starts = [(c, r) for r in range(descent.restarts) for c in range(len(problem.clauses))]
     for first in range(0, len(starts), CHUNK):
         chosen = starts[first : first + CHUNK]
-        boxes = [problem.rows_of(c) for c, _ in chosen]
-        group = torch.tensor([g for g, _ in boxes])
+        group, coef, offset, _ = problem.rows([c for c, _ in chosen])
         region = problem.region.at(group)
-        mask = problem.clause[group] == torch.tensor([c for c, _ in chosen]).unsqueeze(1)
         start = torch.stack([_start(r, region.x.shape[1:], generator) for _, r in chosen]).to(region.x)
         tolerance = NEAR * (1 + problem.offset.abs().max())
 
-        def excess(x: Tensor, group: Tensor = group, mask: Tensor = mask) -> Tensor:
-            values = (problem.coef[group].flatten(2) @ network(x).flatten(1).unsqueeze(2)).squeeze(2)
-            return torch.where(mask, values - problem.offset[group], -torch.inf).amax(1)
+        def excess(x: Tensor, coef: Tensor = coef, offset: Tensor = offset) -> Tensor:
+            return ((coef.flatten(2) @ network(x).flatten(1).unsqueeze(2)).squeeze(2) - offset).amax(1)
 
         for x, value in _descend(region.x, region.radii, start, excess, descent.steps):
             deadline.check()

@@ -87,7 +87,7 @@ class Branching:
         nodes = root.relaxed_before(graph.output)
         self.nodes = [name for name in nodes if splittable(problem.network, name)]
         sizes = [int(torch.Size(node.shape).numel()) for node in graph.nodes.values()]
-        rows = max(len(problem.rows_of(c)[1]) for c in range(len(problem.clauses)))
+        rows = problem.width + 1
         self.batch = max(1, min(LARGEST_BATCH, memory // (6 * 8 * rows * sum(sizes))))
         self.kept = memory // (4 * rows * max(1, sum(sizes)))
 
@@ -153,7 +153,7 @@ class Branching:
         return judge(found.worst)
 
     def _needed(self, domain: Domain) -> float:
-        return float(self.problem.needed[self.problem.rows_of(domain.clause)[0]])
+        return float(self.problem.needed[self.problem.places[domain.clause][0]])
 
     def _best(self, found: Bounded) -> list[float]:
         """The best row's bound of each; −∞ for NaN, which proves nothing."""
@@ -161,15 +161,8 @@ class Branching:
         return [float(v) for v in lower.amax(1)]
 
     def _of(self, domains: Sequence[Domain]) -> tuple[Batch, Tensor]:
-        problem = self.problem
-        boxes = [problem.rows_of(domain.clause) for domain in domains]
-        most = max(len(rows) for _, rows in boxes)
-        picked = torch.stack([rows[[min(s, len(rows) - 1) for s in range(most)]] for _, rows in boxes])
-        group = torch.tensor([g for g, _ in boxes], device=picked.device)
-        coef = problem.coef[group.unsqueeze(1), picked]
-        offset = problem.offset[group.unsqueeze(1), picked]
-        batch = Batch(self.root, group, coef, offset, [domain.splits for domain in domains])
-        return batch, problem.needed[group]
+        group, coef, offset, needed = self.problem.rows([domain.clause for domain in domains])
+        return Batch(self.root, group, coef, offset, [domain.splits for domain in domains]), needed
 
     def _bounded(self, domains: Sequence[Domain], iterations: int) -> Bounded:
         batch, needed = self._of(domains)
@@ -191,9 +184,8 @@ class Branching:
         for first in range(0, len(tried), self.batch):
             domains = [domain for _, domain in tried[first : first + self.batch]]
             batch, _ = self._of(domains)
-            tunings, multipliers = batch.start([domain.choice for domain in domains])
             with torch.no_grad():
-                bound = batch.bound(tunings, multipliers, batch.region)
+                bound = batch.bound(batch.start([domain.choice for domain in domains]), batch.region)
             lower += self._best(Bounded(bound, batch.region.x, []))
         best: dict[int, tuple[tuple[float, float], int]] = {}
         for first in range(0, len(tried), 2):
@@ -211,15 +203,15 @@ class Branching:
     def _candidates(self, parents: Sequence[Domain]) -> list[list[Split]]:
         """The splits of each domain whose relaxation costs its best row most, by the gap the row sees."""
         batch, _ = self._of(parents)
-        tunings, multipliers = batch.start([domain.choice for domain in parents])
+        choice = batch.start([domain.choice for domain in parents])
         seen: dict[str, list[Tensor]] = {}
         with torch.no_grad():
-            row = batch.bound(tunings, multipliers, batch.region, seen).argmax(1)
+            row = batch.bound(choice, batch.region, seen).argmax(1)
         found: list[list[tuple[float, Split]]] = [[] for _ in parents]
         for name in self.nodes:
             if name not in seen:
                 continue
-            score, point = self._gap(batch, name, tunings, seen[name][-1], row)
+            score, point = self._gap(batch, name, choice, seen[name][-1], row)
             most = score.flatten(1).topk(min(CANDIDATES, score[0].numel()), 1)
             points = point.flatten(1)
             for b, (values, units) in enumerate(
@@ -233,7 +225,7 @@ class Branching:
         return [[split for _, split in sorted(own, key=lambda pair: -pair[0])[:CANDIDATES]] for own in found]
 
     def _gap(
-        self, batch: Batch, name: str, tunings: dict[str, tuple[Tensor, ...]], coef: Tensor, row: Tensor
+        self, batch: Batch, name: str, choice: Choice, coef: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What the planes of each unit may cost the row, and where to split it.  [B, *operand] each
 
@@ -246,7 +238,7 @@ class Branching:
         assert isinstance(rule, Nonlinear)
         x = batch.analysis.intervals[node.operands[0]]
         b = torch.arange(len(row), device=row.device)
-        planes = batch.analysis.tuned(name, tuple(t[b, row].unsqueeze(1) for t in tunings[name]))
+        planes = batch.analysis.tuned(name, tuple(t[b, row].unsqueeze(1) for t in choice.tunings[name]))
         middle = x.lower / 2 + x.upper / 2
         bend = _bends(node.op) & (x.lower < 0) & (x.upper > 0)
         point = torch.where(bend, torch.zeros_like(middle), middle)

@@ -90,18 +90,10 @@ class InputSplitting:
         region = box_region(
             torch.stack([p.lower for p in wave]), torch.stack([p.upper for p in wave]), self.network
         )
-        boxes = [self.problem.rows_of(part.clause) for part in wave]
-        most = max(len(rows) for _, rows in boxes)
-        picked = torch.stack([rows[[min(s, len(rows) - 1) for s in range(most)]] for _, rows in boxes])
-        group = torch.tensor([g for g, _ in boxes], device=picked.device).unsqueeze(1)
-        lower, slope = self._bounded(region, self.problem.coef[group, picked])
-        best = (
-            (lower - self.problem.offset[group, picked])
-            .nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-            .amax(1)
-        )
+        _, coef, offset, needed = self.problem.rows([part.clause for part in wave])
+        lower, slope = self._bounded(region, coef)
+        best = (lower - offset).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).amax(1)
         axis = self._axis(slope.flatten(1).abs(), region.radii.flatten(1))
-        needed = self.problem.needed[group.squeeze(1)]
         for part, bound, least, a in zip(wave, best.tolist(), needed.tolist(), axis.tolist(), strict=True):
             if not bound > least:
                 kept = replace(part, bound=max(bound, part.bound), axis=a)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -75,10 +76,26 @@ class Problem:
         """coef·y − offset at outputs y [G, *out] of points in the boxes.  [G, S]"""
         return (self.coef.flatten(2) @ outputs.flatten(1).unsqueeze(2)).squeeze(2) - self.offset
 
-    def rows_of(self, clause: int) -> tuple[int, Tensor]:
-        """The box of a clause and its rows."""
-        at = (self.clause == clause).nonzero()
-        return int(at[0, 0]), at[at[:, 0] == at[0, 0], 1]
+    @cached_property
+    def width(self) -> int:
+        """The most constraints that a clause has."""
+        return max(len(clause.constraints) for clause in self.clauses)
+
+    @cached_property
+    def places(self) -> tuple[tuple[int, Tensor], ...]:
+        """The box of each clause, and its rows [width], the last repeated where it has fewer."""
+        found = []
+        for c, clause in enumerate(self.clauses):
+            at = (self.clause == c).nonzero()[: len(clause.constraints)]
+            found.append((int(at[0, 0]), at[[min(s, len(at) - 1) for s in range(self.width)], 1]))
+        return tuple(found)
+
+    def rows(self, clauses: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each: box [B], rows [B, width, *out] and their offsets [B, width], what they need to exceed [B]."""
+        group = torch.tensor([self.places[c][0] for c in clauses], device=self.coef.device)
+        picked = torch.stack([self.places[c][1] for c in clauses])
+        at = group.unsqueeze(1)
+        return group, self.coef[at, picked], self.offset[at, picked], self.needed[group]
 
     def by_clause(self, excess: Tensor) -> Tensor:
         """The largest entry of each clause's rows: above 0, the clause cannot be met.  [G, S] -> [C]"""

@@ -22,8 +22,6 @@ from bounds.ops import Nonlinear, rule_for
 from bounds.ops.rule import Tuning
 from bounds.relaxation import Relaxation
 
-Tunings = dict[str, Tuning]
-
 
 @dataclass(frozen=True)
 class Split:
@@ -37,15 +35,35 @@ class Split:
 
 @dataclass(frozen=True)
 class Choice:
-    """What an optimiser chose for S rows: slopes [S, …] of nonlinear nodes, multipliers [S, *operand] of split ones."""
+    """What an optimiser chooses for R rows, of one subproblem or, with an axis before, of a batch.
+
+    tunings: slopes [R, …] of each nonlinear node; multipliers [R, *operand] of split ones; mix [S]: softmax weights
+    of the row that is a convex combination of the S given ones (R = S + 1 where S > 1, otherwise there is none).
+    """
 
     tunings: Mapping[str, Tuning]
     multipliers: Mapping[str, Tensor]
+    mix: Tensor | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them, slopes first."""
+        for tuning in self.tunings.values():
+            yield from tuning
+        yield from self.multipliers.values()
+        if self.mix is not None:
+            yield self.mix
+
+    def rebuilt(self, tensors: Sequence[Tensor]) -> Choice:
+        """The same with other tensors, in the order of `tensors()`."""
+        own = iter(tensors)
+        tunings = {name: tuple(next(own) for _ in tuning) for name, tuning in self.tunings.items()}
+        multipliers = {name: next(own) for name in self.multipliers}
+        return Choice(tunings, multipliers, None if self.mix is None else next(own))
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """lower [B, S]; worst [B, *shape], where the linear bounds of all rows together are least; the choice of each."""
+    """lower [B, R]; worst [B, *shape], where the linear bounds of all rows together are least; the choice of each."""
 
     lower: Tensor
     worst: Tensor
@@ -72,7 +90,9 @@ class Pushed(Relaxation):
 
 
 class Batch:
-    """B subproblems of one network, each with S rows of its own.
+    """B subproblems of one network, each with S rows of its own: it is settled where any row is positive throughout.
+
+    Where S > 1 a row that mixes them is bounded, too: no point meets Σ λₛ·rowₛ ≤ 0 then, though each alone may be met.
 
     root: the bounds that hold before any split, of G boxes; group [B] the box of each subproblem; coef [B, S, *out],
     offset [B, S].
@@ -119,51 +139,59 @@ class Batch:
             signs[name] = sign.reshape(x.lower.shape)
         return signs
 
-    def start(self, choices: Sequence[Choice | None]) -> tuple[Tunings, dict[str, Tensor]]:
-        """Slopes [B, S, …] and multipliers [B, S, *operand] to begin with: a parent's, or the default."""
-        rows = self.coef.shape[1]
-        tunings: Tunings = {}
+    def start(self, choices: Sequence[Choice | None]) -> Choice:
+        """What to begin with: a parent's choice, or the default."""
+        given = self.coef.shape[1]
+        rows = given + (given > 1)
+        tunings: dict[str, Tuning] = {}
         for name in self.nodes:
             default = self.analysis.default_tuning(name)
             tunings[name] = tuple(
-                torch.stack([
-                    t[b].expand(rows, *t.shape[2:]) if c is None else c.tunings[name][k].to(t)
-                    for b, c in enumerate(choices)
-                ])
+                torch.stack(
+                    [
+                        t[b].expand(rows, *t.shape[2:]) if c is None else c.tunings[name][k].to(t)
+                        for b, c in enumerate(choices)
+                    ]
+                )
                 for k, t in enumerate(default)
-            )  # fmt: skip
+            )
         multipliers = {}
         for name, sign in self.signs.items():
             nothing = torch.zeros(rows, *sign.shape[1:], dtype=sign.dtype, device=sign.device)
             own = [None if c is None else c.multipliers.get(name) for c in choices]
             multipliers[name] = torch.stack([nothing if m is None else m.to(sign) for m in own])
-        return tunings, multipliers
+        if given == 1:
+            return Choice(tunings, multipliers)
+        even = torch.zeros_like(self.offset[0])
+        mixes = [even if c is None or c.mix is None else c.mix.to(even) for c in choices]
+        return Choice(tunings, multipliers, torch.stack(mixes))
 
     def bound(
-        self,
-        tunings: Tunings,
-        multipliers: Mapping[str, Tensor],
-        region: bounds.Region,
-        seen: dict[str, list[Tensor]] | None = None,
+        self, choice: Choice, region: bounds.Region, seen: dict[str, list[Tensor]] | None = None
     ) -> Tensor:
-        """Lower bounds of the excess for slopes in [0, 1] and multipliers of any value.  [B, S]"""
+        """Lower bounds of the excess for slopes in [0, 1], multipliers and mix of any value.  [B, R]"""
 
         def provide(name: str) -> Relaxation:
-            plane = self.analysis.tuned(name, tunings[name])
+            plane = self.analysis.tuned(name, choice.tunings[name])
             extra = const = None
-            if name in multipliers:
-                extra, const = self._lagrange(name, multipliers[name])
+            if name in choice.multipliers:
+                extra, const = self._lagrange(name, choice.multipliers[name])
             noted = [] if seen is None else seen.setdefault(name, [])
             return Pushed(plane.lower, plane.upper, extra, const, noted)
 
-        found = lower_bound(self.network, region, provide, self.network.graph.output, self.coef)
-        return found - self.offset
+        coef, offset = self.coef, self.offset
+        if choice.mix is not None:
+            share = choice.mix.softmax(1).unsqueeze(1)
+            mixed = (share @ coef.flatten(2)).reshape(len(coef), 1, *coef.shape[2:])
+            coef = torch.cat([coef, mixed], 1)
+            offset = torch.cat([offset, (share @ offset.unsqueeze(2)).squeeze(2)], 1)
+        return lower_bound(self.network, region, provide, self.network.graph.output, coef) - offset
 
     def _lagrange(self, name: str, multiplier: Tensor) -> tuple[Tensor, Tensor]:
         """(−γ, Σ γ·bound) with γ ≥ 0 where z is split above, γ ≤ 0 where below, 0 elsewhere."""
         (operand,) = self.network.graph.nodes[name].operands
         x, sign = self.analysis.intervals[operand], self.signs[name].unsqueeze(1)
-        gamma = sign * multiplier.clamp(min=0)
+        gamma = sign * torch.where(multiplier >= 0, multiplier, 0)  # clamp has no derivative at 0
         edge = torch.where(sign > 0, x.lower.unsqueeze(1), x.upper.unsqueeze(1))
         return -gamma, (gamma * torch.where(sign != 0, edge, 0)).flatten(2).sum(-1)
 
@@ -174,31 +202,31 @@ class Batch:
         needed: Tensor,
         *,
         step: float = 0.1,
-        decay: float = 0.95,
     ) -> Bounded:
         """The best bound of each row over `iterations` steps of Adam; stops where every subproblem is proved.
 
+        The step falls to a twentieth of `step`, which is in units of a slope, over the iterations.
+
         needed [B]: what a row's bound must exceed.
         """
-        tunings, multipliers = self.start(choices)
-        leaves = [t for name in self.nodes for t in tunings[name]]
-        gammas = list(multipliers.values())
-        for leaf in [*leaves, *gammas]:
-            leaf.requires_grad_(iterations > 0)
-        scale = self._scale(tunings, multipliers)
+        choice = self.start(choices)
+        leaves = [t.requires_grad_(iterations > 0) for t in choice.tensors()]
+        slopes = [t for tuning in choice.tunings.values() for t in tuning]
+        scale = self._scale(choice)
         groups = [
-            {"params": leaves, "lr": step},
-            *({"params": [m], "lr": step * scale[n]} for n, m in multipliers.items()),
+            {"params": slopes, "lr": step},
+            *({"params": [m], "lr": step * scale[n]} for n, m in choice.multipliers.items()),
+            *([] if choice.mix is None else [{"params": [choice.mix], "lr": 5 * step}]),
         ]
         optimiser = torch.optim.Adam(groups) if leaves else None
         best: Tensor | None = None
-        kept = [leaf.detach().clone() for leaf in [*leaves, *gammas]]
+        kept = [leaf.detach().clone() for leaf in leaves]
         worst = self.region.x
         for iteration in range(iterations + 1):
             x = self.region.x.detach().requires_grad_(True)
             with torch.enable_grad():
-                bound = self.bound(tunings, multipliers, replace(self.region, x=x))
-                wanted = [*leaves, *gammas] if iteration < iterations else []
+                bound = self.bound(choice, replace(self.region, x=x))
+                wanted = leaves if iteration < iterations else []
                 gradients = torch.autograd.grad(
                     bound.sum(), [*wanted, x], allow_unused=True, materialize_grads=True
                 )
@@ -206,11 +234,7 @@ class Batch:
             before = lower.new_full(lower.shape, -torch.inf) if best is None else best
             better = lower > before
             best = torch.where(better, lower, before)
-            with torch.no_grad():
-                for leaf, keep in zip([*leaves, *gammas], kept, strict=True):
-                    keep.copy_(
-                        torch.where(better.reshape(*better.shape, *[1] * (leaf.dim() - 2)), leaf, keep)
-                    )
+            self._keep(choice, leaves, kept, better)
             improved = better.any(1).reshape(-1, *[1] * (worst.dim() - 1))
             worst = torch.where(improved, self._least(gradients[-1]), worst)
             if iteration == iterations or optimiser is None or bool((best.amax(1) > needed).all()):
@@ -219,36 +243,37 @@ class Batch:
                 leaf.grad = -gradient
             optimiser.step()
             for group in optimiser.param_groups:
-                group["lr"] *= decay
+                group["lr"] *= 0.05 ** (1 / iterations)
             with torch.no_grad():
-                for leaf in leaves:
+                for leaf in slopes:
                     leaf.clamp_(0, 1)
-                for gamma in gammas:
-                    gamma.clamp_(min=0)
+                for multiplier in choice.multipliers.values():
+                    multiplier.clamp_(min=0)
         assert best is not None
-        return Bounded(best, worst, list(self._chosen(kept)))
+        own = ([leaf[b].to(torch.float32) for leaf in kept] for b in range(len(self.coef)))
+        return Bounded(best, worst, [choice.rebuilt(tensors) for tensors in own])
+
+    def _keep(self, choice: Choice, leaves: list[Tensor], kept: list[Tensor], better: Tensor) -> None:
+        """Notes the tensors of the rows that are better than before; the mix goes with the last row."""
+        with torch.no_grad():
+            for leaf, keep in zip(leaves, kept, strict=True):
+                rows = better[:, -1] if leaf is choice.mix else better
+                keep.copy_(
+                    torch.where(rows.reshape(*rows.shape, *[1] * (leaf.dim() - rows.dim())), leaf, keep)
+                )
 
     def _least(self, slope: Tensor) -> Tensor:
         """The point of the box where a linear form with these coefficients is least."""
         return self.region.x - self.region.radii * slope.sign()
 
-    def _scale(self, tunings: Tunings, multipliers: Mapping[str, Tensor]) -> dict[str, float]:
+    def _scale(self, choice: Choice) -> dict[str, float]:
         """How large the coefficients are that a multiplier meets."""
-        if not multipliers:
+        if not choice.multipliers:
             return {}
         seen: dict[str, list[Tensor]] = {}
         with torch.no_grad():
-            self.bound(tunings, multipliers, self.region, seen)
-        return {name: max(float(seen[name][-1].abs().mean()), 1e-12) for name in multipliers}
-
-    def _chosen(self, kept: Sequence[Tensor]) -> Iterator[Choice]:
-        """The kept tensors as the choice of each subproblem, in float32: any values are sound."""
-        for b in range(len(self.coef)):
-            own = iter([leaf[b].to(torch.float32) for leaf in kept])
-            tunings = {
-                name: tuple(next(own) for _ in self.analysis.default_tuning(name)) for name in self.nodes
-            }
-            yield Choice(tunings, {name: next(own) for name in self.signs})
+            self.bound(choice, self.region, seen)
+        return {name: max(float(seen[name][-1].abs().mean()), 1e-12) for name in choice.multipliers}
 
 
 def splittable(network: bounds.Network, name: str) -> bool:

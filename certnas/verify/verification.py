@@ -32,10 +32,20 @@ UNLIMITED = 3600.0
 """The seconds that alpha-crown's share is taken of where there is no time limit."""
 
 
+def network_of(model: nn.Module, shape: tuple[int, ...]) -> bounds.Network:
+    """The model, in evaluation mode on inputs [N, *shape], as `verify` takes it: traced, in float64.
+
+    Raises bounds.UnsupportedOp.
+    """
+    dtype = next((p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
+    graph = bounds.trace(model, torch.zeros(1, *shape, dtype=dtype or torch.float32))
+    bounds.check(graph)
+    return graph.bind(dtype=torch.float64)
+
+
 def verify(
-    model: nn.Module,
+    network: bounds.Network,
     prop: Property,
-    shape: tuple[int, ...],
     *,
     replay: Replay | None = None,
     timeout: float | None = None,
@@ -46,16 +56,15 @@ def verify(
     """Whether any input of the property's boxes gives outputs that meet its constraints.
 
     `unsat`: for every clause and every x of its box, bounded outward to float64, some constraint's excess
-    Σ coef·f(x) − bound is above PROOF_MARGIN · (1 + its scale) for the model f in float64.  `sat`: a float32 input
+    Σ coef·f(x) − bound is above PROOF_MARGIN · (1 + its scale) for the network f in float64.  `sat`: a float32 input
     at which `replay` gives outputs that meet a clause in exact arithmetic.
 
-    model: in evaluation mode, on inputs [N, *shape], X_i in their flattened order.  replay: inputs [n] float32 to
-    outputs [m], the network as it will be run; the model in float64 where None.  timeout in seconds, memory in
-    bytes for the coefficients of a batch (None: a quarter of what is free).  Ctrl-C ends the search as the timeout
-    does.  Raises UserError where property and network do not fit, bounds.UnsupportedOp.
+    network: `network_of(model, shape)`; X_i are its inputs in flattened order, Y_j its outputs.  replay: inputs [n]
+    float32 to outputs [m], the network as it will be run; the network in float64 where None.  timeout in seconds,
+    memory in bytes for the coefficients of a batch (None: a quarter of what is free).  Ctrl-C ends the search as
+    the timeout does.  Raises UserError where property and network do not fit.
     """
     deadline = Deadline(timeout)
-    network = _network(model, shape)
     reason = fits(prop, network)
     if reason:
         raise UserError(f"verify: {reason}; give the network that the property was written for")
@@ -74,13 +83,6 @@ def verify(
     if run.found is not None:
         return run.verdict(SAT)
     return run.verdict(UNKNOWN if run.state.left else UNSAT)
-
-
-def _network(model: nn.Module, shape: tuple[int, ...]) -> bounds.Network:
-    dtype = next((p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
-    graph = bounds.trace(model, torch.zeros(1, *shape, dtype=dtype or torch.float32))
-    bounds.check(graph)
-    return graph.bind(dtype=torch.float64)
 
 
 def _in_double(network: bounds.Network) -> Replay:
@@ -184,7 +186,7 @@ class _Run:
         left = problem.unproved(lower)
         self.state.lower = {i: max(best[c], before[c]) for i, c in enumerate(left)}
         if left:
-            groups = dict.fromkeys(problem.rows_of(c)[0] for c in left)
+            groups = dict.fromkeys(problem.places[c][0] for c in left)
             self.problem = problem.only(left)
             if self.root is not None:
                 self.root = self._narrowed(self.root, torch.tensor(list(groups)))
@@ -212,13 +214,17 @@ class _Run:
         tuned = bounds.AlphaCrown(iterations).optimise(self.root, self.problem.coef)
         with torch.no_grad():
             lower = tuned.lower(self.root, self.problem.coef) - self.problem.offset
-        problem, slopes = self.problem, tuned.slopes[self.problem.network.graph.output]
+        problem, left = self.problem, self.problem.unproved(lower)
+        if self._settled(lower):
+            return []
+        # the row that mixes a clause's rows begins like the first of them
+        width = self.problem.width
+        slopes = tuned.slopes[problem.network.graph.output]
         choices: list[Choice | None] = []
-        for c in problem.unproved(lower):
-            g, rows = problem.rows_of(c)
+        for g, rows in (problem.places[c] for c in left):
+            own = rows[[*range(width), 0]] if width > 1 else rows[:1]
             chosen = {
-                name: tuple(t[g, rows].to(torch.float32) for t in tuning) for name, tuning in slopes.items()
+                name: tuple(t[g, own].to(torch.float32) for t in tuning) for name, tuning in slopes.items()
             }
             choices.append(Choice(chosen, {}))
-        self._settled(lower)
         return choices

@@ -1,0 +1,62 @@
+"""The network that a property speaks of: traced for the bounds, and as it will be run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import bounds
+from certnas.models import OpenedModel
+from certnas.verify.attack import Replay
+from certnas.verify.verification import network_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """network: in float64, for bounds; replay: inputs [n] float32 to outputs [m], None for the network in float64."""
+
+    network: bounds.Network
+    replay: Replay | None
+
+
+def is_onnx(source: str) -> bool:
+    """Whether a network is stored as ONNX."""
+    return source.endswith((".onnx", ".onnx.gz"))
+
+
+def open_onnx(path: Path) -> Subject:
+    """An ONNX file exactly as it is stored, its inputs in its own layout; counterexamples run in onnxruntime.
+
+    Raises UserError for what cannot be read, followed or reproduced.
+    """
+    from certnas.models.formats.onnx import import_onnx
+    from certnas.models.formats.onnx.reading import read_model
+
+    module = import_onnx(path).eval()
+    import onnx
+    import onnxruntime
+
+    model = read_model(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    given = next(item for item in model.graph.input if item.name == module.input).type.tensor_type
+    kind = onnx.helper.tensor_dtype_to_np_dtype(given.elem_type)
+    batch = max(1, given.shape.dim[0].dim_value)
+
+    def replay(inputs: np.ndarray) -> np.ndarray:
+        x = np.repeat(inputs.reshape(1, *module.input_shape), batch, 0).astype(kind)
+        (outputs,) = session.run([module.output], {module.input: x})
+        return np.asarray(outputs[0], dtype=np.float64).flatten()
+
+    return Subject(network_of(module, module.input_shape), replay)
+
+
+def of_opened(model: OpenedModel) -> Subject:
+    """Any other network that certnas opens; X_i are its input images in their flattened order."""
+    return Subject(network_of(model.module, model.input_shape), None)
