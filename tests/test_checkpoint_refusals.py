@@ -190,9 +190,11 @@ REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
         "net.pth",
         {"arch": "resnet21"},
         "unknown architecture 'resnet21'; accepted: cifar-2c2f, cifar-conv-small-sigmoid, cnn-cert-relu, "
-        "cnn-cert-sigmoid, cnn-cert-tanh, kw-cifar-small, kw-mnist, mnist-cnn-a, mnist-cnn-small, "
-        "mnist-fc-3layer, resnet2b, resnet4b, resnet20, resnet32, resnet44, resnet56, resnet110, "
-        "or a factory package.module:function",
+        "cnn-cert-sigmoid, cnn-cert-tanh, darts, kw-cifar-small, kw-mnist, mnist-cnn-a, mnist-cnn-small, "
+        "mnist-fc-3layer, resnet2b, resnet4b, resnet20, resnet32, resnet44, resnet56, resnet110, alexnet, "
+        "densenet121, densenet161, densenet169, densenet201, mobilenet_v2, resnet18, resnet34, resnet50, resnet101, "
+        "resnet152, resnext50_32x4d, squeezenet1_1, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, "
+        "vgg19_bn, wide_resnet50_2, or a factory package.module:function",
     ),
     "unknown option": (
         saved(fc),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from certnas.models import ARCHITECTURES, Architecture, Normalize, open_model
 from certnas.models.architectures.residual import ZeroPadShortcut
+from certnas.models.architectures.torchvision_models import TORCHVISION
 from certnas.models.formats import FORMATS
 
 PARAMETERS = {  # counted by hand from the layers; the residual ones as published with their weights
@@ -23,6 +24,8 @@ PARAMETERS = {  # counted by hand from the layers; the residual ones as publishe
     "resnet44": 658_586,
     "resnet56": 853_018,
     "resnet110": 1_727_962,
+    "resnet18": 11_689_512,
+    "densenet121": 7_978_856,
     "resnet4b": 448 + (4_640 + 9_248 + 544) + 2 * 18_496 + (18_496 + 1_056) + 51_300 + 1_010,
 }
 
@@ -79,11 +82,26 @@ def test_the_zero_padded_shortcut_takes_even_pixels_and_adds_channels_on_both_si
     assert torch.equal(ZeroPadShortcut(2, 4)(x), expected)
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+SMALLER: dict[str, dict[str, object]] = {  # of the large ones, these, at a size that a test can afford
+    "darts": {"channels": 4, "layers": 3},
+    "resnet18": {"size": 32, "classes": 7},
+    "densenet121": {"size": 32, "classes": 7},
+}
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(arch, marks=[pytest.mark.slow] if arch == "densenet121" else [])
+        for arch in ARCHITECTURES
+        if arch not in TORCHVISION or arch in SMALLER
+    ],
+)
 def test_every_architecture_exports_with_a_free_batch(arch: str, tmp_path: Path) -> None:
-    architecture = ARCHITECTURES[arch]()
+    options = SMALLER.get(arch, {})
+    architecture = ARCHITECTURES[arch](**options)
     save_file(architecture.module.state_dict(), tmp_path / "net.safetensors")
-    module = open_model(str(tmp_path / "net.safetensors"), arch=arch).module
+    module = open_model(str(tmp_path / "net.safetensors"), arch=arch, arch_options=options).module
     x = torch.rand(3, *architecture.input_shape)
     exported = torch.export.export(module, (x[:2],), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
     torch.testing.assert_close(exported.module()(x), module(x), rtol=0, atol=1e-6)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from certnas.models.architectures.architecture import Architecture
 from certnas.models.architectures.cnn_cert import cnn_cert_relu, cnn_cert_sigmoid, cnn_cert_tanh
+from certnas.models.architectures.darts import darts
 from certnas.models.architectures.feedforward import (
     cifar_2c2f,
     cifar_conv_small_sigmoid,
@@ -21,6 +22,7 @@ from certnas.models.architectures.residual import (
     resnet56,
     resnet110,
 )
+from certnas.models.architectures.torchvision_models import TORCHVISION
 
 __all__ = ["ARCHITECTURES", "Architecture"]
 
@@ -30,6 +32,7 @@ ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "cnn-cert-relu": cnn_cert_relu,
     "cnn-cert-sigmoid": cnn_cert_sigmoid,
     "cnn-cert-tanh": cnn_cert_tanh,
+    "darts": darts,
     "kw-cifar-small": kw_cifar_small,
     "kw-mnist": mnist_cnn_a,
     "mnist-cnn-a": mnist_cnn_a,
@@ -42,4 +45,5 @@ ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "resnet44": resnet44,
     "resnet56": resnet56,
     "resnet110": resnet110,
+    **TORCHVISION,
 }
