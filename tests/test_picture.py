@@ -2,12 +2,12 @@
 
 import re
 from io import BytesIO
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from PIL import Image
 
-from certnas.space import GENOTYPES, OPS, PUBLISHED, Genotype, RobNet
+from certnas.space import GENOTYPES, OPS, PUBLISHED, Genotype, RobNet, picture
 from certnas.space.picture import COLOURS, OUTPUT, _placed, cell_graph, cell_picture, cells, dot_text
 
 CELL = Genotype(
@@ -47,6 +47,24 @@ def test_nothing_lies_on_anything_else(name: str) -> None:
             assert x < other_x or other_y - y > 0.99, "a row apart in one column"
         for start, end in routed.edges:
             assert places[end][0] - places[start][0] == 1, "wires bend at every column"
+
+
+def crossings() -> int:
+    """Pairs of wires of the published cells that cross between two columns."""
+    total = 0
+    for genotype in GENOTYPES.values():
+        for plan in cells(genotype).values():
+            places, routed = _placed(cell_graph(plan))
+            for first, second in combinations(routed.edges, 2):
+                (a, b), (c, d) = [(places[s], places[e]) for s, e in (first, second)]
+                total += a[0] == c[0] and (a[1] - c[1]) * (b[1] - d[1]) < 0
+    return total
+
+
+def test_columns_are_ordered_so_that_wires_cross_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered = crossings()
+    monkeypatch.setattr(picture, "SWEEPS", 0)
+    assert ordered < crossings() / 2
 
 
 @pytest.mark.parametrize("name", ["DARTS_V2", "AmoebaNet", "RobNet_large"])

@@ -9,9 +9,9 @@ from torch import Tensor
 
 import bounds
 from certnas.errors import UserError
-from certnas.space import DARTS, SPACES, DiscreteNetwork, Genotype, SearchSpace, Supernet
+from certnas.space import DARTS, IMAGENET, SPACES, DiscreteNetwork, Genotype, SearchSpace, Supernet
 
-SMALL: dict[str, Any] = {"nodes": 2, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
+SMALL: dict[str, Any] = {"nodes": 1, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
 
 
 @pytest.mark.parametrize(("partial", "weights", "architecture"), [(1, 1_930_618, 224), (4, 299_578, 252)])
@@ -42,6 +42,8 @@ def reference_edge(edge: Any, x: Tensor, weights: Tensor, partial: int) -> Tenso
 def reference(network: Any, x: Tensor, partial: int) -> Tensor:
     """The definition of a supernet, edge by edge."""
     older = newer = network.stem(network.normalize(x))
+    if network.stem1 is not None:
+        newer = network.stem1(older)
     for cell in network.cells:
         kind = "reduce" if cell.reduction else "normal"
         alpha = getattr(network, f"alpha_{kind}").softmax(1)
@@ -71,6 +73,14 @@ def test_network_is_its_definition(nodes: int, partial: int) -> None:
         logits = network(x)
         torch.testing.assert_close(logits, reference(network, x, partial))
     assert logits.std(0).min() > 0
+
+
+def test_imagenet_supernet_is_its_definition() -> None:
+    network: Any = Supernet(4, 3, 7, nodes=1, partial=2, frame=IMAGENET).eval()
+    x = torch.rand(2, 3, 64, 40)
+    assert network.stem1(network.stem(x)).shape == (2, 4, 8, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), reference(network, x, 2))
 
 
 def test_each_edge_holds_every_operator_once() -> None:

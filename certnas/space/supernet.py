@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from certnas.errors import UserError
 from certnas.space.derivation import strongest_edges
-from certnas.space.frame import check_sizes, normalisation, reduction_cells, small_stem
+from certnas.space.frame import SMALL, Frame, check_sizes, normalisation, reduction_cells
 from certnas.space.genotypes import Genotype
 from certnas.space.ops import OPS, POOLING, FactorizedReduce, ReLUConvBN
 from certnas.space.spaces import DARTS, SearchSpace, edge_count
@@ -119,6 +119,7 @@ class Supernet(nn.Module):
         std: Sequence[float] | None = None,
         partial: int = 1,
         reductions: Collection[int] | None = None,
+        frame: Frame = SMALL,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -134,8 +135,9 @@ class Supernet(nn.Module):
             raise UserError(f"concat: got {list(self.concat)}; list at least one state from 2 to {nodes + 1}")
         self.candidates = {kind: space.candidates(kind, nodes) for kind in ("normal", "reduce")}
         self.normalize = normalisation(in_channels, mean, std)
-        self.stem = small_stem(in_channels, channels).first
-        older = newer = 3 * channels
+        stem = frame.stem(in_channels, channels)
+        self.stem, self.stem1 = stem.first, stem.second
+        older = newer = stem.channels_out
         self.cells = nn.ModuleList()
         for index in range(layers):
             reduction = index in reducing
@@ -143,7 +145,8 @@ class Supernet(nn.Module):
             self.cells.append(
                 MixedCell(
                     self.candidates["reduce" if reduction else "normal"], (older, newer), channels, self.concat,
-                    reduction=reduction, after_reduction=index - 1 in reducing, partial=partial,
+                    reduction=reduction, partial=partial,
+                    after_reduction=index - 1 in reducing if index else stem.second is not None,
                 )
             )  # fmt: skip
             older, newer = newer, len(self.concat) * channels
@@ -159,6 +162,8 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normal, reduce = self._mixture("normal"), self._mixture("reduce")
         older = newer = self.stem(self.normalize(x))
+        if self.stem1 is not None:
+            newer = self.stem1(older)
         for cell in self.cells:
             older, newer = newer, cell(older, newer, reduce if cell.reduction else normal)
         return self.classifier(self.pool(newer).flatten(1))
