@@ -15,6 +15,8 @@ from certnas.metrics.evaluation import BN
 from certnas.metrics.metric import Measured, at_least, one_of
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+RESOLUTION = {"float32": 1e-4, "float64": 1e-9}
+"""Radii in pixels below which rounding in the centre of an interval would blur its width."""
 NORMS: dict[str, type[bounds.Region]] = {"linf": bounds.Linf, "l2": bounds.L2}
 
 
@@ -27,7 +29,7 @@ class Certified(Measured, ABC):
     or `zonotope`, whose forms keep the input's D elements and `errors` error symbols a layer.  images: the bounds
     are of the first so many images of the batch (0: all); batch statistics are always of all.  rows: `hardest`
     finds each image's least row without derivatives, then follows it alone; `all` follows every row; R is the same.
-    dtype: bounds of a supernet reach zero at radii so small that single precision would round them away.
+    dtype: of the bounds; those of a supernet reach zero at radii that single precision cannot resolve.
     keep_none: let mass on `none` shrink the bounds.
     """
 
@@ -80,18 +82,15 @@ class Margins:
         region = NORMS[self.metric.norm](self.x[image], eps.to(self.x), 0.0, 1.0)
         return bounds.lower_bounds(self.network, region, rows, self.metric.bound_method())
 
-    def tried(self, eps: Tensor, image: Tensor) -> Tensor:
-        """The least of each image's rows, without derivatives; where it is positive its row is noted.  [m]"""
+    def tried(self, eps: Tensor, image: Tensor, *, note: bool = False) -> Tensor:
+        """The least of each image's rows, without derivatives; with `note`, or where it is positive, its row is noted.
+
+        eps [m] of some images [m] -> [m]
+        """
         with torch.no_grad():
             lower, row = self.lower(eps, image, self.rows[image]).min(1)
-        self.hardest[image] = torch.where(lower > 0, row, self.hardest[image])
+        self.hardest[image] = row if note else torch.where(lower > 0, row, self.hardest[image])
         return lower
-
-    def settle(self, eps: Tensor) -> None:
-        """Note the hardest row of every image at eps [n], whatever its bound."""
-        if self.rows.shape[1] > 1:
-            with torch.no_grad():
-                self.hardest = self.lower(eps, torch.arange(len(eps), device=eps.device), self.rows).argmin(1)
 
     def noted(self, image: Tensor) -> Tensor:
         """The row noted as the hardest of each image.  [m,1,K]"""
@@ -103,11 +102,16 @@ class Margins:
         rows = self.noted(image) if self.metric.rows == "hardest" else self.rows[image]
         return self.lower(eps, image, rows).amin(1)
 
+    def clean_margin(self, image: Tensor) -> Tensor:
+        """The noted row of the image itself, with derivatives.  [m]"""
+        return torch.einsum("nsk,nk->ns", self.noted(image), self.network(self.x[image])).squeeze(1)
+
 
 class RadiusSearch:
     """The radii at which least margins reach zero; each batch starts where the last one's say.
 
     log_gain: the mean of log(m(0)/ε*) of the last batch, which varies less from image to image than ε* does.
+    evaluations: bounds per image that the last search took.
     """
 
     def __init__(self, first: float, tol: float) -> None:
@@ -117,19 +121,36 @@ class RadiusSearch:
         self.evaluations = 0.0
 
     def __call__(self, margins: Margins) -> Tensor:
-        """ε [n], proved, within tol of the root of ε ↦ least margin or at `limit`; 0 where m(0) ≤ 0."""
-        clean = margins.clean.double()
+        """ε [n] float64: proved and within tol of the root of ε ↦ least margin, or at `limit`.
+
+        0 where the image is classified wrong or its bound is not finite; where nothing is proved at the least radius
+        that the arithmetic resolves, that.
+        """
+        clean, least = margins.clean.double(), RESOLUTION[margins.metric.dtype]
+        radius = torch.zeros_like(clean)
+        right = (clean > 0).nonzero().flatten()
+        self.evaluations = float(len(right) > 0)
+        if len(right) == 0:
+            return radius
+        lower = margins.tried(torch.full_like(clean[right], least), right, note=True)
+        radius[right] = torch.where(torch.isfinite(lower), least, radius[right])
+        proved = right[lower > 0]
+        if len(proved) == 0:
+            return radius
         start = torch.full_like(clean, self.first)
         if self.log_gain is not None:
-            start = clean.clamp(min=0) * torch.exp(torch.tensor(-self.log_gain, dtype=clean.dtype))
+            start = clean * torch.exp(torch.tensor(-self.log_gain, dtype=clean.dtype))
         found = search_radii(
-            margins.tried, clean, start, torch.full_like(clean, limit(margins)), tol=self.tol
+            lambda eps, image: margins.tried(eps, proved[image]),
+            clean[proved],
+            start[proved].clamp(min=least),
+            torch.full_like(clean[proved], limit(margins)),
+            tol=self.tol,
         )
-        self.evaluations = float(found.evaluations.double().mean())
-        proved = found.radius > 0
-        if bool(proved.any()):
-            self.log_gain = float((clean[proved] / found.radius[proved]).log().mean())
-        return found.radius
+        radius[proved] = found.radius.clamp(min=least)
+        self.evaluations += float(found.evaluations.double().mean())
+        self.log_gain = float((clean / radius)[proved].log().mean())
+        return radius
 
 
 def limit(margins: Margins) -> float:

@@ -30,8 +30,9 @@ class CertifiedBound(Certified):
           ε_{t+1} = clip(ε_t·(1 ± step), eps_min, eps_max),  + where w_t ≤ width, − where w_t > width,
 
       w_t the mean over the images of upper minus lower bound of the row that counts, in logits.
-    * `radius`: for each image the largest ε at which this R's own bound of it is positive, a constant of the
-      derivative; eps is where the first batch's search starts.
+    * `radius`: for each image the largest ε at which this R's own bound of it is positive (not below what the
+      arithmetic resolves; 0 where the image itself fails), a constant of the derivative; eps is where the first
+      batch's search starts.
 
     ε should follow the network: bounds grow exponentially with depth, so at a fixed ε a deep supernet's R is huge
     and drives the search to cells without parameters.
@@ -101,13 +102,13 @@ class _Bounds(Session):
         x, y = self.metric.some(x, y)
         rows = self.metric.bounded_rows(y, bound.graph.output_shape[0], bound.dtype)
         margins = Margins(self.metric, bound, x, rows)
+        everything = torch.arange(len(x), device=x.device)
         if self.metric.schedule == "radius":
             eps = self.search(margins)
         else:
             eps = torch.full((len(x),), min(self.eps, limit(margins)), device=x.device).double()
             if self.metric.rows == "hardest" or self.metric.schedule == "adaptive":
-                margins.settle(eps)
-        everything = torch.arange(len(x), device=x.device)
+                margins.tried(eps, everything, note=True)
         lower = margins.least(eps, everything)
         self.figures = {"eps": float(eps.mean())}
         if self.metric.schedule == "adaptive":

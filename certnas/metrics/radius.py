@@ -12,6 +12,9 @@ from certnas.metrics.certified import DTYPES, Certified, Margins, RadiusSearch, 
 from certnas.metrics.metric import Session, State, at_least, positive
 from certnas.metrics.traced import Traced
 
+SHALLOWEST = 0.1
+"""The least ε*·|∂m/∂ε| in units of m(0)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedRadius(Certified):
@@ -22,12 +25,17 @@ class CertifiedRadius(Certified):
 
         ∂log ε*/∂θ = (∂m/∂θ) / (ε*·|∂m/∂ε|)  at ε*,
 
-    which knows no unit of logits or pixels, so one γ serves networks of any depth and bound. The denominator is a
-    constant of the derivative and no less than `floor` times the batch's mean m(0): images hardly right, or
-    margins that hardly fall, would outweigh all others. Images classified wrong (ε* = 0), and those without a
-    proof, are left out of the mean; one proved on the whole box adds a constant. The root is searched without
-    derivatives to a relative tolerance `tol`, the value corrected by one Newton step.  first: where the first
-    batch's search starts, in pixels; later ones start from the batch before.
+    which knows no unit of logits or pixels, so one γ serves networks of any depth and bound.  The denominator is a
+    constant of the derivative.  The root is searched without derivatives to a relative tolerance `tol`, then
+    corrected by one Newton step.  first: where the first batch's search starts, in pixels; later ones start from
+    the batch before.
+
+    What is no such root: an image classified wrong (ε* = 0) is left out of the mean. One proved on the whole box
+    adds a constant. Where the bound is still negative at the least radius ε₀ that the arithmetic resolves, as deep
+    supernets' interval bounds are, the root is taken on the line of slope 1 of log(m(0) − m(ε)) over log ε, that of
+    an affine network:  log ε* = log ε₀ − log((m(0) − m(ε₀)) / m(0)), differentiated as it stands.  The derivative
+    of an image hardly right, m(0) below `floor` times the batch's mean, is damped in proportion, and ε*·|∂m/∂ε| is
+    no less than a tenth of m(0) (an affine network's is m(0)); either would outweigh all other images.
     """
 
     tol: float = 0.05
@@ -71,13 +79,25 @@ class _Radii(Session):
         margin = margins.least(eps, image)
         (slope,) = torch.autograd.grad(margin.sum(), eps, retain_graph=True)
         clean = margins.clean[image]
-        fall = torch.maximum(radius * slope.abs(), self.metric.floor * clean.mean())
-        rooted = (radius < limit(margins)) & (fall > 0) & torch.isfinite(fall)
-        newton = torch.where(rooted, margin / torch.where(rooted, fall, 1), 0)
-        return (radius.log() + newton).mean()
+        short = margin.detach() <= 0
+        fall = torch.maximum(radius * slope.abs(), SHALLOWEST * clean)
+        rise = torch.where(short, 0, margin / fall)
+        if bool(short.any()):
+            point = margins.clean_margin(image)
+            ratio = torch.where(short, (point - margin) / point, 1)
+            rise = torch.where(short, -ratio.log(), rise)
+        self.figures["short"] = float(short.sum())
+        least = self.metric.floor * clean.mean()
+        weight = torch.where(clean < least, clean / least, 1) * (radius < limit(margins))
+        return (radius.log() + _damped(rise, weight)).mean()
 
     def state_dict(self) -> State:
         return {"log_gain": self.search.log_gain}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.search.log_gain = optional(state, "log_gain")
+
+
+def _damped(value: Tensor, weight: Tensor) -> Tensor:
+    """`value`, with its derivative times `weight`; a weight of 0 takes the value out too."""
+    return torch.where(weight > 0, value.detach() + weight * (value - value.detach()), 0)
