@@ -66,6 +66,7 @@ RUN = (
     click.option("--threads", type=click.IntRange(1), help="Of the CPU."),
     click.option("--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
                  help="Keep the state this often too, besides at the end of each epoch."),
+    click.option("--pictures/--no-pictures", default=True, show_default=True, help="Draw the cells of each epoch."),
 )  # fmt: skip
 
 
@@ -132,6 +133,7 @@ def run(config: SearchConfig, data: Dataset, options: dict[str, Any]) -> None:
 
     from certnas.search import GENOTYPE
     from certnas.search import search as searched
+    from certnas.search.parallel import is_first_process
     from cli.show_search import Display, cells
 
     out = options["out"]
@@ -145,9 +147,11 @@ def run(config: SearchConfig, data: Dataset, options: dict[str, Any]) -> None:
                 device=options["device"],
                 progress=display.update,
                 checkpoint_every=options["checkpoint_every"],
+                pictures=options["pictures"],
             )
     except KeyboardInterrupt as error:
         line = f"interrupted: the state is kept in {out}; continue with --out {out} --resume"
         raise Ended(line, INTERRUPTED) from error
-    Console().print(cells(found.genotype))
-    click.echo(f"wrote {GENOTYPE} to {out}")
+    if is_first_process():
+        Console().print(cells(found.genotype))
+        click.echo(f"wrote {GENOTYPE} to {out}")

@@ -93,11 +93,13 @@ class _Loop:
         genotype = trial.supernet.genotype()
         values = {**means, "lr": trial.lr, "genotype": {"normal": genotype.normal, "reduce": genotype.reduce}}
         folder.log("epoch", trial.epoch + 1, values)
-        from certnas.search.pictures import alpha_picture
+        if self.task.pictures:
+            from certnas.search.pictures import alpha_picture
+            from certnas.space.picture import cell_picture
 
-        folder.write(
-            f"pictures/alpha-{trial.epoch + 1:03d}.png", alpha_picture(trial.supernet, trial.epoch + 1)
-        )
+            epoch = trial.epoch + 1
+            folder.write(f"pictures/alpha-{epoch:03d}.png", alpha_picture(trial.supernet, epoch))
+            folder.write(f"pictures/cells-{epoch:03d}.png", cell_picture(genotype, f"after epoch {epoch}"))
 
     def _progress(self) -> Progress:
         trial, seconds = self.trial, time.monotonic() - self.began

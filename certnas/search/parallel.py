@@ -48,6 +48,11 @@ class Processes:
         return torch.load(io.BytesIO(held[0] or b""), map_location="cpu", weights_only=True)
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and shows."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     """The processes that torchrun started, and this one's device: cuda becomes its own GPU.  One without it."""

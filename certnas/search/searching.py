@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from certnas.certifier.request import chosen, open_device
-from certnas.data import DATASETS, Dataset, load
+from certnas.data import Dataset
 from certnas.metrics import READINGS, Metric, build_metric
 from certnas.runs import RunFolder, from_table, to_table
 from certnas.search.config import SearchConfig
@@ -19,6 +19,7 @@ from certnas.search.random_cells import RandomCells
 from certnas.search.stream import split, with_statistics
 from certnas.search.task import Algorithm, Found, Progress, Task
 from certnas.space.files import write_genotype
+from certnas.train.images import training_images
 
 ALGORITHMS: dict[str, type[Algorithm]] = {"darts": Darts, "pc-darts": PCDarts, "random": RandomCells}
 """Name -> algorithm, a dataclass of its settings."""
@@ -35,13 +36,15 @@ def search(
     device: str | torch.device = "cpu",
     progress: Callable[[Progress], None] | None = None,
     checkpoint_every: int | None = None,
+    pictures: bool = True,
 ) -> Found:
     """Searches a genotype on the images of `data`; with `out`, a run folder that ends up with genotype.json.
 
     The result is a function of the configuration and the images alone, on one machine: the caller's random state
     is neither read nor changed, and a run that was killed resumes to the same genotype.  checkpoint_every: steps
-    between two states, besides one at the end of every epoch.  progress is called after every step.  Started by
-    torchrun, its processes share each batch.
+    between two states, besides one at the end of every epoch.  pictures: draw the weights of the operators and
+    the cells after every epoch.  progress is called after every step.  Started by torchrun, its processes share
+    each batch; the first one alone writes, and calls progress.
     Raises UserError: an unknown algorithm, metric or setting; images that are too few or too small; a folder of
     another configuration; a loss that is not finite.  KeyboardInterrupt, once the state is saved.
     """
@@ -56,7 +59,13 @@ def search(
             environment = {"device": str(place), "processes": group.size, "threads": torch.get_num_threads()}
             folder = RunFolder.open(out, to_table(config), resume=resume, environment=environment)
         try:
-            task = replace(task, folder=folder, progress=progress, checkpoint_every=checkpoint_every)
+            task = replace(
+                task,
+                folder=folder,
+                progress=progress,
+                checkpoint_every=checkpoint_every,
+                pictures=pictures,
+            )
             found = algorithm.run(task)
         finally:
             if folder is not None:
@@ -97,12 +106,6 @@ def open_data(config: SearchConfig, *, root: Path | None = None, download: bool 
 
     Raises UserError where they cannot be read, or there are not as many.
     """
-    count = config.data.images
-    return load(
-        config.data.name,
-        root=root,
-        download=download,
-        train=config.data.name in DATASETS,
-        count=count,
-        seed=None if count is None else config.seed,
+    return training_images(
+        config.data.name, root=root, download=download, count=config.data.images, seed=config.seed
     )

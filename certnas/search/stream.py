@@ -11,6 +11,7 @@ from certnas.data.augmentation import Augmentation
 from certnas.errors import UserError
 from certnas.search.config import SearchConfig
 from certnas.search.parallel import Processes
+from certnas.train.images import channel_statistics
 
 TRAIN, HELD_OUT = 0, 1
 
@@ -63,10 +64,8 @@ def with_statistics(config: SearchConfig, data: Dataset) -> SearchConfig:
     """The configuration with the mean and standard deviation of each channel of the images, unless given."""
     if config.data.mean is not None or config.data.std is not None:
         return config
-    deviation, mean = torch.std_mean(data.x.double(), dim=(0, 2, 3), correction=0)
-    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    rounded = [tuple(round(value, 4) for value in values.tolist()) for values in (mean, deviation)]
-    return replace(config, data=replace(config.data, mean=rounded[0], std=rounded[1]))
+    mean, std = channel_statistics(data.x)
+    return replace(config, data=replace(config.data, mean=mean, std=std))
 
 
 def split(

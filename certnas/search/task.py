@@ -58,6 +58,7 @@ class Task:
     folder: RunFolder | None = None
     progress: Callable[[Progress], None] | None = None
     checkpoint_every: int | None = None
+    pictures: bool = True
 
     @property
     def space(self) -> SearchSpace:
