@@ -9,6 +9,7 @@ from certnas import __version__
 from cli.certify import certify
 from cli.check import check
 from cli.convert import convert
+from cli.crosscheck import crosscheck
 from cli.failure import INTERRUPTED, Ended, one_line
 from cli.genotypes import genotypes
 from cli.inspect import inspect
@@ -45,6 +46,7 @@ def main() -> None:
 
 main.add_command(certify)
 main.add_command(check)
+main.add_command(crosscheck)
 main.add_command(convert)
 main.add_command(genotypes)
 main.add_command(inspect)

@@ -195,16 +195,21 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-@contextlib.contextmanager
-def _auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
-    """auto_LiRPA imported; everything that it or its shim changes in this process is put back at the end."""
+def lirpa_version() -> str:
+    """The installed version of auto_LiRPA.  Raises UserError where there is none."""
     try:
-        version = importlib.metadata.version("auto_LiRPA")
+        return importlib.metadata.version("auto_LiRPA")
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
             "the cross-check needs auto_LiRPA, which is not installed; "
             "get it with `uv sync --group test` or `pip install --no-deps auto_LiRPA==0.3 appdirs tqdm`"
         ) from None
+
+
+@contextlib.contextmanager
+def _auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
+    """auto_LiRPA imported; everything that it or its shim changes in this process is put back at the end."""
+    version = lirpa_version()
     root, default_dtype = logging.getLogger(), torch.get_default_dtype()
     handlers = list(root.handlers)
     with contextlib.ExitStack() as stack:

@@ -1,0 +1,147 @@
+"""`certnas crosscheck`: the same network bounded by certnas and by auto_LiRPA."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.failure import UNSOUND, Ended, refusals
+from cli.values import Numbers, Setting
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from certnas.crosscheck import Comparison
+
+
+@click.command()
+@click.argument("model")
+@click.option("--arch", help="Architecture of a checkpoint: a name, or a factory package.module:function.")
+@click.option(
+    "--arch-option",
+    "arch_options",
+    type=Setting(),
+    multiple=True,
+    help="Keyword of the architecture, such as layers=4; may be repeated.",
+)
+@click.option("--mean", type=Numbers(), help="Mean of each channel, in [0, 1] pixels: 0.49,0.48,0.45.")
+@click.option("--std", type=Numbers(), help="Standard deviation of each channel.")
+@click.option(
+    "--data", default="digits", show_default=True, help="A data set's name, an image folder or .npz."
+)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
+@click.option("--images", type=click.IntRange(1), default=4, show_default=True, help="How many, by the seed.")
+@click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True)
+@click.option("--eps", type=Numbers(), default="0.01", show_default=True, help="Radii: 1/255,8/255.")
+@click.option("--methods", default="ibp,crown-ibp,crown", show_default=True, help="Between commas.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=100, show_default=True, help="Random points an image."
+)
+@click.option("--tolerance", type=float, help="How much looser, in shares of its width.  [default: 0.01]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the images and the points.")
+@click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all figures.")
+def crosscheck(**options: Any) -> None:
+    """Compare the bounds of certnas and auto_LiRPA on MODEL.
+
+    Clean outputs are compared first, then bounds of every logit over balls that no box cuts; points of the ball that
+    leave either tool's bounds are searched for.  Exit code 1: certnas is looser than the tolerance, or a bound is
+    unsound and not by a known mistake of auto_LiRPA's.
+    """
+    with refusals():
+        _crosscheck(options)
+
+
+def _crosscheck(options: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from certnas.crosscheck import TOLERANCE, compare
+    from certnas.data import load
+    from certnas.models import open_model
+
+    data = load(options["data"], root=options["data_root"], count=options["images"], seed=options["seed"])
+    channels, height, width = data.x.shape[1:]
+    model = open_model(
+        options["model"],
+        arch=options["arch"],
+        arch_options=dict(options["arch_options"]),
+        mean=options["mean"],
+        std=options["std"],
+        input_shape=(channels, height, width),
+    )
+    methods = [name.strip() for name in options["methods"].split(",")]
+    tolerance = TOLERANCE if options["tolerance"] is None else options["tolerance"]
+    found: list[Comparison] = []
+    for eps in options["eps"]:
+        found += compare(
+            model.module,
+            data.x,
+            eps,
+            options["norm"],
+            methods=methods,
+            samples=options["samples"],
+            seed=options["seed"],
+        )
+    failures = [line for one in found for line in one.failures(tolerance)]
+    console = Console()
+    console.print(_table(found))
+    for reason in dict.fromkeys(one.known for one in found if one.known):
+        console.print(f"auto_LiRPA is known to be wrong here, and is not compared: {reason}", markup=False)
+    for reason in dict.fromkeys(one.unusable for one in found if one.unusable):
+        console.print(f"auto_LiRPA has no bounds: {reason}", markup=False)
+    if options["out"] is not None:
+        _write(options, found, failures, tolerance)
+    if failures:
+        raise Ended("error: " + "; ".join(failures), UNSOUND)
+
+
+def _table(found: list[Comparison]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    clean = max(one.clean for one in found)
+    shown = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, title_justify="left"
+    )
+    shown.title = f"clean outputs agree to {clean:.1e} (relative); bounds of every logit"
+    for header in ("method", "ε", "differ by", "of width", "tighter", "by", "outside", "seconds"):
+        shown.add_column(header, justify="left" if header in ("method", "tighter") else "right", no_wrap=True)
+    for one in found:
+        shown.add_row(
+            one.method,
+            f"{one.eps:.4g}",
+            _figure(one.absolute),
+            _figure(one.relative),
+            one.tighter,
+            "" if one.tighter == "not compared" else f"{abs(one.looser):.1%}",
+            f"{one.our_violations} | {'–' if one.unusable else one.their_violations}",
+            f"{_figure(one.our_seconds)} | {_figure(one.their_seconds)}",
+        )
+    shown.caption = "differ by: greatest difference of two bounds; outside, seconds: certnas | auto_LiRPA"
+    return shown
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2g}" if math.isfinite(value) else "–"
+
+
+def _write(options: dict[str, Any], found: list[Comparison], failures: list[str], tolerance: float) -> None:
+    from certnas.crosscheck import lirpa_version
+    from certnas.runs import finite, versions, write_atomically
+
+    record = {
+        "model": options["model"],
+        "data": options["data"],
+        "images": options["images"],
+        "seed": options["seed"],
+        "tolerance": tolerance,
+        "versions": versions() | {"auto_LiRPA": lirpa_version()},
+        "failures": failures,
+        "comparisons": [asdict(one) | {"tighter": one.tighter} for one in found],
+    }
+    text = json.dumps(finite(record), indent=1, allow_nan=False) + "\n"
+    write_atomically(options["out"], text)
