@@ -48,7 +48,7 @@ class Descent:
     restarts: int
 
 
-QUICK, THOROUGH = Descent(20, 1), Descent(100, 10)
+DESCENTS = {"quick": Descent(20, 1), "thorough": Descent(100, 10)}
 CHUNK = 256
 
 
@@ -61,16 +61,20 @@ def attack(
     """
     network = problem.network
     generator = torch.Generator().manual_seed(seed)
-    starts = [(c, r) for r in range(descent.restarts) for c in range(len(problem.clauses))]
+    starts = [(c, r) for r in range(descent.restarts) for c in range(len(problem))]
+    tolerance = NEAR * (1 + problem.offset.abs().max())
     for first in range(0, len(starts), CHUNK):
         chosen = starts[first : first + CHUNK]
-        group, coef, offset, _ = problem.rows([c for c, _ in chosen])
-        region = problem.region.at(group)
+        c = torch.tensor([c for c, _ in chosen], device=problem.group.device)
+        region, coef, offset = (
+            problem.region.at(problem.group[c]),
+            problem.coef[c].flatten(2),
+            problem.offset[c],
+        )
         start = torch.stack([_start(r, region.x.shape[1:], generator) for _, r in chosen]).to(region.x)
-        tolerance = NEAR * (1 + problem.offset.abs().max())
 
         def excess(x: Tensor, coef: Tensor = coef, offset: Tensor = offset) -> Tensor:
-            return ((coef.flatten(2) @ network(x).flatten(1).unsqueeze(2)).squeeze(2) - offset).amax(1)
+            return ((coef @ network(x).flatten(1).unsqueeze(2)).squeeze(2) - offset).amax(1)
 
         for x, value in _descend(region.x, region.radii, start, excess, descent.steps):
             deadline.check()

@@ -87,7 +87,7 @@ class Branching:
         nodes = root.relaxed_before(graph.output)
         self.nodes = [name for name in nodes if splittable(problem.network, name)]
         sizes = [int(torch.Size(node.shape).numel()) for node in graph.nodes.values()]
-        rows = problem.width + 1
+        rows = problem.width + (problem.width > 1)
         self.batch = max(1, min(LARGEST_BATCH, memory // (6 * 8 * rows * sum(sizes))))
         self.kept = memory // (4 * rows * max(1, sum(sizes)))
 
@@ -153,7 +153,7 @@ class Branching:
         return judge(found.worst)
 
     def _needed(self, domain: Domain) -> float:
-        return float(self.problem.needed[self.problem.places[domain.clause][0]])
+        return float(self.problem.needed[domain.clause])
 
     def _best(self, found: Bounded) -> list[float]:
         """The best row's bound of each; −∞ for NaN, which proves nothing."""
@@ -161,8 +161,12 @@ class Branching:
         return [float(v) for v in lower.amax(1)]
 
     def _of(self, domains: Sequence[Domain]) -> tuple[Batch, Tensor]:
-        group, coef, offset, needed = self.problem.rows([domain.clause for domain in domains])
-        return Batch(self.root, group, coef, offset, [domain.splits for domain in domains]), needed
+        problem = self.problem
+        c = torch.tensor([domain.clause for domain in domains], device=problem.group.device)
+        splits = [domain.splits for domain in domains]
+        return Batch(self.root, problem.group[c], problem.coef[c], problem.offset[c], splits), problem.needed[
+            c
+        ]
 
     def _bounded(self, domains: Sequence[Domain], iterations: int) -> Bounded:
         batch, needed = self._of(domains)

@@ -63,7 +63,7 @@ class InputSplitting:
 
         Raises OutOfTime, or MemoryError where the open boxes exceed the budget; `state` then says what is proved.
         """
-        clauses = range(len(self.problem.clauses))
+        clauses = range(len(self.problem))
         wave = [self._whole(c, state.lower[c]) for c in clauses]
         while wave:
             for first in range(0, len(wave), LARGEST_BATCH):
@@ -82,19 +82,25 @@ class InputSplitting:
             wave = [half for parent in parents for half in parent.halves()]
 
     def _whole(self, clause: int, bound: float) -> Part:
-        lower, upper = self.problem.clauses[clause].box.outward
-        return Part(clause, torch.as_tensor(lower), torch.as_tensor(upper), bound)
+        box = self.problem.region.at(self.problem.group[clause : clause + 1]).box()
+        return Part(clause, box.lower.flatten(), box.upper.flatten(), bound)
 
     def _grow(self, wave: Sequence[Part]) -> Tensor:
         """Keeps the parts that their bounds do not prove; returns where each one's best row is least, [B, *shape]."""
         region = box_region(
             torch.stack([p.lower for p in wave]), torch.stack([p.upper for p in wave]), self.network
         )
-        _, coef, offset, needed = self.problem.rows([part.clause for part in wave])
-        lower, slope = self._bounded(region, coef)
-        best = (lower - offset).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).amax(1)
+        c = torch.tensor([part.clause for part in wave], device=self.problem.group.device)
+        lower, slope = self._bounded(region, self.problem.coef[c])
+        best = (
+            (lower - self.problem.offset[c])
+            .nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+            .amax(1)
+        )
         axis = self._axis(slope.flatten(1).abs(), region.radii.flatten(1))
-        for part, bound, least, a in zip(wave, best.tolist(), needed.tolist(), axis.tolist(), strict=True):
+        for part, bound, least, a in zip(
+            wave, best.tolist(), self.problem.needed[c].tolist(), axis.tolist(), strict=True
+        ):
             if not bound > least:
                 kept = replace(part, bound=max(bound, part.bound), axis=a)
                 heapq.heappush(self.heap, (kept.bound, next(self.count), kept))

@@ -1,9 +1,9 @@
-"""A property as tensors: boxes as regions, constraints as rows of the output."""
+"""A property as tensors: regions of inputs, and rows of the output of which one has to be positive throughout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,122 +12,119 @@ from torch import Tensor
 
 import bounds
 from certnas.certifier import PROOF_MARGIN
-from certnas.verify.property import Clause, Property, rounded
+from certnas.verify.property import Property, rounded
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Clauses of one property on a network in float64, grouped by box.
+    """C clauses of a network in float64, to be shown impossible.
 
-    region: G boxes.  A counterexample of clause c has coef[g, s]·f(x) − offset[g, s] ≤ 0 for every row s of its box g
-    with clause[g, s] = c.  coef [G, S, K], offset [G, S], clause [G, S]; boxes of fewer rows repeat their last.
-    needed [G]: a row is proved positive where its lower bound exceeds this: rounding is far below.
+    A point x of region `group[c]` (of G) is a counterexample of clause c where coef[c, s]·f(x) − offset[c, s] ≤ 0 for
+    every row s; so c is proved impossible by any one row whose lower bound over the region exceeds `needed[c]`, which
+    is above what rounding does.  coef [C, S, *out], offset [C, S]; clauses of fewer rows repeat their last.
     """
 
     network: bounds.Network
-    clauses: tuple[Clause, ...]
-    region: bounds.Linf
+    region: bounds.Region
+    group: Tensor
     coef: Tensor
     offset: Tensor
-    clause: Tensor
     needed: Tensor
 
     @classmethod
-    def of(cls, network: bounds.Network, clauses: Sequence[Clause]) -> Problem:
-        """The problem of showing that no clause can be met."""
-        groups: dict[int, list[int]] = {}
-        for c, clause in enumerate(clauses):
-            groups.setdefault(id(clause.box), []).append(c)
-        rows = [[(c, k) for c in group for k in clauses[c].constraints] for group in groups.values()]
-        most = max(map(len, rows))
-        rows = [group + [group[-1]] * (most - len(group)) for group in rows]
-        units = int(np.prod(network.graph.output_shape))
-        coef = np.zeros((len(rows), most, units))
-        offset = np.zeros((len(rows), most))
-        for g, group in enumerate(rows):
-            for s, (_, constraint) in enumerate(group):
-                for j, value in constraint.coef:
-                    coef[g, s, j] = float(value)
-                offset[g, s] = rounded(constraint.bound, np.inf)
-        region = joined([clauses[group[0]] for group in groups.values()], network)
-
-        def tensor(values: np.ndarray) -> Tensor:
-            return torch.as_tensor(values, dtype=network.dtype, device=network.device)
-
+    def of(
+        cls, network: bounds.Network, region: bounds.Region, group: Tensor, coef: Tensor, offset: Tensor
+    ) -> Problem:
+        """The problem with the margin that rounding needs: PROOF_MARGIN · (1 + the size of what is added up)."""
         with torch.no_grad():
-            logits = network(region.x).flatten(1)
-        size = logits.abs().amax(1) * tensor(np.abs(coef).sum(2).max(1))
-        offsets = tensor(offset)
-        return cls(
-            network,
-            tuple(clauses),
-            region,
-            tensor(coef).reshape(*coef.shape[:2], *network.graph.output_shape),
-            offsets,
-            torch.tensor([[c for c, _ in group] for group in rows], device=network.device),
-            PROOF_MARGIN * (1 + size + offsets.abs().amax(1)),
-        )
+            outputs = network(region.x).flatten(1).abs().amax(1)[group]
+        size = outputs * coef.flatten(2).abs().sum(2).amax(1) + offset.abs().amax(1)
+        return cls(network, region, group, coef, offset, PROOF_MARGIN * (1 + size))
 
-    def only(self, chosen: Sequence[int]) -> Problem:
-        """The same for some of the clauses."""
-        return Problem.of(self.network, [self.clauses[c] for c in chosen])
+    def __len__(self) -> int:
+        return len(self.group)
 
-    def excess(self, outputs: Tensor) -> Tensor:
-        """coef·y − offset at outputs y [G, *out] of points in the boxes.  [G, S]"""
-        return (self.coef.flatten(2) @ outputs.flatten(1).unsqueeze(2)).squeeze(2) - self.offset
-
-    @cached_property
+    @property
     def width(self) -> int:
-        """The most constraints that a clause has."""
-        return max(len(clause.constraints) for clause in self.clauses)
+        """S, the most rows that a clause has."""
+        return self.coef.shape[1]
+
+    def only(self, chosen: Sequence[int]) -> tuple[Problem, Tensor]:
+        """The problem of some clauses, and which of the regions they lie in, in their order."""
+        c = torch.tensor(chosen, device=self.group.device)
+        groups, group = torch.unique(self.group[c], return_inverse=True)
+        region = self.region.at(groups)
+        parts = (self.coef[c], self.offset[c], self.needed[c])
+        return Problem(self.network, region, group, *parts), groups
+
+    # All rows of a region at once
 
     @cached_property
-    def places(self) -> tuple[tuple[int, Tensor], ...]:
-        """The box of each clause, and its rows [width], the last repeated where it has fewer."""
-        found = []
-        for c, clause in enumerate(self.clauses):
-            at = (self.clause == c).nonzero()[: len(clause.constraints)]
-            found.append((int(at[0, 0]), at[[min(s, len(at) - 1) for s in range(self.width)], 1]))
-        return tuple(found)
+    def slot(self) -> Tensor:
+        """Which of its region's clauses each is.  [C]"""
+        seen: dict[int, int] = {}
+        slots = []
+        for g in self.group.tolist():
+            slots.append(seen.get(g, 0))
+            seen[g] = slots[-1] + 1
+        return torch.tensor(slots, device=self.group.device)
 
-    def rows(self, clauses: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of each: box [B], rows [B, width, *out] and their offsets [B, width], what they need to exceed [B]."""
-        group = torch.tensor([self.places[c][0] for c in clauses], device=self.coef.device)
-        picked = torch.stack([self.places[c][1] for c in clauses])
-        at = group.unsqueeze(1)
-        return group, self.coef[at, picked], self.offset[at, picked], self.needed[group]
+    @cached_property
+    def rows(self) -> Tensor:
+        """The rows of all clauses of each region, the rest filled up with others.  [G, R, *out]"""
+        size = int(self.slot.max()) + 1
+        filled = self.coef[:1].expand(len(self.region.x), size, *self.coef.shape[1:]).flatten(0, 1).clone()
+        filled[self.group * size + self.slot] = self.coef
+        return filled.reshape(len(self.region.x), size * self.width, *self.coef.shape[2:])
 
-    def by_clause(self, excess: Tensor) -> Tensor:
-        """The largest entry of each clause's rows: above 0, the clause cannot be met.  [G, S] -> [C]"""
-        worst = torch.full((len(self.clauses),), -torch.inf, dtype=excess.dtype, device=excess.device)
-        return worst.scatter_reduce(0, self.clause.flatten(), excess.flatten(), "amax")
+    def excess(self, values: Tensor) -> Tensor:
+        """Values (or bounds) of `rows` [G, R] -> the excess of each clause's rows over their offsets, [C, S]."""
+        folded = values.reshape(len(values), -1, self.width)
+        return folded[self.group, self.slot] - self.offset
 
-    def unproved(self, lower: Tensor) -> list[int]:
-        """The clauses that lower bounds [G, S] of the excess leave open; NaN and infinity prove nothing."""
-        proved = (torch.isfinite(lower) & (lower > self.needed.unsqueeze(1))).to(lower.dtype)
-        return (self.by_clause(proved) == 0).nonzero().flatten().tolist()
+    def unproved(self, excess: Tensor) -> list[int]:
+        """The clauses that lower bounds [C, S] of the excess leave open; NaN and infinity prove nothing."""
+        proved = torch.isfinite(excess) & (excess > self.needed.unsqueeze(1))
+        return (~proved.any(1)).nonzero().flatten().tolist()
+
+    def met_at(self, points: Tensor) -> Tensor:
+        """The least over clauses of the largest excess at points [M, *shape], wherever they lie.  [M]"""
+        with torch.no_grad():
+            outputs = self.network(points).flatten(1)
+        return (torch.einsum("csk,mk->mcs", self.coef.flatten(2), outputs) - self.offset).amax(2).amin(1)
 
 
-def joined(clauses: Sequence[Clause], network: bounds.Network) -> bounds.Linf:
-    """The boxes of clauses as one region, each element's radius rounded up so that the box is inside."""
-    sides = [clause.box.outward for clause in clauses]
-    lower, upper = (np.stack([side[i] for side in sides]) for i in (0, 1))
-    return box_region(torch.as_tensor(lower), torch.as_tensor(upper), network)
+def problem_of(network: bounds.Network, prop: Property) -> Problem:
+    """A property on a network, its boxes and bounds rounded outward."""
+    boxes = {id(clause.box): clause.box for clause in prop.clauses}
+    order = {key: g for g, key in enumerate(boxes)}
+    lower, upper = (np.stack([box.outward[i] for box in boxes.values()]) for i in (0, 1))
+    width = max(len(clause.constraints) for clause in prop.clauses)
+    coef = np.zeros((len(prop.clauses), width, prop.outputs))
+    offset = np.zeros((len(prop.clauses), width))
+    for c, clause in enumerate(prop.clauses):
+        for s in range(width):
+            constraint = clause.constraints[min(s, len(clause.constraints) - 1)]
+            for j, value in constraint.coef:
+                coef[c, s, j] = float(value)
+            offset[c, s] = rounded(constraint.bound, np.inf)
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.as_tensor(values, dtype=network.dtype, device=network.device)
+
+    return Problem.of(
+        network,
+        box_region(tensor(lower), tensor(upper), network),
+        torch.tensor([order[id(clause.box)] for clause in prop.clauses], device=network.device),
+        tensor(coef).reshape(*coef.shape[:2], *network.graph.output_shape),
+        tensor(offset),
+    )
 
 
 def box_region(lower: Tensor, upper: Tensor, network: bounds.Network) -> bounds.Linf:
-    """The region of boxes [G, n] in float64 for inputs of the network's shape."""
+    """The region of boxes [G, n] for inputs of the network's shape, radii rounded up so that the boxes are inside."""
     centre = (lower / 2 + upper / 2).clamp(min=lower, max=upper)
     reach = torch.maximum(upper - centre, centre - lower)
     radius = torch.where(reach > 0, torch.nextafter(reach, torch.full_like(reach, torch.inf)), reach)
     shape = (len(lower), *network.graph.input_shape)
-    region = bounds.Linf(centre.reshape(shape), radius.reshape(shape))
-    return replace(region, x=region.x.to(network.device), eps=radius.reshape(shape).to(network.device))
-
-
-def fits(prop: Property, network: bounds.Network) -> str:
-    """Why a property does not fit a network; empty where it does."""
-    inputs, outputs = (int(np.prod(s)) for s in (network.graph.input_shape, network.graph.output_shape))
-    if (inputs, outputs) == (prop.inputs, prop.outputs):
-        return ""
-    return f"the property has {prop.inputs} inputs and {prop.outputs} outputs, the network {inputs} and {outputs}"
+    return bounds.Linf(centre.reshape(shape), radius.reshape(shape))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import bounds
+from certnas.errors import UserError
 from certnas.models import OpenedModel
 from certnas.verify.attack import Replay
 from certnas.verify.verification import network_of
@@ -31,14 +32,16 @@ def open_onnx(path: Path) -> Subject:
 
     Raises UserError for what cannot be read, followed or reproduced.
     """
+    import onnx  # here: both load slowly
+    import onnxruntime
+
     from certnas.models.formats.onnx import import_onnx
     from certnas.models.formats.onnx.reading import read_model
 
-    module = import_onnx(path).eval()
-    import onnx
-    import onnxruntime
-
-    model = read_model(path)
+    try:
+        module, model = import_onnx(path).eval(), read_model(path)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,25 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from bounds.analysis import Analysis
-from bounds.memory import budget, free_memory
+from bounds.memory import free_memory
 from certnas.errors import UserError
-from certnas.verify.attack import QUICK, THOROUGH, Descent, Judge, Replay, attack
-from certnas.verify.branch import Branching, State
+from certnas.verify.attack import DESCENTS, Judge, Replay, attack
 from certnas.verify.deadline import Deadline, OutOfTime
-from certnas.verify.input_split import FEW_INPUTS, InputSplitting, free_inputs
-from certnas.verify.problem import Problem, fits
+from certnas.verify.problem import Problem, problem_of
 from certnas.verify.property import Property
-from certnas.verify.relaxed import Choice
+from certnas.verify.search import Search
 from certnas.verify.verdict import SAT, TIMEOUT, UNKNOWN, UNSAT, Counterexample, Step, Verdict
 
-METHODS: dict[str, bounds.Method] = {"ibp": bounds.IBP(), "crown-ibp": bounds.CrownIBP()}
-"""What is tried before `crown`, cheapest first."""
-ROOT_SHARE, ROOT_ITERATIONS, ROOT_COST = 0.3, 20, 5.0
-"""alpha-crown at the root: the share of the remaining time it may take, its iterations, and how many times a crown
-pass one iteration costs."""
-UNLIMITED = 3600.0
-"""The seconds that alpha-crown's share is taken of where there is no time limit."""
+LEAST_MEMORY = 1 << 26
 
 
 def network_of(model: nn.Module, shape: tuple[int, ...]) -> bounds.Network:
@@ -65,166 +55,55 @@ def verify(
     the timeout does.  Raises UserError where property and network do not fit.
     """
     deadline = Deadline(timeout)
-    reason = fits(prop, network)
-    if reason:
-        raise UserError(f"verify: {reason}; give the network that the property was written for")
-    memory = memory if memory is not None else max(free_memory(network.device) // 4, 1 << 26)
-    run = _Run(Problem.of(network, prop.clauses), Judge(prop, replay or _in_double(network)), deadline)
-    run.memory, run.seed, run.progress = memory, seed, progress
+    _check_sizes(network, prop)
+    judge = Judge(prop, replay or _in_double(network))
+    found: list[Counterexample] = []
+
+    def met(points: Tensor) -> bool:
+        worst = search.problem.met_at(points)
+        near = worst <= 0
+        if bool(near.any()):
+            best = judge(points[near][worst[near].argsort()[:4]])
+            found.extend([best] if best is not None else [])
+        return bool(found)
+
+    def attacked(problem: Problem, name: str) -> bool:
+        best = attack(problem, judge, DESCENTS[name], deadline, seed=seed)
+        found.extend([best] if best is not None else [])
+        return bool(found)
+
+    room = memory if memory is not None else max(free_memory(network.device) // 4, LEAST_MEMORY)
+    search = Search(problem_of(network, prop), deadline, room, met, attacked, progress)
+
+    def verdict(status: str, note: str = "") -> Verdict:
+        state, example = search.state, found[0] if found else None
+        return Verdict(status, state.bound, deadline.spent, search.stage, state.done, example, note)
+
     try:
         with deadline.enforced():
-            run.go()
+            search.go()
     except OutOfTime:
-        return run.verdict(TIMEOUT)
+        return verdict(TIMEOUT)
     except KeyboardInterrupt:
-        return replace(run.verdict(UNKNOWN), interrupted=True, note="interrupted")
+        return replace(verdict(UNKNOWN, "interrupted"), interrupted=True)
     except MemoryError:
-        return replace(run.verdict(UNKNOWN), note="the open subproblems exceed the memory budget")
-    if run.found is not None:
-        return run.verdict(SAT)
-    return run.verdict(UNKNOWN if run.state.left else UNSAT)
+        return verdict(UNKNOWN, "the open subproblems exceed the memory budget")
+    return verdict(SAT if found else UNKNOWN if search.state.left else UNSAT)
+
+
+def _check_sizes(network: bounds.Network, prop: Property) -> None:
+    inputs, outputs = (int(np.prod(s)) for s in (network.graph.input_shape, network.graph.output_shape))
+    if (inputs, outputs) != (prop.inputs, prop.outputs):
+        raise UserError(
+            f"verify: the property has {prop.inputs} inputs and {prop.outputs} outputs, the network {inputs} and "
+            f"{outputs}; give the network that the property was written for"
+        )
 
 
 def _in_double(network: bounds.Network) -> Replay:
     def replay(inputs: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(inputs.astype(np.float64)).reshape(1, *network.graph.input_shape)
         with torch.no_grad():
-            return network(x).flatten().cpu().numpy()
+            return network(x.to(network.device)).flatten().cpu().numpy()
 
     return replay
-
-
-class _Run:
-    """The state of one verification: the clauses still open, what is proved of them, what was found."""
-
-    memory: int
-    seed: int
-    progress: Callable[[Step], None] | None
-
-    def __init__(self, problem: Problem, judge: Judge, deadline: Deadline) -> None:
-        self.problem, self.judge, self.deadline = problem, judge, deadline
-        self.state = State(dict.fromkeys(range(len(problem.clauses)), -math.inf))
-        self.root: Analysis | None = None
-        self.found: Counterexample | None = None
-        self.stage = "start"
-
-    def go(self) -> None:
-        """All stages, until nothing is open, a counterexample is found, or there is no more to try."""
-        if self._attacked(QUICK):
-            return
-        for name, method in METHODS.items():
-            self._tell(name)
-            if self._settled(self._lower(method)):
-                return
-        self._tell("crown")
-        began = self.deadline.spent
-        self.root = self._analysis()
-        with torch.no_grad():
-            lower = bounds.Crown().lower(self.root, self.problem.coef) - self.problem.offset
-        seconds = self.deadline.spent - began
-        if self._settled(lower) or self._attacked(THOROUGH):
-            return
-        if free_inputs(self.problem) <= FEW_INPUTS:
-            self._tell("input splitting")
-            InputSplitting(self.problem, self.memory).search(
-                self.deadline, self.state, lambda: self._tell(self.stage), self._met
-            )
-            return
-        starts = self._alpha(seconds)
-        if self.state.lower:
-            self._tell("branch and bound")
-            Branching(self.problem, self.root, self.memory).search(
-                starts, self.deadline, self.state, lambda: self._tell(self.stage), self._met
-            )
-
-    def verdict(self, status: str) -> Verdict:
-        """What is known now, under that status."""
-        return Verdict(status, self.state.bound, self.deadline.spent, self.stage, self.state.done, self.found)
-
-    def _tell(self, stage: str) -> None:
-        self.stage = stage
-        self.deadline.check()
-        if self.progress is not None:
-            state = self.state
-            self.progress(Step(stage, state.left, state.bound, state.open, state.done))
-
-    def _attacked(self, descent: Descent) -> bool:
-        self._tell("attack")
-        self.found = attack(self.problem, self.judge, descent, self.deadline, seed=self.seed)
-        return self.found is not None
-
-    def _met(self, points: Tensor) -> bool:
-        """Whether a counterexample is among points [M, *shape]."""
-        with torch.no_grad():
-            outputs = self.problem.network(points).flatten(1)
-        excess = torch.einsum("gsk,mk->mgs", self.problem.coef.flatten(2), outputs) - self.problem.offset
-        worst = torch.stack([self.problem.by_clause(own).amin() for own in excess])
-        near = worst <= 0
-        if bool(near.any()):
-            self.found = self.judge(points[near][worst[near].argsort()[:4]])
-        return self.found is not None
-
-    # Bounds
-
-    def _analysis(self) -> Analysis:
-        network = self.problem.network
-        limit = budget(self.memory, network.dtype, network.device)
-        return Analysis(network, self.problem.region, limit, bounds.Slope.ADAPTIVE)
-
-    def _lower(self, method: bounds.Method) -> Tensor:
-        problem = self.problem
-        with torch.no_grad():
-            found = bounds.lower_bounds(
-                problem.network, problem.region, problem.coef, method, memory=self.memory
-            )
-        return found - problem.offset
-
-    def _settled(self, lower: Tensor) -> bool:
-        """Takes note of lower bounds [G, S] of the excess; whether no clause is left open."""
-        problem, before = self.problem, self.state.lower
-        best = problem.by_clause(lower.nan_to_num(nan=-torch.inf)).tolist()
-        left = problem.unproved(lower)
-        self.state.lower = {i: max(best[c], before[c]) for i, c in enumerate(left)}
-        if left:
-            groups = dict.fromkeys(problem.places[c][0] for c in left)
-            self.problem = problem.only(left)
-            if self.root is not None:
-                self.root = self._narrowed(self.root, torch.tensor(list(groups)))
-        return not left
-
-    def _narrowed(self, root: Analysis, groups: Tensor) -> Analysis:
-        """The same for some boxes, knowing the bounds of what nonlinear operators read and nothing derived."""
-        analysis = self._analysis()
-        for name in root.plan.readers:
-            x = root.interval(name)
-            analysis.intervals[name] = bounds.Interval(x.lower[groups], x.upper[groups])
-        return analysis
-
-    def _alpha(self, seconds: float) -> list[Choice | None]:
-        """Bounds by alpha-crown if they fit into their share of the time; where each clause's optimiser stands.
-
-        seconds: what a pass of crown took.
-        """
-        share = ROOT_SHARE * min(self.deadline.left, UNLIMITED)
-        iterations = min(ROOT_ITERATIONS, int(share / (ROOT_COST * max(seconds, 1e-3))))
-        assert self.root is not None
-        if iterations < 1:
-            return [None] * len(self.problem.clauses)
-        self._tell("alpha-crown")
-        tuned = bounds.AlphaCrown(iterations).optimise(self.root, self.problem.coef)
-        with torch.no_grad():
-            lower = tuned.lower(self.root, self.problem.coef) - self.problem.offset
-        problem, left = self.problem, self.problem.unproved(lower)
-        if self._settled(lower):
-            return []
-        # the row that mixes a clause's rows begins like the first of them
-        width = self.problem.width
-        slopes = tuned.slopes[problem.network.graph.output]
-        choices: list[Choice | None] = []
-        for g, rows in (problem.places[c] for c in left):
-            own = rows[[*range(width), 0]] if width > 1 else rows[:1]
-            chosen = {
-                name: tuple(t[g, own].to(torch.float32) for t in tuning) for name, tuning in slopes.items()
-            }
-            choices.append(Choice(chosen, {}))
-        return choices

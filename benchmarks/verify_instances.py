@@ -1,0 +1,94 @@
+"""Verdicts on the properties whose published verdict is known, beside it."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.record import Record, measured, options
+from benchmarks.third_party import DATA
+from certnas.verify import read_vnnlib, verify
+from certnas.verify.instances import Instance, read_instances
+from certnas.verify.subject import Subject, open_onnx
+
+LIST = DATA / "vnnlib" / "instances.csv"
+
+
+class Opened:
+    """The last network asked for: lists ask of one network after another."""
+
+    def __init__(self) -> None:
+        self.name, self.subject = "", None
+
+    def __call__(self, name: str) -> Subject:
+        if name != self.name or self.subject is None:
+            self.name, self.subject = name, open_onnx(DATA / name)
+        return self.subject
+
+
+def answer(instance: Instance, opened: Opened, timeout: float) -> dict[str, Any]:
+    """The verdict on one instance and what it cost; opening the network apart."""
+    prop, subject = read_vnnlib(DATA / instance.prop), opened(instance.network)
+    with measured() as cost:
+        verdict = verify(subject.network, prop, replay=subject.replay, timeout=timeout)
+    return {
+        "expected": instance.expected,
+        "verdict": verdict.status,
+        "by": verdict.by,
+        "bound": verdict.bound,
+        "subproblems": verdict.domains,
+        "seconds": cost.seconds,
+        "cpu_seconds": cost.cpu_seconds,
+        "peak_gib": cost.peak_gib,
+    }
+
+
+def table(record: Record) -> Table:
+    """Of each family: instances, proved, falsified, open, opposite to the published verdict, CPU seconds."""
+    shown = Table(title=f"Properties, at most {record.settings['timeout']:g} s each")
+    for name in (
+        "family",
+        "instances",
+        "proved",
+        "falsified",
+        "open",
+        "opposite",
+        "CPU s, mean",
+        "CPU s, most",
+    ):
+        shown.add_column(name, justify="left" if name == "family" else "right")
+    families: dict[str, list[dict[str, Any]]] = {}
+    for key, entry in record.entries.items():
+        families.setdefault(Path(key.split(" | ")[1]).parent.name, []).append(entry)
+    for family, entries in [*families.items(), ("all", list(record.entries.values()))]:
+        verdicts = [entry["verdict"] for entry in entries]
+        opposite = sum({e["verdict"], e["expected"]} == {"sat", "unsat"} for e in entries)
+        counts = [len(entries), verdicts.count("unsat"), verdicts.count("sat")]
+        counts += [len(entries) - counts[1] - counts[2], opposite]
+        seconds = [entry["cpu_seconds"] for entry in entries]
+        shown.add_row(family, *map(str, counts), f"{sum(seconds) / len(seconds):.1f}", f"{max(seconds):.1f}")
+    return shown
+
+
+@click.command()
+@options
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds for each property.")
+def main(out: Path, quick: bool, threads: int, timeout: float) -> None:
+    """Attack, prove or branch on every listed property; one record each."""
+    torch.set_num_threads(threads)
+    record = Record.open(out, "verify_instances", {"timeout": timeout, "quick": quick})
+    console, opened = Console(), Opened()
+    listed = read_instances(LIST)
+    for instance in listed[:3] if quick else listed:
+        key = f"{instance.network} | {instance.prop}"
+        entry = record.once(key, partial(answer, instance, opened, timeout))
+        console.print(f"{entry['verdict']:8} {entry['cpu_seconds']:7.1f} CPU s  {key}")
+    console.print(table(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""All stages for one problem: attacks, bounds from the cheapest on, and branch and bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import bounds
+from bounds.analysis import Analysis
+from bounds.memory import budget
+from certnas.verify.branch import Branching, State
+from certnas.verify.deadline import Deadline
+from certnas.verify.input_split import FEW_INPUTS, InputSplitting, free_inputs
+from certnas.verify.problem import Problem
+from certnas.verify.relaxed import Choice
+from certnas.verify.verdict import Step
+
+CHEAP: dict[str, bounds.Method] = {"ibp": bounds.IBP(), "crown-ibp": bounds.CrownIBP()}
+"""What is tried before crown, cheapest first."""
+ROOT_SHARE, ROOT_ITERATIONS, ROOT_COST = 0.3, 40, 10.0
+"""alpha-crown at the root: the share of the remaining time it may take, its iterations, and how many times a crown
+pass one iteration costs."""
+UNLIMITED = 600.0
+"""The seconds that alpha-crown's share is taken of where there is no time limit."""
+
+
+@dataclass
+class Search:
+    """The state of one search: the clauses still open, what is proved of them.
+
+    met: told points [M, *shape] that may be counterexamples, says whether to stop; attack: the same for an attack on
+    the present problem, by its name.
+    """
+
+    problem: Problem
+    deadline: Deadline
+    memory: int
+    met: Callable[[Tensor], bool]
+    attack: Callable[[Problem, str], bool]
+    progress: Callable[[Step], None] | None = None
+    stage: str = "start"
+    state: State = field(init=False)
+    root: Analysis | None = None
+
+    def __post_init__(self) -> None:
+        self.state = State(dict.fromkeys(range(len(self.problem)), -math.inf))
+
+    def go(self) -> None:
+        """All stages, until nothing is open, a counterexample is met, or there is no more to try.
+
+        Raises OutOfTime, or MemoryError where open subproblems exceed the budget; `state` then says what is proved.
+        """
+        if self._attacked("quick"):
+            return
+        for name, method in CHEAP.items():
+            self._tell(name)
+            if self._settled(self._lower(method)):
+                return
+        self._tell("crown")
+        began = self.deadline.spent
+        self.root = self._analysis()
+        with torch.no_grad():
+            lower = bounds.Crown().lower(self.root, self.problem.rows)
+        seconds = self.deadline.spent - began
+        if self._settled(lower) or self._attacked("thorough"):
+            return
+        if self.problem.region.is_box and free_inputs(self.problem) <= FEW_INPUTS:
+            self._tell("input splitting")
+            InputSplitting(self.problem, self.memory).search(
+                self.deadline, self.state, lambda: self._tell(self.stage), self.met
+            )
+            return
+        starts = self._alpha(seconds)
+        if self.state.left:
+            self._tell("branch and bound")
+            Branching(self.problem, self.root, self.memory).search(
+                starts, self.deadline, self.state, lambda: self._tell(self.stage), self.met
+            )
+
+    def _tell(self, stage: str) -> None:
+        self.stage = stage
+        self.deadline.check()
+        if self.progress is not None:
+            state = self.state
+            self.progress(Step(stage, state.left, state.bound, state.open, state.done))
+
+    def _attacked(self, name: str) -> bool:
+        self._tell("attack")
+        return self.attack(self.problem, name)
+
+    def _analysis(self) -> Analysis:
+        network = self.problem.network
+        limit = budget(self.memory, network.dtype, network.device)
+        return Analysis(network, self.problem.region, limit, bounds.Slope.ADAPTIVE)
+
+    def _lower(self, method: bounds.Method) -> Tensor:
+        problem = self.problem
+        with torch.no_grad():
+            return bounds.lower_bounds(
+                problem.network, problem.region, problem.rows, method, memory=self.memory
+            )
+
+    def _settled(self, lower: Tensor) -> bool:
+        """Takes note of lower bounds [G, R] of the problem's rows; whether no clause is left open."""
+        before = self.state.lower
+        excess = self.problem.excess(lower)
+        best = excess.nan_to_num(nan=-torch.inf).amax(1).tolist()
+        left = self.problem.unproved(excess)
+        self.state.lower = {i: max(best[c], before[c]) for i, c in enumerate(left)}
+        if left:
+            self.problem, groups = self.problem.only(left)
+            if self.root is not None:
+                self.root = self._narrowed(self.root, groups)
+        return not left
+
+    def _narrowed(self, root: Analysis, groups: Tensor) -> Analysis:
+        """The same for some regions, knowing the bounds of what nonlinear operators read and nothing derived."""
+        analysis = self._analysis()
+        for name in root.plan.readers:
+            x = root.interval(name)
+            analysis.intervals[name] = bounds.Interval(x.lower[groups], x.upper[groups])
+        return analysis
+
+    def _alpha(self, seconds: float) -> list[Choice | None]:
+        """Bounds by alpha-crown if they fit into their share of the time; where each clause's optimiser stands.
+
+        seconds: what a pass of crown took.
+        """
+        share = ROOT_SHARE * min(self.deadline.left, UNLIMITED)
+        iterations = min(ROOT_ITERATIONS, int(share / (ROOT_COST * max(seconds, 1e-3))))
+        problem, width = self.problem, self.problem.width
+        assert self.root is not None
+        if iterations < 1:
+            return [None] * len(problem)
+        self._tell("alpha-crown")
+        tuned = bounds.AlphaCrown(iterations).optimise(self.root, problem.rows)
+        with torch.no_grad():
+            lower = tuned.lower(self.root, problem.rows)
+        left = problem.unproved(problem.excess(lower))
+        slopes = tuned.slopes[problem.network.graph.output]
+        choices: list[Choice | None] = []
+        for c in left:
+            g, first = int(problem.group[c]), int(problem.slot[c]) * width
+            own = [
+                *range(first, first + width),
+                *([first] if width > 1 else []),
+            ]  # the mixed row like the first
+            chosen = {
+                name: tuple(t[g, own].to(torch.float32) for t in tuning) for name, tuning in slopes.items()
+            }
+            choices.append(Choice(chosen, {}))
+        self._settled(lower)
+        return choices

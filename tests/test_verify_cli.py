@@ -1,0 +1,188 @@
+"""`certnas verify` as a user meets it: answers, files in the competition's formats, refusals."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+from certnas.errors import UserError
+from certnas.verify import Counterexample, Verdict, read_vnnlib
+from certnas.verify.instances import (
+    Instance,
+    counterexample_name,
+    counterexample_text,
+    read_instances,
+)
+from certnas.verify.subject import open_onnx
+from cli.main import main
+
+WEIGHTS = {
+    "w": np.array([[1, 1], [1, -1], [0, 1]], np.float32), "b": np.array([0, 0, -0.5], np.float32),
+    "v": np.array([[1, 1, 0], [0, 0, 1]], np.float32), "c": np.array([0, 0.25], np.float32),
+}  # fmt: skip
+
+
+def network(path: Path) -> Path:
+    """Y_0 = relu(x0 + x1) + relu(x0 − x1), Y_1 = relu(x1 − 1/2) + 1/4, its batch fixed to 1."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "v", "c"], ["y"], transB=1),
+    ]
+    given, got = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("x", "y"))
+    weights = [numpy_helper.from_array(value, name) for name, value in WEIGHTS.items()]
+    graph = helper.make_graph(nodes, "g", [given], [got], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def prop(path: Path, bound: float) -> Path:
+    """Over |x0|, |x1| ≤ 1: is Y_0 ≤ Y_1 + bound anywhere with Y_1 ≥ 1/2?  x1 ≥ 3/4 there, and Y_0 ≥ 2·x0, x0 + x1."""
+    names = ("X_0", "X_1", "Y_0", "Y_1")
+    lines = [f"(declare-const {name} Real)" for name in names]
+    lines += [f"(assert (<= {x} 1.0))\n(assert (>= {x} -1))" for x in names[:2]]
+    lines += ["(assert (>= Y_1 0.5))", f"(assert (<= Y_0 (+ Y_1 {bound})))"]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    return {
+        "net": network(tmp_path / "net.onnx"),
+        "unsat": prop(tmp_path / "unsat.vnnlib", -0.76),
+        "sat": prop(tmp_path / "sat.vnnlib", -0.7),
+        "out": tmp_path / "out",
+    }
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, ["verify", *map(str, arguments)])
+
+
+def read_back(text: str) -> dict[str, float]:
+    assert re.fullmatch(r"\((\(\w_\d+ \S+\)\s*)+\)\n", text)
+    return {name: float(value) for name, value in re.findall(r"\((\w_\d+) ([^\s)]+)\)", text)}
+
+
+def test_unsat_and_sat(files: dict[str, Path]) -> None:
+    """At Y_1 ≥ 1/2, Y_0 − Y_1 is least at x = (−1, 1): 0 − 3/4."""
+    proved = run(files["net"], files["unsat"], "--out", files["out"] / "a")
+    assert proved.exit_code == 0 and proved.stdout.startswith("unsat"), proved.output
+    refuted = run(files["net"], files["sat"], "--out", files["out"] / "b")
+    assert refuted.exit_code == 0 and refuted.stdout.startswith("sat"), refuted.output
+    row = (files["out"] / "b" / "results.csv").read_text().strip().split(",")
+    assert [row[0], *row[1:3], row[4]] == ["", str(files["net"]), str(files["sat"]), "sat"]
+    values = read_back((files["out"] / "b" / "net_sat.counterexample").read_text())
+    x = np.array([[values["X_0"], values["X_1"]]], np.float32)
+    (y,) = onnxruntime.InferenceSession(str(files["net"])).run(None, {"x": x})
+    assert read_vnnlib(files["sat"]).violated_by(x[0], y[0])
+    assert [values["Y_0"], values["Y_1"]] == y[0].tolist()
+    assert not (files["out"] / "a" / "net_unsat.counterexample").exists()
+
+
+def test_the_replay_is_onnxruntime(files: dict[str, Path]) -> None:
+    subject = open_onnx(files["net"])
+    assert subject.replay is not None
+    assert subject.replay(np.array([0.25, 1], np.float32)).tolist() == [1.25, 0.75]
+
+
+def test_a_list_is_answered_kept_and_continued(files: dict[str, Path]) -> None:
+    listed = files["net"].parent / "instances.csv"
+    (files["net"].parent / "bad.vnnlib").write_text("(assert")
+    listed.write_text("net.onnx,unsat.vnnlib,60\nnet.onnx,bad.vnnlib,60\nnet.onnx,sat.vnnlib,60\n")
+    result = run("--instances", listed, "--out", files["out"])
+    assert result.exit_code == 0, result.output
+    assert "bad.vnnlib', line 1: a '(' that is never closed" in result.stderr
+    assert "3 instances: 1 unsat, 1 sat, 1 error" in result.stdout
+    rows = [line.split(",") for line in (files["out"] / "results.csv").read_text().splitlines()]
+    category = files["net"].parent.name
+    assert [(r[0], r[1], r[2], r[4]) for r in rows] == [
+        (category, "net.onnx", "unsat.vnnlib", "unsat"),
+        (category, "net.onnx", "bad.vnnlib", "error"),
+        (category, "net.onnx", "sat.vnnlib", "sat"),
+    ]
+    assert all(float(r[3]) >= 0 and float(r[5]) >= 0 for r in rows)
+    assert "already holds results" in run("--instances", listed, "--out", files["out"]).stderr
+    results = files["out"] / "results.csv"
+    results.write_text("\n".join(results.read_text().splitlines()[:2]) + "\n")
+    again = run("--instances", listed, "--out", files["out"], "--resume")
+    assert again.exit_code == 0 and len(again.stdout.splitlines()) == 3, again.output
+    assert len(results.read_text().splitlines()) == 3
+
+
+def test_an_answer_against_the_published_one_is_an_alarm(files: dict[str, Path]) -> None:
+    listed = files["net"].parent / "instances.csv"
+    listed.write_text("property,network,expected\nunsat.vnnlib,net.onnx,sat\nsat.vnnlib,net.onnx,sat\n")
+    result = run("--instances", listed, "--timeout", "60")
+    assert result.exit_code == 1
+    assert "1 answers are the opposite of the expected one: net.onnx unsat.vnnlib" in result.stderr
+
+
+def test_ctrl_c_shows_the_bound_so_far(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = Verdict("unknown", -0.5, 1.0, "crown", note="interrupted", interrupted=True)
+    monkeypatch.setattr("certnas.verify.verify", lambda *_, **__: verdict)
+    result = run(files["net"], files["unsat"])
+    assert result.exit_code == 130
+    assert "excess at least -0.5" in result.stdout
+    assert "interrupted: 0 of 1 are done" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "give a network and a property"),
+        (["{net}"], "give a network and a property"),
+        (["{net}", "{unsat}", "--instances", "a.csv"], "give a network and a property"),
+        (["{net}", "absent.vnnlib"], "cannot read 'absent.vnnlib': No such file"),
+        (["absent.onnx", "{unsat}"], "absent.onnx"),
+        (["{net}", "{unsat}", "--timeout", "0"], "more than 0 seconds"),
+        (["{net}", "{unsat}", "--memory", "0"], "at least 1 byte"),
+        (["{net}", "{unsat}", "--resume"], "add --out DIR"),
+        (["{net}", "{unsat}", "--mean", "0.5"], "verified as it is stored: leave out --mean"),
+        (["digits-cnn", "{unsat}"], "2 inputs and 2 outputs, the network 64 and 10"),
+    ],
+)
+def test_refusals_are_one_line(files: dict[str, Path], arguments: list[str], line: str) -> None:
+    result = run(*(a.format(**files) for a in arguments))
+    assert result.exit_code == 2
+    assert line in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_lists_are_read_with_and_without_header(tmp_path: Path) -> None:
+    path = tmp_path / "i.csv"
+    path.write_text("a.onnx,p.vnnlib,116.0\n\nb.onnx, q.vnnlib \n")
+    assert read_instances(path) == [
+        Instance("a.onnx", "p.vnnlib", 116.0),
+        Instance("b.onnx", "q.vnnlib", None),
+    ]
+    path.write_text("onnx,timeout_s,vnnlib,expected\na,5,p,unsat\n")
+    assert read_instances(path) == [Instance("a", "p", 5.0, "unsat")]
+    for text, line in {
+        "": "lists no instances",
+        "a.onnx,p.vnnlib,soon": "line 1: 'soon' is no number",
+        "a.onnx,p.vnnlib,-1": "line 1: '-1' is no number",
+        "a.onnx,p.vnnlib,nan": "line 1: 'nan' is no number",
+        "a.onnx,p.vnnlib,1\na.onnx": "line 2: expected network,property,seconds",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(UserError, match=line):
+            read_instances(path)
+
+
+def test_counterexample_files() -> None:
+    assert counterexample_name("x/net.v1.onnx.gz", "y/p_0.03.vnnlib.gz") == "net.v1_p_0.03.counterexample"
+    inputs = np.array([0.1, -1e-30], np.float32)
+    text = counterexample_text(Counterexample(inputs, np.array([1 / 3])))
+    assert text.splitlines()[0] == "((X_0 0.10000000149011612)"
+    values = read_back(text)
+    assert [np.float32(values["X_0"]), np.float32(values["X_1"])] == inputs.tolist()
+    assert values["Y_0"] == 1 / 3
