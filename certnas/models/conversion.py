@@ -61,11 +61,12 @@ def _write_pt2(opened: OpenedModel, path: Path) -> list[Path]:
 
 
 def _write_onnx(opened: OpenedModel, path: Path) -> list[Path]:
+    exported = _exported(opened)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                _exported(opened), opset_version=20, dynamo=True, verbose=False, external_data=False
+                exported, opset_version=20, dynamo=True, verbose=False, external_data=False
             )
             assert program is not None
             program.save(str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def read_keras_h5(path: Path) -> Architecture | StateDict:
             weights = _own(file, "model_weights", path) if "model_weights" in file else file
             arrays = _arrays(weights, path)
             config = file.attrs.get("model_config")
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"cannot read '{path}' as .h5: it is truncated or in another format") from error
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -122,6 +125,10 @@ class _Builder:
             if given is not None and not self.shape:
                 height, width, channels = (int(size) for size in given[1:])
                 input_shape = self.shape = (channels, height, width)
+                if min(self.shape) < 1 or prod(self.shape) > LARGEST:
+                    raise UserError(
+                        f"'{self.path}' reads {list(self.shape)}; accepted: at most {LARGEST} elements"
+                    )
             if kind not in LAYERS:
                 raise UserError(
                     f"'{self.path}': no importer for Keras layer {str(kind)[:40]} at position {i}; "

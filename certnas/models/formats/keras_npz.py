@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from certnas.errors import UserError
+from certnas.models.formats.archive import checked_members
 from certnas.models.formats.contents import StateDict
 
 _SUFFIX = {"kernel": "weight", "bias": "bias"}
@@ -21,6 +22,7 @@ def read_keras_npz(path: Path) -> StateDict:
     The rows of a dense kernel stay as they are: after a Keras Flatten they are in H, W, C order, and the
     architecture must flatten so.  Raises UserError for another file, other names or other ranks.
     """
+    checked_members(path)
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -88,8 +88,8 @@ None of them reads or writes anything but its arguments.
 """
 
 _SIZES = {"aten.view.default": "size", "aten.reshape.default": "shape", "aten.expand.default": "size",
-          "aten._unsafe_view.default": "size", "aten.full.default": "size", "aten.zeros.default": "size",
-          "aten.ones.default": "size"}  # fmt: skip
+          "aten._unsafe_view.default": "size"}  # fmt: skip
+_FACTORIES = ("aten.full.default", "aten.ones.default", "aten.zeros.default")
 
 
 class ProgramNetwork(nn.Module):
@@ -115,6 +115,7 @@ class ProgramNetwork(nn.Module):
         self.input, self.output, self.input_shape, self.batch = input, output, input_shape, batch
         self.operations = tuple(_needed(operations, output))
         self._check(set(tensors))
+        self.computed = _dependent(self.operations, input)
         used = {name for operation in self.operations for name in operation.names()}
         self.weights = nn.ParameterDict()
         self.keys: dict[str, str] = {}
@@ -152,8 +153,14 @@ class ProgramNetwork(nn.Module):
         for operation in self.operations:
             arguments = {key: _resolved(value, values) for key, value in operation.arguments.items()}
             sized = _SIZES.get(operation.target)
-            if sized is not None and self.batch is not None and arguments[sized][:1] == [self.batch]:
+            if (
+                sized is not None
+                and operation.outputs[0] in self.computed
+                and arguments[sized][:1] == [self.batch]
+            ):
                 arguments[sized] = [x.shape[0], *arguments[sized][1:]]
+            if operation.target in _FACTORIES:
+                arguments["device"] = x.device
             result = _called(TARGETS[operation.target], arguments)
             if len(operation.outputs) == 1:
                 values[operation.outputs[0]] = result
@@ -173,6 +180,15 @@ def _needed(operations: Sequence[Operation], output: str) -> list[Operation]:
             wanted.update(operation.names())
             kept.append(operation)
     return kept[::-1]
+
+
+def _dependent(operations: Sequence[Operation], input: str) -> frozenset[str]:
+    """The names that depend on the input."""
+    found = {input}
+    for operation in operations:
+        if not found.isdisjoint(operation.names()):
+            found.update(operation.outputs)
+    return frozenset(found)
 
 
 def _resolved(value: Any, values: Mapping[str, Any]) -> Any:

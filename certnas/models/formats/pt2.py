@@ -79,6 +79,8 @@ class Exported(nn.Module):
         self.inner = module
 
     def train(self, mode: bool = True) -> Exported:
+        """Marks this module alone: what torch.export made refuses to change."""
+        self.training = mode
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,9 +240,12 @@ def _check_batch(network: ProgramNetwork, what: str) -> None:
         return
     generator = torch.Generator().manual_seed(0)
     x = torch.rand((2 * network.batch, *network.input_shape), generator=generator)
-    with torch.no_grad():
-        together = network(x)
-        apart = torch.cat([network(part) for part in x.split(network.batch)])
+    try:
+        with torch.no_grad():
+            together = network(x)
+            apart = torch.cat([network(part) for part in x.split(network.batch)])
+    except Exception as error:
+        raise UserError(f"{what} cannot be evaluated: {' '.join(str(error).split())[:200]}") from error
     if together.shape != apart.shape or not torch.allclose(together, apart, rtol=1e-4, atol=1e-5):
         raise UserError(
             f"{what} mixes the images of its fixed batch of {network.batch}; export it with a free batch"
