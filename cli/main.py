@@ -13,6 +13,7 @@ from cli.crosscheck import crosscheck
 from cli.failure import INTERRUPTED, Ended, one_line
 from cli.genotypes import genotypes
 from cli.inspect import inspect
+from cli.run import run
 from cli.search import search
 from cli.show_genotype import show
 from cli.train import train
@@ -53,6 +54,7 @@ main.add_command(inspect)
 main.add_command(show)
 main.add_command(search)
 main.add_command(train)
+main.add_command(run)
 main.add_command(verify)
 
 if __name__ == "__main__":

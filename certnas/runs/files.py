@@ -38,6 +38,7 @@ def open_folder(path: Path) -> None:
 
 def refuse_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises UserError, with every difference, where a folder of one configuration is resumed by another."""
+    before, now = _flat(before), _flat(now)
     differ = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if differ:
         changes = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in differ)
@@ -53,3 +54,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
+    return flat

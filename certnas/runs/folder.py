@@ -59,7 +59,7 @@ class RunFolder:
                 raise UserError(
                     f"{path} already holds a run; continue it with --resume or choose another --out"
                 )
-            refuse_changes(path, _flat(read_toml(path / CONFIG)), _flat(config))
+            refuse_changes(path, read_toml(path / CONFIG), config)
         write_atomically(
             path / ENVIRONMENT, json.dumps(finite({**environment, "versions": versions()}), indent=1)
         )
@@ -121,11 +121,3 @@ def _read(path: Path) -> Checkpoint | None:
         raise UserError(
             f"cannot resume {path.parent}: {path.name} is damaged; choose another --out"
         ) from error
-
-
-def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
-    return flat

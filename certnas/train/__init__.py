@@ -4,12 +4,13 @@ from certnas.train.images import training_images
 from certnas.train.loop import Progress, fit
 from certnas.train.objectives import OBJECTIVES
 from certnas.train.recipe import FITTED, RECIPES, Recipe, recipe, recipe_table
-from certnas.train.training import Trained, train
+from certnas.train.training import VALIDATION, Trained, train
 
 __all__ = [
     "FITTED",
     "OBJECTIVES",
     "RECIPES",
+    "VALIDATION",
     "Progress",
     "Recipe",
     "Trained",

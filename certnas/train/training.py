@@ -16,9 +16,10 @@ from certnas.runs import RunFolder
 from certnas.space import Genotype, RobNet
 from certnas.train.images import channel_statistics, held_out
 from certnas.train.loop import Progress, fit
+from certnas.train.plots import curves, epochs_of
 from certnas.train.recipe import Recipe, recipe_table
 
-BEST, LAST = "best", "last"
+BEST, LAST, CURVES = "best", "last", "curves.png"
 VALIDATION = 0.1
 
 
@@ -52,7 +53,7 @@ def train(
     A share `validation` of the images, drawn by the seed, is held out; OUT/best is the network of the epoch with
     the highest measure on them (`Objective.measure`; among equals the highest accuracy, then the latest), OUT/last
     that of the last epoch.  The folder also holds config.toml, log.jsonl and tensorboard/ (a line and a point per
-    epoch), and last.pt, from which `resume` goes on after a kill: on a CPU to the same weights.
+    epoch), curves.png, and last.pt, from which `resume` goes on after a kill: on a CPU to the same weights.
     The caller's random state is left as it was.
 
     Raises UserError for data, recipe and network that do not fit, a folder that holds another run, or a loss that
@@ -85,6 +86,9 @@ def train(
         fit(network, images, held, recipe, seed=seed, device=device, keeper=keeper, progress=progress)
     finally:
         folder.close()
+    folder.write(
+        CURVES, curves(epochs_of(folder.path), f"{data.name} · {recipe.objective.measure.replace('_', ' ')}")
+    )
     return Trained(
         folder.path / BEST, folder.path / LAST, figures_of(folder.path / BEST), figures_of(folder.path / LAST)
     )

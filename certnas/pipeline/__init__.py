@@ -1,0 +1,6 @@
+"""From a search to certificates in one run: `run(run_config(table), out)`."""
+
+from certnas.pipeline.config import CertifyConfig, RunConfig, run_config, run_table
+from certnas.pipeline.stages import Outcome, Watch, run
+
+__all__ = ["CertifyConfig", "Outcome", "RunConfig", "Watch", "run", "run_config", "run_table"]

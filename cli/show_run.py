@@ -1,0 +1,28 @@
+"""How a run from search to certificate looks in a terminal: the display of each stage in turn."""
+
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from certnas.certifier.certification import Progress
+from certnas.pipeline import Watch
+from cli import show, show_search, show_train
+
+
+def watching(console: Console, stack: ExitStack) -> Watch:
+    """What tells the console of a run; `stack` ends its displays."""
+    stages = stack.enter_context(ExitStack())
+    search, train = show_search.Display(console), show_train.Display(console)
+    images = show.bar(console)
+    task = images.add_task("certifying", total=None, stage="tracing")
+    displays = {"search": search, "train": train, "certify": images}
+
+    def begin(name: str) -> None:
+        stages.close()
+        console.print(f"[bold]{name}")
+        stages.enter_context(displays[name])  # type: ignore[arg-type]
+
+    def certified(progress: Progress) -> None:
+        images.update(task, total=progress.total, completed=progress.done, stage=show.stage(progress))
+
+    return Watch(begin, search.update, train.update, certified)
