@@ -108,7 +108,7 @@ def _table(found: list[Comparison]) -> Table:
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, title_justify="left"
     )
     shown.title = f"clean outputs agree to {clean:.1e} (relative); bounds of every logit"
-    for header in ("method", "ε", "differ by", "of width", "tighter", "by", "outside", "seconds"):
+    for header in ("method", "ε", "differ by", "of width", "tighter", "outside", "seconds"):
         shown.add_column(header, justify="left" if header in ("method", "tighter") else "right", no_wrap=True)
     for one in found:
         shown.add_row(
@@ -116,17 +116,22 @@ def _table(found: list[Comparison]) -> Table:
             f"{one.eps:.4g}",
             _figure(one.absolute),
             _figure(one.relative),
-            one.tighter,
-            "" if one.tighter == "not compared" else f"{abs(one.looser):.1%}",
+            one.tighter
+            if one.tighter in ("equal", "not compared")
+            else f"{one.tighter}, {abs(one.looser):.1%}",
             f"{one.our_violations} | {'–' if one.unusable else one.their_violations}",
-            f"{_figure(one.our_seconds)} | {_figure(one.their_seconds)}",
+            f"{one.our_seconds:.2f} | {_seconds(one.their_seconds)}",
         )
-    shown.caption = "differ by: greatest difference of two bounds; outside, seconds: certnas | auto_LiRPA"
+    shown.caption = "outside (bounds that a point passes), seconds: certnas | auto_LiRPA"
     return shown
 
 
 def _figure(value: float) -> str:
     return f"{value:.2g}" if math.isfinite(value) else "–"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "–"
 
 
 def _write(options: dict[str, Any], found: list[Comparison], failures: list[str], tolerance: float) -> None:
