@@ -230,7 +230,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["standard", "pgd-at", "crown-ibp"])
+@pytest.mark.parametrize("name", ["standard", "pgd-at", pytest.param("crown-ibp", marks=pytest.mark.slow)])
 def test_a_stopped_training_resumes_to_the_same_weights(name: str, tmp_path: Path) -> None:
     drop_path = 0.0 if name == "crown-ibp" else 0.2
     used = tiny(name, epochs=4, drop_path=drop_path, optimizer="adamw" if name == "standard" else "sgd")

@@ -102,7 +102,7 @@ def test_images_of_the_test_part_are_not_trained_on() -> None:
 @pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_weights(bars: Path, tmp_path: Path) -> None:
     """SIGKILL as soon as an epoch is kept, twice."""
-    more = ("--recipe", "pgd-at", "--set", "objective.steps=2", "--set", "drop_path=0.2", "--epochs", "30")
+    more = ("--recipe", "pgd-at", "--set", "objective.steps=2", "--set", "drop_path=0.2", "--epochs", "12")
     whole = run(*command(bars, tmp_path / "whole", *more))
     assert whole.exit_code == 0, whole.stderr
     cut = tmp_path / "cut"
@@ -124,7 +124,7 @@ def test_a_killed_training_resumes_to_the_same_weights(bars: Path, tmp_path: Pat
             load_file(tmp_path / name / network / "weights.safetensors") for name in ("whole", "cut")
         )
         assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-    assert epochs(cut) == 6
+    assert epochs(cut) == 12
 
 
 def kept_at(folder: Path) -> int:

@@ -66,7 +66,8 @@ def run(
     OUT holds config.toml, search/, cells.png, train/, certify/ and report.md, which shows their figures and
     pictures.  Search and training see the training part of the data set config.search.data.name alone (the search
     as many of its images as it is set to); certificates are of images of its test part, or of the images `test`
-    (a folder or .npz), which must be given where the data are a folder or .npz too.  With `resume` a run that was killed goes on where it was, to the same result.
+    (a folder or .npz), which must be given where the data are a folder or .npz too.  With `resume` a run that was
+    killed goes on where it was, to the same result.
     Raises UserError: what the stages refuse, a folder of another run, images without a test part.
     """
     out, watch = Path(out), watch or Watch()
