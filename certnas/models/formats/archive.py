@@ -20,9 +20,9 @@ def checked_members(path: Path) -> list[zipfile.ZipInfo]:
 
     Raises UserError for an archive that unpacks to far more than it holds, or is damaged.
     """
-    if not zipfile.is_zipfile(path):
-        return []
     try:
+        if not zipfile.is_zipfile(path):
+            return []
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError) as error:

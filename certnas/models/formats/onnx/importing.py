@@ -41,7 +41,13 @@ def import_graph(model: onnx.ModelProto) -> OnnxNetwork:
     dimension 0.  Of several outputs the first counts.
     Raises UserError, naming the node, for what cannot be followed.
     """
-    return _Importer(model).network()
+    try:
+        return _Importer(model).network()
+    except UserError:
+        raise
+    except Exception as error:  # names that are no text, sizes that are no numbers
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the ONNX graph is malformed: {reason}") from error
 
 
 class _Importer:
@@ -89,12 +95,13 @@ class _Importer:
 
     def _node(self, position: int, node: onnx.NodeProto) -> Wiring | None:
         """Evaluates a node of constants; returns the wiring of any other."""
-        where = f"node {position}" + (f" '{node.name[:80]}'" if node.name else "")
+        name, operator = _line(node.name), _line(f"{node.domain}.{node.op_type}".removeprefix("."))
+        where = f"node {position}" + (f" '{name}'" if name else "")
         if node.domain not in ("", "ai.onnx") or (
             node.op_type not in OPERATORS and node.op_type != "Constant"
         ):
             raise UserError(
-                f"no importer for ONNX operator {node.domain and node.domain + '.'}{node.op_type} at {where}; "
+                f"no importer for ONNX operator {operator} at {where}; "
                 f"supported: {', '.join(sorted(OPERATORS))}"
             )
         unknown = [name for name in node.input if name and name not in self.values]
@@ -140,6 +147,11 @@ class _Importer:
         return None
 
 
+def _line(text: str) -> str:
+    """A name from a file as a message can hold it."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:80])
+
+
 def _opset(model: onnx.ModelProto) -> int:
     versions = {item.domain: item.version for item in model.opset_import}
     found = versions.get("", versions.get("ai.onnx", 0))
@@ -156,7 +168,7 @@ def _input(graph: onnx.GraphProto, known: set[str]) -> tuple[str, list[int]]:
     """The name and shape of the one input; a free batch counts as 1."""
     inputs = [item for item in graph.input if item.name not in known]
     if len(inputs) != 1:
-        names = ", ".join(item.name for item in inputs[:5]) or "none"
+        names = ", ".join(_line(item.name) for item in inputs[:5]) or "none"
         raise UserError(f"the ONNX graph has {len(inputs)} inputs ({names}); accepted: one, the images")
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
