@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import bounds
 from bounds.analysis import Analysis
 from bounds.memory import Budget
+from certnas import certify
 from certnas.errors import UserError
-from certnas.verify import Box, Clause, Constraint, Property, Step, Verdict, network_of, search
+from certnas.verify import Box, Clause, Constraint, Property, Step, Verdict, network_of, search, tighten
 from certnas.verify import verify as verify_network
 from certnas.verify.deadline import Deadline, OutOfTime
 from certnas.verify.relaxed import Batch, Split
@@ -301,3 +302,38 @@ def test_the_same_seed_gives_the_same_search() -> None:
     first, second = (verify(network, prop, (3,), seed=1) for _ in range(2))
     assert (first.status, first.domains, first.bound) == (second.status, second.domains, second.bound)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_certified_radii_grow_towards_the_attacked_ones(norm: str) -> None:
+    """The exact l∞ radius of a small network, and never beyond an adversarial example."""
+    network = dense(2, 6, 12, 12, 3).float()
+    x = torch.rand(200, 6, generator=torch.Generator().manual_seed(0))
+    two = network(x).topk(2).values
+    x = x[(two[:, 0] - two[:, 1]).topk(2).indices]  # far from the boundary, where crown is loose
+    y = network(x).argmax(1)
+    before = certify(network, x, y, norm)
+    after = tighten(network, x, y, before, timeout=30, tol=0.04)
+    assert (after.radius_lower >= before.radius_lower).all()
+    assert (after.radius_lower <= before.radius_upper).all()
+    assert after.radius_lower.sum() > before.radius_lower.sum()
+    assert after.method == f"{before.method}, then branch and bound"
+    for i in range(2 if norm == "linf" else 0):
+        radius, rows = float(after.radius_lower[i]), bounds.margins(y[i : i + 1], 3)[0].double()
+        for eps, sign in ((radius, 1), (radius * 1.08, -1)):
+            least_margin = min(
+                exact_minimum(network.double(), row, x[i].double(), eps, lower=0.0, upper=1.0).value
+                for row in rows
+            )
+            assert sign * least_margin > -1e-5
+        network.float()
+
+
+def test_tightening_what_cannot_be() -> None:
+    network = dense(2, 3, 4, 2).float()
+    x = torch.rand(2, 3)
+    wrong = 1 - network(x).argmax(1)
+    before = certify(network, x, wrong, attack=False)
+    assert (tighten(network, x, wrong, before, timeout=5).radius_lower == 0).all()
+    with pytest.raises(UserError, match="2 certificates for 1 images"):
+        tighten(network, x[:1], wrong[:1], before, timeout=5)
