@@ -20,7 +20,7 @@ SETTINGS = [
     ("cb", {"reading": "margin", "eps": 1e-4, "bn": "running"}),
     ("cb", {"reading": "margin", "eps": 1e-4, "norm": "l2", "images": 2}),
     ("cb", {"reading": "lower", "eps": 1e-4}),
-    ("cb", {"reading": "gain", "generators": 3}),
+    ("cb", {"reading": "gain", "generators": 3, "dtype": "float64"}),
     ("jacobian", {}),
     ("jacobian", {"projections": 2, "norm": "l2"}),
     ("curvature", {"h": 0.1}),

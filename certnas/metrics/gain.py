@@ -30,17 +30,19 @@ class CellGain(Measured):
     is an estimate of the box's, for searching only: it certifies nothing.  It stays of order one per cell where bounds
     from end to end multiply.
 
-    eps: relative to the rms of a tensor.  errors: symbols kept of each relaxation (0: all go into a box).  seed: of
-    the groups, new at each step.  bn, images, dtype, keep_none as in `Certified`.  The network must name its cells
-    `cells.0`, `cells.1`, …
+    eps: relative to the rms of a tensor; by default so small that next to no ReLU is unstable.  On an untrained
+    5-cell supernet a cell then widens 2.8 times, at 10⁻⁴ 100 times and at 10⁻² 10⁵ times, nearly all of it boxed
+    relaxation errors, whose derivative jumps by orders of magnitude where a unit turns unstable.  errors: symbols
+    kept of each relaxation (0: all go into a box).  seed: of the groups, new at each step.  bn, images, dtype,
+    keep_none as in `Certified`.  The network must name its cells `cells.0`, `cells.1`, …
     """
 
     bn: str = "batch"
-    eps: float = 0.01
+    eps: float = 1e-7
     generators: int = 8
     errors: int = 0
     images: int = 0
-    dtype: str = "float64"
+    dtype: str = "float32"
     keep_none: bool = False
     seed: int = 0
 
