@@ -52,9 +52,9 @@ WHAT = (
     click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there."),
     click.option("--images", type=int, help="How many, drawn by the seed; all by default."),
     click.option("--space", help="Search space.  [default: darts]"),
-    click.option("--channels", type=int, help="Of the supernet's first cell.  [default: 16]"),
-    click.option("--layers", type=int, help="Cells of the supernet.  [default: 8]"),
-    click.option("--nodes", type=int, help="Intermediate nodes of a cell.  [default: 4]"),
+    click.option("--channels", type=int, help="Of the supernet's first cell.  [default: 16; digits, mnist: 8]"),
+    click.option("--layers", type=int, help="Cells of the supernet.  [default: 8; digits: 3, mnist: 5]"),
+    click.option("--nodes", type=int, help="Intermediate nodes of a cell.  [default: 4; digits: 3]"),
     click.option("--epochs", type=int, help="[default: 50]"),
     click.option("--batch-size", type=int, help="[default: 64]"),
     click.option("--seed", type=int, help="Of all that is random.  [default: 0]"),
@@ -97,12 +97,14 @@ def search(**options: Any) -> None:
 def configured(options: dict[str, Any]) -> tuple[SearchConfig, Dataset]:
     """The configuration that the options describe, and its images.
 
-    Later ones win: the preset (or, when resuming without one, that of the folder), --config, named options, --set.
+    Later ones win: the preset (without one: what is fitted to the data set, or the folder's when resuming),
+    --config, named options, --set.
     """
     from certnas.certifier.request import chosen
     from certnas.runs import from_table, merged, read_toml, setting
     from certnas.runs.folder import CONFIG
-    from certnas.search import PRESETS, SearchConfig, open_data
+    from certnas.search import FITTED, PRESETS, SearchConfig, open_data
+    from certnas.search.config import DataConfig
 
     table: dict[str, Any] = {}
     if options["preset"] is not None:
@@ -116,6 +118,9 @@ def configured(options: dict[str, Any]) -> tuple[SearchConfig, Dataset]:
             table = merged(table, nested(key, options[option]))
     for change in options["changes"]:
         table = merged(table, setting(change))
+    if options["preset"] is None:
+        name = table.get("data", {}).get("name", DataConfig.name)
+        table = merged(FITTED.get(name, {}), table)
     config = from_table(SearchConfig, table)
     return config, open_data(config, root=options["data_root"], download=options["download"])
 

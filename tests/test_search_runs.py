@@ -60,10 +60,9 @@ class Killed(Exception):
     ("tables", "at", "every"),
     [
         ({}, 4, None),
-        ({}, 5, 2),
         ({"algorithm": {"name": "pc-darts"}, "metric": {"name": "pgd", "options": {"steps": 2}}}, 5, 2),
         ({"algorithm": {"name": "darts", "options": {"order": 2}}, "metric": {"name": "none"}}, 5, 1),
-        ({"metric": {"name": "cb", "options": {"images": 4}}}, 5, 2),
+        pytest.param({"metric": {"name": "cb", "options": {"images": 4}}}, 5, 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_search_that_was_killed_ends_as_one_that_was_not(
@@ -225,6 +224,14 @@ def test_later_settings_win(tmp_path: Path, tiny: Path) -> None:
     assert (
         config["metric"]["options"]["projections"] == 1 and "images" not in config["data"]
     )  # another name, all anew
+
+
+def test_small_images_get_a_small_supernet_unless_a_preset_asks(tmp_path: Path) -> None:
+    plain = ("--algo", "random", "--data", "digits", "--nodes", "2")
+    assert run(*plain, "--out", tmp_path / "plain").exit_code == 0
+    assert run(*plain, "--preset", "darts", "--out", tmp_path / "paper").exit_code == 0
+    sizes = [read_toml(tmp_path / name / "config.toml")["supernet"] for name in ("plain", "paper")]
+    assert [tuple(s[k] for k in ("channels", "layers", "nodes")) for s in sizes] == [(8, 3, 2), (16, 8, 2)]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ found = search(config, open_data(config), out=Path("runs/cb"))
 """
 
 from certnas.search.config import SearchConfig
-from certnas.search.presets import PRESETS
+from certnas.search.presets import FITTED, PRESETS
 from certnas.search.searching import ALGORITHMS, GENOTYPE, effective, open_data, search
 from certnas.search.task import Found, Progress
 
 __all__ = [
     "ALGORITHMS",
+    "FITTED",
     "GENOTYPE",
     "PRESETS",
     "Found",

@@ -41,3 +41,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Name -> table."""
+
+FITTED: dict[str, dict[str, Any]] = {
+    "digits": {"supernet": {"channels": 8, "layers": 3, "nodes": 3}},
+    "mnist": {"supernet": {"channels": 8, "layers": 5}},
+    "fashion-mnist": {"supernet": {"channels": 8, "layers": 5}},
+}
+"""Data set -> sizes of a supernet for its small images, where no preset asks for a paper's."""
