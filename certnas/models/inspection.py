@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import bounds
 from bounds import BoundsError, Graph, Node
@@ -132,7 +134,8 @@ def _normalisation(layer: nn.Module | None, graph: Graph | None) -> str:
 
 def _costs(graph: Graph, nonlinear: dict[str, int], classes: int) -> tuple[Cost, ...]:
     """Upper bounds from the sizes alone; what windows of convolutions save is not counted."""
-    work = {node.name: _work(graph, node) for node in graph.nodes.values()}
+    values = graph.bind().values
+    work = {node.name: _work(node, values) for node in graph.nodes.values()}
     total = sum(work.values())
     below, so_far = {graph.input: 0.0}, 0.0
     for name in graph.nodes:
@@ -146,11 +149,11 @@ def _costs(graph: Graph, nonlinear: dict[str, int], classes: int) -> tuple[Cost,
         forward += generators * work[name]
         widest = max(widest, generators * prod(node.shape))
         generators += nonlinear.get(name, 0)
-    values = prod(graph.input_shape) + sum(prod(node.shape) for node in graph.nodes.values())
+    stored = prod(graph.input_shape) + sum(prod(node.shape) for node in graph.nodes.values())
     backward = sum(count * below[name] for name, count in targets.items()) + rows * total
     row = max(1, *(prod(node.shape) for node in graph.nodes.values())) * 2
     held = COPIES * BYTES * min(CACHE_COEFFICIENTS, row * max([rows, *targets.values()]))
-    boxes = 2 * BYTES * values
+    boxes = 2 * BYTES * stored
     few = COPIES * BYTES * min(CACHE_COEFFICIENTS, row * rows)
     steps = bounds.AlphaCrown().iterations
     return (
@@ -163,23 +166,16 @@ def _costs(graph: Graph, nonlinear: dict[str, int], classes: int) -> tuple[Cost,
     )
 
 
-def _work(graph: Graph, node: Node) -> int:
+def _work(node: Node, values: Mapping[str, Any]) -> int:
     """Multiplications of one evaluation of an operator."""
     units = prod(node.shape)
-    weight = next(
-        (
-            graph.defaults[graph.parameters[ref.name]]
-            for key, ref in node.arguments.items()
-            if key in ("weight", "other", "mat2", "self") and getattr(ref, "name", None) in graph.parameters
-        ),
-        None,
+    held = (
+        values.get(getattr(node.arguments.get(key), "name", ""))
+        for key in ("weight", "self", "other", "mat2")
     )
+    weight = next((value for value in held if isinstance(value, Tensor)), None)
     if weight is None or not any(part in node.op for part in ("conv", "linear", "matmul", "mm")):
         return units
     if "conv" in node.op:
         return units * weight[0].numel()
-    return (
-        units * weight.shape[-1]
-        if "linear" in node.op
-        else units * weight.shape[-2 if weight.dim() > 1 else 0]
-    )
+    return units * weight.shape[-1 if "linear" in node.op or weight.dim() < 2 else -2]

@@ -1,7 +1,10 @@
 """What a torch.save file holds, read without running any code in it unless asked."""
 
+import mmap
 import re
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -88,6 +91,10 @@ def _state_dict(contents: object, path: Path) -> StateDict:
 
 
 def _load(path: Path) -> object:
+    if _asks_for_bytes(path):
+        raise UserError(
+            f"'{path}' asks for a bytearray, which no state dict needs; refused: it could be of any size"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -105,6 +112,20 @@ def _load(path: Path) -> object:
                 f"cannot read '{path}' as a torch checkpoint: it is truncated or in "
                 "another format; save its weights again: torch.save(model.state_dict(), 'weights.pth')"
             ) from error
+
+
+def _asks_for_bytes(path: Path) -> bool:
+    """Whether unpickling would make a bytearray: torch takes it for harmless, whatever its size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            try:
+                return any(
+                    b"bytearray" in archive.read(n) for n in archive.namelist() if n.endswith("data.pkl")
+                )
+            except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError):
+                return False  # torch says what is wrong with it
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"bytearray") >= 0
 
 
 def _code_in(path: Path, message: str) -> list[str]:
