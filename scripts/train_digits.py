@@ -5,68 +5,44 @@
 
 Each file carries its own figures as metadata: seed, epochs, held-out accuracy clean and under PGD-20.
 One thread and one seed, so that a run on one machine and one version of torch gives the same weights again.
+The shipped weights are of an earlier training with the same attack, on all training digits.
 """
 
-import os
 from pathlib import Path
 
 import click
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn import functional
 
+from certnas.data import load
 from certnas.data.digits import load_digits_split
 from certnas.models.embedded.digits import ARCHITECTURES
+from certnas.runs import write_atomically
+from certnas.train import VALIDATION, fit, recipe
+from certnas.train.attack import pgd
+from certnas.train.images import held_out
 
 PACKAGE = Path(__file__).parents[1] / "certnas" / "models" / "embedded"
-EPS = 0.15
 REPORTED_EPS = (0.05, 0.1)
-BATCH = 64
-
-
-def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, generator: torch.Generator) -> Tensor:
-    """x' [N,1,8,8] in the l∞ ball of radius eps (pixel units) within [0, 1], by sign steps up the loss."""
-    lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
-    adversarial = lower + (upper - lower) * torch.rand(x.shape, generator=generator)
-    for _ in range(steps):
-        adversarial.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(functional.cross_entropy(model(adversarial), y), adversarial)
-        step = 2.5 * eps / steps * gradient.sign()
-        adversarial = torch.minimum(torch.maximum(adversarial.detach() + step, lower), upper)
-    return adversarial
-
-
-def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image [N,1,8,8] moved by -1, 0 or 1 pixel to either side, zeros moving in."""
-    padded = functional.pad(x, (1, 1, 1, 1))
-    rows, columns = torch.randint(0, 3, (2, len(x)), generator=generator).tolist()
-    return torch.stack(
-        [padded[n, :, r : r + 8, c : c + 8] for n, (r, c) in enumerate(zip(rows, columns, strict=True))]
-    )
+RECIPE = {
+    "objective": {"name": "pgd-at", "eps": 0.15, "step": 0.05, "start": 0.1, "warmup": 0.5},
+    "batch": 64,
+    "optimizer": "adamw",
+    "lr": 0.003,
+    "weight_decay": 0.05,
+    "decays": [],
+    "augmentation": {"crop": 1, "flip": False},
+}
 
 
 def train(name: str, epochs: int, seed: int) -> nn.Module:
     """The network after `epochs` of adversarial training (Madry et al. 2018) on the training digits."""
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    x, y = load_digits_split(train=True)
     model = ARCHITECTURES[name]()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.05)
-    batches = -(-len(y) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=epochs * batches)
-    for epoch in range(epochs):
-        eps = EPS * min(1.0, 2 * (epoch + 1) / epochs)
-        for batch in torch.randperm(len(y), generator=generator).split(BATCH):
-            images, labels = shifted(x[batch], generator), y[batch]
-            adversarial = pgd(model.eval(), images, labels, eps, 7, generator)
-            model.train()
-            loss = functional.cross_entropy(model(adversarial), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()
+    data, held = held_out(load("digits", train=True), VALIDATION, seed)
+    fit(model, data, held, recipe("pgd-at", changes={**RECIPE, "epochs": epochs}), seed=seed)
+    return model
 
 
 def figures(model: nn.Module, seed: int) -> dict[str, float]:
@@ -75,23 +51,15 @@ def figures(model: nn.Module, seed: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
     accuracy = {"clean": _accuracy(model, x, y)}
     for eps in REPORTED_EPS:
-        accuracy[f"pgd20_{eps}"] = _accuracy(model, pgd(model, x, y, eps, 20, generator), y)
+        start = x + eps * (2 * torch.rand(x.shape, generator=generator) - 1)
+        attacked = pgd(model, x, y, eps=eps, step=eps / 8, steps=20, start=start)
+        accuracy[f"pgd20_{eps}"] = _accuracy(model, attacked, y)
     return accuracy
 
 
 def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
         return (model(x).argmax(1) == y).double().mean().item()
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 @click.command()
@@ -113,7 +81,7 @@ def main(names: tuple[str, ...], epochs: int, seed: int, out: Path) -> None:
         metadata = {key: f"{value:.6f}" for key, value in accuracy.items()}
         metadata |= {"seed": str(seed), "epochs": str(epochs)}
         content = save(model.state_dict(), metadata)
-        write(out / f"{name.replace('-', '_')}.safetensors", content)
+        write_atomically(out / f"{name.replace('-', '_')}.safetensors", content)
         click.echo(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in accuracy.items()))
 
 

@@ -103,6 +103,7 @@ def test_adversarial_recipe_is_advrush() -> None:
         "step": 0.01,
         "steps": 7,
         "start": 0.001,
+        "warmup": 0.0,
     }
     rates = [used.rate(epoch / 200) for epoch in (0, 98, 99, 148, 149, 199)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])

@@ -86,7 +86,14 @@ def test_a_configuration_gives_the_same_network_again(bars: Path, tmp_path: Path
     )
     assert first.exit_code == 0, first.stderr
     used = read_toml(tmp_path / "a" / "config.toml")["recipe"]
-    assert used["objective"] == {"name": "pgd-at", "eps": 8 / 255, "step": 0.01, "steps": 2, "start": 0.001}
+    assert used["objective"] == {
+        "name": "pgd-at",
+        "eps": 8 / 255,
+        "step": 0.01,
+        "steps": 2,
+        "start": 0.001,
+        "warmup": 0.0,
+    }
     again = ("--config", str(tmp_path / "a" / "config.toml"), "--out", str(tmp_path / "b"))
     second = run("train", bars.parent, "--data", bars, "--threads", 1, *again)
     assert second.exit_code == 0, second.stderr

@@ -12,7 +12,7 @@ import bounds
 from certnas.space import DiscreteNetwork, Genotype
 from certnas.train.attack import pgd
 from certnas.train.certified import BoxedCrossEntropy, FusedCrossEntropy
-from certnas.train.objectives import FusedCrownIBP, IntervalBounds
+from certnas.train.objectives import Adversarial, FusedCrownIBP, IntervalBounds
 from certnas.train.ramp import half_cosine, smooth_ramp, stairs
 
 CELL = Genotype(
@@ -180,6 +180,12 @@ def test_learning_rates() -> None:
     assert [stairs(t, (0.5, 0.75)) for t in (0, 0.499, 0.5, 0.75, 1)] == pytest.approx(
         [1, 1, 0.1, 0.01, 0.01]
     )
+
+
+def test_adversarial_radius_grows_over_its_warm_up() -> None:
+    objective = Adversarial(eps=0.2, warmup=0.5)
+    assert [objective.schedule(t)["eps"] for t in (0, 0.25, 0.5, 1)] == pytest.approx([0, 0.1, 0.2, 0.2])
+    assert Adversarial(eps=0.2).schedule(0)["eps"] == 0.2
 
 
 def test_schedules_of_certified_training() -> None:

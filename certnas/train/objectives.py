@@ -64,19 +64,25 @@ class Adversarial(Objective):
     """The cross-entropy of adversarial images: `steps` sign steps of PGD in the l∞ ball of radius `eps`.
 
     The attack starts at x + `start`·N(0, I), clipped to ball and box, and sees the network in evaluation mode
-    (Madry et al. 2018; the values are AdvRush's).  Radii in [0, 1] pixels.
+    (Madry et al. 2018; the values are AdvRush's).  Radii in [0, 1] pixels.  Over the first `warmup` of the training
+    the radius and the steps grow from 0 in proportion.
     """
 
     eps: float = 0.031
     step: float = 0.01
     steps: int = 7
     start: float = 0.001
+    warmup: float = 0.0
     measure = "adversarial_accuracy"
 
     def __post_init__(self) -> None:
         _positive(eps=self.eps, step=self.step, steps=self.steps)
         if self.start < 0:
             raise UserError(f"start: got {self.start:g}; give 0 or more")
+        _fraction(warmup=self.warmup)
+
+    def schedule(self, t: float) -> dict[str, float]:
+        return {"eps": self.eps * (1.0 if t >= self.warmup else t / self.warmup)}
 
     def on(self, network: nn.Module, example: Tensor) -> Aim:
         return _Attacked(network, self)
@@ -190,16 +196,16 @@ class _Attacked(_Clean):
         super().__init__(network)
         self.objective = objective
 
-    def _attack(self, x: Tensor, y: Tensor) -> Tensor:
+    def _attack(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
         o = self.objective
         start = x + o.start * torch.randn_like(x)
-        return pgd(self.network, x, y, eps=o.eps, step=o.step, steps=o.steps, start=start)
+        return pgd(self.network, x, y, eps=eps, step=o.step * eps / o.eps, steps=o.steps, start=start)
 
     def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float) -> Tensor:
-        return cross_entropy(self._attack(x, y), y)
+        return cross_entropy(self._attack(x, y, self.objective.schedule(t)["eps"]), y)
 
     def correct(self, x: Tensor, y: Tensor) -> Tensor:
-        return super().correct(self._attack(x, y), y)
+        return super().correct(self._attack(x, y, self.objective.eps), y)
 
 
 class _Bounded(Aim):
