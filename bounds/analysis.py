@@ -43,6 +43,8 @@ class Analysis:
 
     def interval(self, name: str) -> Interval:
         """Bounds of a tensor: known ones, or interval arithmetic from the nearest known ones.  [N, *shape]"""
+        if name in self.intervals:
+            return self.intervals[name]
         graph = self.network.graph
         missing, stack = set(), [name]
         while stack:
