@@ -125,7 +125,7 @@ REFUSALS: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "an absurd image": (
         other(lambda ls: ls[0]["config"].update(batch_input_shape=[None, 2**30, 2**30, 2])),
-        "accepted: at most 268435456 elements",
+        "accepted: at most 134217728 elements",
     ),
     "no name": (
         other(lambda ls: ls[0]["config"].pop("name")),

@@ -225,7 +225,7 @@ REFUSALS: dict[str, tuple[Edit, str]] = {
                 sizes=[{"as_int": 1}, {"as_int": 2**40}]
             ),
         ),
-        "accepted: at most 268435456 elements",
+        "accepted: at most 134217728 elements",
     ),
     "half a graph": (cut, "is no archive that torch.export of torch 2.8 or later wrote"),
     "no graph": (without(MODEL), "holds 0 models in the format of torch 2.8 and later"),

@@ -12,14 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from certnas.errors import UserError
 
-LARGEST = 2**28
-"""Elements that one tensor may have: 1 GiB in float32."""
+LARGEST = 2**27
+"""Elements that one tensor may have: half a GiB in float32, what the widest layer of a VGG takes."""
 LISTED = 2**16
 """Elements that a constant may have whose values are settings: sizes, axes, indices."""
-ALTOGETHER = 2**29
-"""Elements that all tensors of one evaluation may have."""
-WORK = 2e11
-"""Floating-point operations that one image may cost: twenty times a ResNet-50."""
+ALTOGETHER = 2**28
+"""Elements that all tensors of one evaluation may have, for each image."""
+WORK = 5e10
+"""Floating-point operations that one image may cost: a VGG-19 takes 4e10, a second on one core."""
 
 
 class Limits(TorchDispatchMode):

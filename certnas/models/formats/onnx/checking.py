@@ -12,7 +12,7 @@ from certnas.errors import UserError
 from certnas.models.formats.onnx.network import OnnxNetwork
 
 TOLERANCE = 1e-5
-IMAGES = 4
+IMAGES = 2
 
 
 def check_against_onnxruntime(network: OnnxNetwork, model: onnx.ModelProto, what: str) -> float:
