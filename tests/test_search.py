@@ -2,12 +2,14 @@
 
 import copy
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -18,7 +20,7 @@ from certnas.metrics.metric import Momentary
 from certnas.runs import from_table, merged, read_toml, to_table, to_toml
 from certnas.search import ALGORITHMS, PRESETS, Found, Progress, SearchConfig, effective, open_data, search
 from certnas.search.darts import unrolled_gradients
-from certnas.search.parallel import Processes
+from certnas.search.parallel import Processes, SharedBatchNorm2d, share_batch_norm
 from certnas.search.stream import split
 from certnas.search.task import Task
 from certnas.search.trial import Trial
@@ -254,6 +256,31 @@ def test_processes_share_a_batch() -> None:
     batch = whole.batch(1)
     assert torch.equal(torch.stack([p.x for p in parts], 1).flatten(0, 1), batch.x)
     assert torch.equal(torch.stack([p.y for p in parts], 1).flatten(), batch.y)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_shared_batch_norm_is_batch_norm_to_the_second_derivative(alone: None, affine: bool) -> None:
+    plain = nn.Sequential(nn.Sequential(nn.BatchNorm2d(3, affine=affine))).double()
+    shared = copy.deepcopy(plain)
+    share_batch_norm(shared)
+    assert type(shared[0][0]) is SharedBatchNorm2d
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64) * 3 + 1
+    found = []
+    for network in (plain, shared):
+        at = x.clone().requires_grad_()
+        out = network(at)
+        (slope,) = torch.autograd.grad(out.pow(3).sum(), at, create_graph=True)
+        (curve,) = torch.autograd.grad(slope.square().sum(), at)
+        found.append([out, slope, curve, *network.buffers(), network.eval()(x)])
+    for one, two in zip(*found, strict=True):
+        assert torch.allclose(one, two, rtol=1e-8, atol=1e-10)
 
 
 def test_random_cells_match_a_number_of_parameters() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 @dataclass(frozen=True)
@@ -70,19 +69,39 @@ def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
         dist.destroy_process_group()
 
 
+class _Total(torch.autograd.Function):
+    """The sum of a tensor over all processes; its derivative is the sum of derivatives, any number of times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _total(gradients[0])
+
+
+def _total(x: Tensor) -> Tensor:
+    total: Tensor = _Total.apply(x)
+    return total
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose mean and variance in training are those of the batches of all processes together.
 
-    torch's SyncBatchNorm computes on GPUs only and has no second derivative.  All batches are equally large.
+    torch's SyncBatchNorm computes on GPUs only and has no second derivative.  All batches are equally large.  In a
+    traced graph, such as that of certified bounds, it is the plain one: the statistics are this process's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or torch.compiler.is_exporting():
             return super().forward(x)
         size = dist.get_world_size()
-        mean = all_reduce(x.mean((0, 2, 3))) / size
+        mean = _total(x.mean((0, 2, 3))) / size
         centred = x - mean[:, None, None]
-        variance = all_reduce(centred.square().mean((0, 2, 3))) / size
+        variance = _total(centred.square().mean((0, 2, 3))) / size
         if self.running_mean is not None and self.running_var is not None:
             count = size * x.numel() / x.shape[1]
             momentum = self.momentum or 0.0
