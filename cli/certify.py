@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cli.complete import COMPLETE, Completion
 from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
 from cli.opening import OPENING, opened
 from cli.values import Bytes, Number, Numbers
@@ -80,6 +81,7 @@ RUN = (
         type=click.Path(path_type=Path),
         help="Folder for proofs that `certnas check` checks.",
     ),
+    *COMPLETE,
 )
 
 
@@ -126,6 +128,7 @@ class Run:
             raise UserError(f"--at holds {min(self.at):g}; accepted: radii of at least 0")
         check_numbers(options["tol"], options["eps_max"], options["batch_size"], options["memory"])
         check_box(self.clip, options["attack"])
+        self.complete = Completion(options)
         settings = {name: options[name] for name in ("slope", "iterations", "step", "errors")}
         self.method = resolve_method(options["method"], **settings)
         self.device = open_device(options["device"])
@@ -159,6 +162,7 @@ class Run:
         kept = ("data", "images", "seed", "norm", "targets", "eps_max", "tol", "clip", "attack", "batch_size")
         config = {"model": options["source"], "weights": self.model.sha256, "method": describe(self.method)}
         config |= {name: options[name] for name in ("layout", "channels") if options[name] is not None}
+        config |= {} if self.complete.seconds is None else {"complete": self.complete.seconds}
         config |= {name: options[name] for name in kept} | {
             "device": str(self.device),
             "memory": options["memory"],
@@ -196,9 +200,10 @@ class Run:
             rows = slice(first, first + len(batch))
             if self.writer is not None:
                 self.written += self.writer.write(self.data.x[rows], self.data.y[rows], batch)
-            batches.append(batch)
+            model, x, y = self.model.module.to(self.device), self.data.x[rows], self.data.y[rows]
+            batches.append(self.complete(model, x, y, batch, self.clip))
             if self.folder is not None:
-                self.folder.append(batch)
+                self.folder.append(batches[-1])
 
         try:
             if done < len(self.data.x):

@@ -17,8 +17,8 @@ from certnas.verify.problem import Problem
 from certnas.verify.relaxed import Batch, Bounded, Choice, Split, splittable
 
 LARGEST_BATCH = 64
-ITERATIONS, FIRST_ITERATIONS, LAST_ITERATIONS = 10, 20, 200
-CANDIDATES = 3
+ITERATIONS, LAST_ITERATIONS = 10, 200
+CANDIDATES = 12
 """Splits of a subproblem whose children are bounded before one is chosen (filtered smart branching, De Palma 2021)."""
 
 
@@ -108,7 +108,7 @@ class Branching:
         for first in range(0, len(roots), self.batch):
             deadline.check()
             part = roots[first : first + self.batch]
-            if self._grow(tree, part, self._bounded(part, FIRST_ITERATIONS), judge):
+            if self._grow(tree, part, self._bounded(part, ITERATIONS), judge):
                 return
         tree.settle(state, len(starts))
         tell()

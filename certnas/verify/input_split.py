@@ -107,8 +107,11 @@ class InputSplitting:
         return region.x - region.radii * slope.sign()
 
     def _axis(self, slope: Tensor, radius: Tensor) -> Tensor:
-        """The input on which the linear bound loses most; the widest one where it loses nothing.  [B]"""
-        loss = slope * radius
+        """The input on which the linear bound loses most, wide ones preferred; the widest where it loses nothing.  [B]
+
+        Loss times the root of the width: by the loss alone an input with no slope yet is never halved.
+        """
+        loss = slope * radius * (radius / radius.amax(1, keepdim=True)).sqrt()
         return torch.where(loss.amax(1, keepdim=True) > 0, loss, radius).argmax(1)
 
     def _bounded(self, region: bounds.Linf, coef: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import bounds
 from bounds.memory import free_memory
 from certnas.certifier import Certificates
-from certnas.certifier.request import NORMS, Box, Norm
+from certnas.certifier.request import NORMS, TARGETS, Box, Norm, chosen
 from certnas.errors import UserError
 from certnas.verify.deadline import Deadline, OutOfTime
 from certnas.verify.problem import Problem
 from certnas.verify.search import Search
-from certnas.verify.verification import LEAST_MEMORY, network_of
+from certnas.verify.verification import LEAST_MEMORY
 
 SHARE = 0.5
 """How much of an image's remaining time one radius may take."""
@@ -26,49 +27,53 @@ GROWTH = 1.5
 
 
 def tighten(
-    model: nn.Module,
+    network: bounds.Network,
     x: Tensor,
     y: Tensor,
     certificates: Certificates,
     *,
     timeout: float,
     clip: Box | None = (0.0, 1.0),
-    targets: Tensor | None = None,
+    targets: str = "all",
     eps_max: float | None = None,
     tol: float = 1e-2,
+    seed: int = 0,
     memory: int | None = None,
     progress: Callable[[int, float, float], None] | None = None,
 ) -> Certificates:
     """The certificates of images x [N, *shape], y [N], `radius_lower` raised as far as `timeout` seconds each allow.
 
     Every radius is proved as `certify` proves it, in float64 with its margin, at exactly that radius, by the cascade
-    of `verify`: for every x' of the ball (and `clip`), f_y(x') > f_j(x') for all other j, or j = targets alone.
+    of `verify`: for every x' of the ball (and `clip`), f_y(x') > f_j(x') for all targets j.
     An image is done where lower ≥ upper · (1 − tol).  `progress(image, lower, upper)` after each radius tried.
-    clip, targets and eps_max are what the certificates were made with.  Raises UserError for a count that differs.
+    network: `network_of(model, shape)`; clip, targets, eps_max and seed as `certify` was given them.  Raises UserError
+    for a count that differs.
     """
     if not len(certificates) == len(x) == len(y):
         raise UserError(f"tighten: {len(certificates)} certificates for {len(x)} images and {len(y)} labels")
-    network = network_of(model, tuple(x.shape[1:]))
     question = _Question(network, NORMS[certificates.norm], clip, memory)
+    x, y = x.detach().to(network.device, torch.float64), y.to(network.device)
+    with torch.no_grad():
+        logits = network(x)
+    target, index = chosen("targets", targets, TARGETS), certificates.index.tolist()
+    rows = bounds.margins(y, logits.shape[1], dtype=x.dtype)
+    if target is not None:
+        rows = bounds.targeted(y, target(logits, y, index, seed), logits.shape[1], dtype=x.dtype)
     lower, seconds = certificates.radius_lower.copy(), certificates.seconds.copy()
-    for i in range(len(x)):
-        if certificates.label[i] != certificates.prediction[i]:
-            continue
+    for i in certificates.correct.nonzero()[0].tolist():
         deadline = Deadline(timeout)
         upper = min(float(certificates.radius_upper[i]), math.inf if eps_max is None else eps_max)
-        rows = bounds.margins(y[i : i + 1], question.classes)
-        if targets is not None:
-            rows = bounds.targeted(y[i : i + 1], targets[i : i + 1], question.classes)
-        about = (x[i : i + 1].double(), rows.double())
-        lower[i] = _raised(question, *about, float(lower[i]), upper, tol, deadline, _told(progress, i))
+        tell = partial(progress or _silent, i)
+        about = (x[i : i + 1], rows[i])
+        lower[i] = _raised(question, *about, float(lower[i]), upper, tol, deadline, tell)
         seconds[i] += deadline.spent
     status = tuple("certified" if r > 0 else s for r, s in zip(lower, certificates.status, strict=True))
     method = f"{certificates.method}, then branch and bound"
     return replace(certificates, method=method, radius_lower=lower, seconds=seconds, status=status)
 
 
-def _told(progress: Callable[[int, float, float], None] | None, image: int) -> Callable[[float, float], None]:
-    return lambda lower, upper: None if progress is None else progress(image, lower, upper)
+def _silent(image: int, lower: float, upper: float) -> None:
+    """Tells nobody."""
 
 
 def _raised(
@@ -104,21 +109,17 @@ class _Question:
     clip: Box | None
     memory: int | None
 
-    @property
-    def classes(self) -> int:
-        return self.network.graph.output_shape[0]
-
     def proved(self, x: Tensor, rows: Tensor, radius: float, seconds: float | None) -> bool:
-        """Whether every row [1, S, K] is proved positive on the ball round x [1, *shape]."""
+        """Whether every row [S, K] is proved positive on the ball round x [1, *shape]."""
         box = {} if self.clip is None else {"lower": self.clip[0], "upper": self.clip[1]}
         region = self.norm.ball(x, radius, **box)
-        coef = rows[0].unsqueeze(1)
+        coef = rows.unsqueeze(1)
         problem = Problem.of(
             self.network,
             region,
-            torch.zeros(len(coef), dtype=torch.long),
+            torch.zeros(len(coef), dtype=torch.long, device=coef.device),
             coef,
-            torch.zeros(len(coef), 1, dtype=coef.dtype),
+            torch.zeros(len(coef), 1, dtype=coef.dtype, device=coef.device),
         )
         deadline = Deadline(seconds)
 
