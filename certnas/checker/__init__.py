@@ -1,6 +1,6 @@
 """An independent check of certificates: numpy, integers and nothing of the bound engine."""
 
-from certnas.checker.certificate import Certificate, Plane, Planes, Step, encode, read
+from certnas.checker.certificate import Certificate, Plane, Planes, Step
 from certnas.checker.check import Checked, Rejected, check, enclosure
 from certnas.checker.network import Network, Node, Unsupported
 
@@ -16,6 +16,4 @@ __all__ = [
     "Unsupported",
     "check",
     "enclosure",
-    "encode",
-    "read",
 ]

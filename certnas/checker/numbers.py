@@ -42,13 +42,16 @@ class Numbers:
         """f of the elements, where f moves, signs, selects or sums them."""
         return Numbers(f(self.n), self.k)
 
+    def over(self, k: int) -> np.ndarray:
+        """n for a greater power of two."""
+        return self.n if self.k == k else self.n * (1 << (k - self.k))
+
     def __add__(self, other: Numbers) -> Numbers:
-        a, b, k = _aligned(self, other)
-        return Numbers(a + b, k)
+        k = max(self.k, other.k)
+        return Numbers(self.over(k) + other.over(k), k)
 
     def __sub__(self, other: Numbers) -> Numbers:
-        a, b, k = _aligned(self, other)
-        return Numbers(a - b, k)
+        return self + -other
 
     def __mul__(self, other: Numbers) -> Numbers:
         return Numbers(self.n * other.n, self.k + other.k)
@@ -60,12 +63,12 @@ class Numbers:
         return Numbers(np.abs(self.n), self.k)
 
     def __ge__(self, other: Numbers) -> np.ndarray:
-        a, b, _ = _aligned(self, other)
-        return np.asarray(a >= b, dtype=bool)
+        k = max(self.k, other.k)
+        return np.asarray(self.over(k) >= other.over(k), dtype=bool)
 
     def maximum(self, other: Numbers) -> Numbers:
-        a, b, k = _aligned(self, other)
-        return Numbers(np.maximum(a, b), k)
+        k = max(self.k, other.k)
+        return Numbers(np.maximum(self.over(k), other.over(k)), k)
 
     def minimum(self, other: Numbers) -> Numbers:
         return -(-self).maximum(-other)
@@ -76,24 +79,18 @@ class Numbers:
     def negative(self) -> Numbers:
         return Numbers(np.minimum(self.n, 0), self.k)
 
-    def total(self, keep: int = 1) -> Numbers:
-        """The sum over all but the first `keep` axes."""
-        return self.moved(lambda n: n.reshape(*n.shape[:keep], -1).sum(-1))
+    def total(self) -> Numbers:
+        """The sum over all axes but the first."""
+        return self.moved(lambda n: n.reshape(len(n), -1).sum(-1))
 
     def nearest(self) -> np.ndarray:
         """As float64, rounded to nearest."""
-        if self.n.dtype != object:
-            return self.n
-        return np.asarray(self.n / (1 << self.k), dtype=np.float64)
+        return self.n if self.n.dtype != object else np.asarray(self.n / (1 << self.k), dtype=np.float64)
 
-
-def _aligned(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray, int]:
-    k = max(x.k, y.k)
-    return _over(x, k), _over(y, k), k
-
-
-def _over(x: Numbers, k: int) -> np.ndarray:
-    return x.n if x.k == k else x.n * (1 << (k - x.k))
+    def down(self) -> np.ndarray:
+        """As float64, rounded down, for integers."""
+        near = self.nearest()
+        return np.where(self >= dyadic(near), near, np.nextafter(near, -np.inf))
 
 
 def dyadic(values: np.ndarray) -> Numbers:
@@ -101,11 +98,16 @@ def dyadic(values: np.ndarray) -> Numbers:
     fraction, exponent = np.frexp(np.asarray(values, dtype=np.float64))
     whole = (fraction * 2.0**53).astype(np.int64)
     low_bit = np.where(whole == 0, 1, whole & -whole)
-    trailing = np.log2(low_bit.astype(np.float64)).astype(np.int64)
-    places = np.where(whole == 0, 0, exponent - 53 + trailing)
+    places = np.where(whole == 0, 0, exponent - 54 + np.frexp(low_bit.astype(np.float64))[1])
     k = max(0, -int(places.min(initial=0)))
-    odd = (whole // low_bit).astype(object)
-    return Numbers(np.asarray(odd * 2 ** (places + k).astype(object), dtype=object).reshape(whole.shape), k)
+    n = (whole // low_bit).astype(object) * 2 ** (places + k).astype(object)
+    return Numbers(np.asarray(n, dtype=object).reshape(whole.shape), k)
+
+
+def lowered(value: np.ndarray, terms: int, magnitude: np.ndarray) -> np.ndarray:
+    """At most what `value` would be without rounding: its error is ≤ γ_terms · magnitude."""
+    gamma = terms * UNIT / (1 - terms * UNIT)
+    return np.nextafter(value - (GUARD * gamma * magnitude + TINY), -np.inf)
 
 
 @dataclass(frozen=True)
@@ -116,41 +118,16 @@ class Arithmetic:
 
     def read(self, values: np.ndarray) -> Numbers:
         """Float64 values, unchanged."""
-        values = np.asarray(values, dtype=np.float64)
-        return dyadic(values) if self.exact else Numbers(values)
+        return dyadic(values) if self.exact else Numbers(np.asarray(values, dtype=np.float64))
 
-    def below(self, value: Numbers, terms: int, magnitude: Callable[[], Numbers]) -> Numbers:
-        """At most what `value` would be without rounding: its error is ≤ γ_terms · magnitude."""
-        if self.exact:
-            return value
-        gamma = terms * UNIT / (1 - terms * UNIT)
-        return Numbers(np.nextafter(value.n - (GUARD * gamma * magnitude().n + TINY), -np.inf))
-
-    def above(self, value: Numbers, terms: int, magnitude: Callable[[], Numbers]) -> Numbers:
-        """At least what `value` would be without rounding."""
-        return -self.below(-value, terms, magnitude)
+    def below(self, value: Numbers, terms: int, magnitude: Callable[[], np.ndarray]) -> Numbers:
+        """`lowered`, and nothing in integers."""
+        return value if self.exact else Numbers(lowered(value.n, terms, magnitude()))
 
     def dot(self, a: Numbers, b: Numbers) -> Numbers:
         """A lower bound of ⟨a, b⟩ for each row.  a [S, *shape], b [1 or S, *shape] -> [S]"""
-        size = a.n[:1].size
-        return self.below((a * b).total(), size + 1, lambda: (abs(a) * abs(b)).total())
+        return self.below((a * b).total(), a.n[:1].size + 1, lambda: (abs(a) * abs(b)).total().n)
 
     def plus(self, a: Numbers, b: Numbers) -> Numbers:
         """A lower bound of a + b."""
-        return self.below(a + b, 1, lambda: abs(a + b))
-
-    def lower_of(self, x: Numbers) -> Numbers:
-        """Exact numbers in this arithmetic, rounded down."""
-        if self.exact:
-            return x
-        near = x.nearest()
-        return Numbers(np.where(x >= dyadic(near), near, np.nextafter(near, -np.inf)))
-
-    def upper_of(self, x: Numbers) -> Numbers:
-        """Exact numbers in this arithmetic, rounded up."""
-        return -self.lower_of(-x)
-
-
-def exactly(x: Numbers) -> Numbers:
-    """The same numbers as integers over a power of two."""
-    return x if x.n.dtype == object else dyadic(x.n)
+        return self.below(a + b, 1, lambda: np.abs(a.n + b.n))

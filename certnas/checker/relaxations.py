@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from mpmath.ctx_iv import MPIntervalContext
 
-from certnas.checker.certificate import Plane, Planes
+from certnas.checker.certificate import Planes
 from certnas.checker.network import Node, gather
 from certnas.checker.numbers import Numbers, dyadic
 
@@ -24,7 +24,7 @@ def sandwiched(node: Node, planes: Planes, low: Numbers, high: Numbers) -> bool:
         return _max(node, lower, upper, low, high)
     if node.op == "piecewise":
         return _piecewise(node, lower, upper, low, high)
-    return _sigmoid(node.op == "tanh", planes, low.nearest(), high.nearest())
+    return _sigmoid(node.op == "tanh", planes, low.down(), -(-high).down())
 
 
 def value(node: Node, x: Numbers) -> Numbers:
@@ -48,16 +48,15 @@ def corners(node: Node, low: Numbers, high: Numbers) -> list[Numbers]:
 
 def _piecewise(node: Node, lower: Line, upper: Line, low: Numbers, high: Numbers) -> bool:
     """f − plane is straight between the ends and the kinks, so it is least and greatest at one of these."""
-    holds = True
-    for point in corners(node, low, high):
-        f = value(node, point)
-        holds &= bool((f >= lower[0] * point + lower[1]).all() and (upper[0] * point + upper[1] >= f).all())
-    return holds
+    points = corners(node, low, high)
+    below = (value(node, x) >= lower[0] * x + lower[1] for x in points)
+    above = (upper[0] * x + upper[1] >= value(node, x) for x in points)
+    return all(bool(holds.all()) for holds in (*below, *above))
 
 
-def greatest(windows: Numbers, inside: np.ndarray) -> Numbers:
+def greatest(windows: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """The greatest element of each window, [*, k] -> [*]; places not `inside` do not count."""
-    return windows.moved(lambda n: np.where(inside, n, n.min(initial=0)).max(-1))
+    return np.where(inside, windows, windows.min(initial=0)).max(-1)
 
 
 def _max(node: Node, lower: Line, upper: Line, low: Numbers, high: Numbers) -> bool:
@@ -73,7 +72,7 @@ def _max(node: Node, lower: Line, upper: Line, low: Numbers, high: Numbers) -> b
     if (w.n[:, ~inside] != 0).any() or (v.n[:, ~inside] != 0).any() or (w.n < 0).any():
         return False
     rest = ONE - w.moved(lambda n: n.sum(-1))
-    top_low, top_high = greatest(low, inside), greatest(high, inside)
+    top_low, top_high = (side.moved(lambda n: greatest(n, inside)) for side in (low, high))
     floor = rest.positive() * top_low + rest.negative() * top_high
     least = (v * low).minimum(v * high)
     alone = ((v - ONE) * low).minimum((v - ONE) * high) - least
@@ -83,9 +82,9 @@ def _max(node: Node, lower: Line, upper: Line, low: Numbers, high: Numbers) -> b
 
 def _sigmoid(tanh: bool, planes: Planes, low: np.ndarray, high: np.ndarray) -> bool:
     """tanh(x) = 2σ(2x) − 1, and σ(−x) = 1 − σ(x): every case is an upper plane of σ."""
-    low, high = np.nextafter(low, -np.inf).reshape(-1), np.nextafter(high, np.inf).reshape(-1)
     for plane, sign in ((planes.upper, 1), (planes.lower, -1)):
-        for s, t, l, u in _units(plane, low, high):  # noqa: E741
+        units = np.broadcast_arrays(plane.slope, plane.bias, low, high)
+        for s, t, l, u in zip(*(map(Fraction, a.reshape(-1).tolist()) for a in units), strict=True):  # noqa: E741
             if tanh:
                 s, t, l, u = s / 4, (t + 1) / 2, 2 * l, 2 * u  # noqa: E741
             if sign < 0:
@@ -93,15 +92,6 @@ def _sigmoid(tanh: bool, planes: Planes, low: np.ndarray, high: np.ndarray) -> b
             if not _above_sigmoid(s, t, l, u):
                 return False
     return True
-
-
-def _units(plane: Plane, low: np.ndarray, high: np.ndarray) -> list[tuple[Fraction, ...]]:
-    slopes, biases = plane.slope.reshape(-1, low.size), plane.bias.reshape(-1, low.size)
-    return [
-        (Fraction(s), Fraction(t), Fraction(l), Fraction(u))
-        for row_s, row_t in zip(slopes.tolist(), biases.tolist(), strict=True)
-        for s, t, l, u in zip(row_s, row_t, low.tolist(), high.tolist(), strict=True)  # noqa: E741
-    ]
 
 
 def _above_sigmoid(s: Fraction, t: Fraction, l: Fraction, u: Fraction) -> bool:  # noqa: E741
@@ -134,13 +124,9 @@ def _sigma(q: Fraction):  # type: ignore[no-untyped-def]
     return 1 / (1 + REALS.exp(-_real(q)))
 
 
-def sigma_range(tanh: bool, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Float64 bounds of σ or tanh, which rise, on [low, high]."""
-    scale = 2 if tanh else 1
-    sides = []
-    for values, side in ((low, -1), (high, 1)):
-        found = [_sigma(scale * Fraction(x)) for x in values.reshape(-1).tolist()]
-        found = [2 * y - 1 for y in found] if tanh else found
-        ends = np.array([float((y.a if side < 0 else y.b).mid) for y in found])
-        sides.append(np.nextafter(ends, side * np.inf).reshape(values.shape))
-    return sides[0], sides[1]
+def sigma_end(tanh: bool, values: np.ndarray, side: int) -> np.ndarray:
+    """σ or tanh as float64, rounded down (side −1) or up (1)."""
+    found = [_sigma((1 + tanh) * Fraction(x)) for x in values.reshape(-1).tolist()]
+    found = [2 * y - 1 for y in found] if tanh else found
+    ends = np.array([float((y.a if side < 0 else y.b).mid) for y in found])
+    return np.nextafter(ends, side * np.inf).reshape(values.shape)

@@ -2,7 +2,8 @@
 
 from certnas.proofs.checking import check_file
 from certnas.proofs.extract import plain
+from certnas.proofs.files import encode, read
 from certnas.proofs.record import certificate_of
 from certnas.proofs.writing import Writer, Written
 
-__all__ = ["Writer", "Written", "certificate_of", "check_file", "plain"]
+__all__ = ["Writer", "Written", "certificate_of", "check_file", "encode", "plain", "read"]

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import bounds
-from certnas.checker import Certificate, Checked, Rejected, check, enclosure, read
+from certnas.checker import Certificate, Checked, Rejected, check, enclosure
 from certnas.errors import UserError
 from certnas.proofs.extract import plain
+from certnas.proofs.files import read
 
 FAITHFUL = 1e-4
 """The extracted network's logits may differ from the model's own, in its own precision, by this share of their size."""

@@ -48,6 +48,9 @@ class _Reading:
     def add(self, op: str, shape: Shape | None = None, **arrays: np.ndarray) -> str:
         return self.network.add(op, self.operands, self.shape if shape is None else shape, arrays)
 
+    def reshaped(self) -> str:
+        return self.add("select", index=np.arange(prod(self.shape)).reshape(self.shape))
+
     def then(self, operand: str) -> _Reading:
         return _Reading(self.network, self.call, (operand,))
 
@@ -94,7 +97,13 @@ def array(value: Any) -> np.ndarray:
 
 def _linear(r: _Reading) -> str:
     weight, bias = array(r.call["weight"]), r.call["bias"]
-    return r.add("linear", weight=weight, bias=np.zeros(len(weight)) if bias is None else array(bias))
+    return _dense(r, weight, np.zeros(len(weight)) if bias is None else array(bias))
+
+
+def _dense(r: _Reading, weight: np.ndarray, bias: np.ndarray) -> str:
+    if len(r.source) != 1:
+        raise Unsupported("a linear layer on more than one axis")
+    return r.add("linear", weight=weight[None], bias=bias[None, :, None])
 
 
 def _product(r: _Reading) -> str:
@@ -104,7 +113,7 @@ def _product(r: _Reading) -> str:
     if left is not None or right.dim() != 2:
         raise Unsupported("a product whose right factor is not one constant matrix")
     weight = array(right).T
-    return r.add("linear", weight=weight, bias=np.zeros(len(weight)))
+    return _dense(r, weight, np.zeros(len(weight)))
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -135,8 +144,34 @@ def _windows(
     pads: Shape,
     groups: int,
 ) -> str:
-    settings = {"stride": stride, "dilation": dilation, "pads": pads, "groups": (groups,)}
-    return r.network.add("conv", operands, shape, {"weight": weight, "bias": bias}, settings)
+    """A convolution as windows, [groups, i·kh·kw, oh, ow] of the image, times a matrix."""
+    (channels, height, width), (out, each, *kernel) = r.source, weight.shape
+    flat = _places((height, width), shape[1:], _pair(kernel), stride, dilation, (pads[0], pads[2]))
+    first = np.arange(channels)[:, None, None, None] * height * width
+    index = np.where(flat < 0, -1, flat + first).transpose(0, 3, 1, 2).reshape(groups, -1, *shape[1:])
+    seen = r.network.add("select", operands, index.shape, {"index": index})
+    matrix = weight.reshape(groups, out // groups, each * prod(kernel))
+    arrays = {"weight": matrix, "bias": bias.reshape(groups, -1, 1)}
+    return r.network.add("linear", (seen,), shape, arrays)
+
+
+def _places(
+    size: Shape,
+    out: Shape,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+) -> np.ndarray:
+    """The pixel that each place of each window reads, −1 where it is padding.  [oh, ow, kh·kw]"""
+    (height, width), (oh, ow) = size, out
+    rows, columns = (
+        np.arange(o)[:, None] * s - p + np.arange(k)[None] * d
+        for o, s, p, k, d in zip(out, stride, padding, kernel, dilation, strict=True)
+    )
+    y, x = rows[:, None, :, None], columns[None, :, None, :]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return np.where(inside, y * width + x, -1).reshape(oh, ow, -1)
 
 
 def _summed_windows(r: _Reading, shape: Shape, kernel: tuple[int, int], **where: Any) -> str:
@@ -183,7 +218,7 @@ def _mean_of_all(r: _Reading) -> str:
     channels, *kernel = r.source
     summed = _summed_windows(r, (channels, 1, 1), _pair(kernel))
     mean = r.network.add("scale", (summed,), (channels, 1, 1), _divided(prod(kernel)))
-    return mean if r.shape == (channels, 1, 1) else r.then(mean).add("reshape")
+    return mean if r.shape == (channels, 1, 1) else r.then(mean).reshaped()
 
 
 def _divided(count: int) -> dict[str, np.ndarray]:
@@ -262,18 +297,27 @@ def _sum(sign: float, mine: float = 1.0) -> Callable[[_Reading], str]:
             o if f == 1 else _Reading(r.network, r.call, (o,)).scale(gamma=f)
             for o, f in zip(both, factors, strict=True)
         ]
-        return r.network.add("add", tuple(scaled), r.shape)
+        return r.network.add("add", tuple(scaled), r.shape, {})
 
     return rule
 
 
 def _cat(r: _Reading) -> str:
-    ids = dict(zip(r.call.node.operands, r.operands, strict=True))
+    """The sum of the pieces, each in its place among zeros."""
+    ids = dict(zip(r.call.node.operands, zip(r.operands, r.call.shapes, strict=True), strict=True))
     items = r.call.node.arguments["tensors"]
     if not all(isinstance(item, Ref) and item.name in ids for item in items):
         raise Unsupported("a concatenation with a constant")
     axis = r.call["dim"] % (len(r.shape) + 1) - 1
-    return r.network.add("cat", tuple(ids[item.name] for item in items), r.shape, settings={"axis": (axis,)})
+    pieces, start = [], 0
+    for operand, shape in (ids[item.name] for item in items):
+        index = np.full(r.shape, -1)
+        index.swapaxes(0, axis)[start : start + shape[axis]] = (
+            np.arange(prod(shape)).reshape(shape).swapaxes(0, axis)
+        )
+        pieces.append(r.network.add("select", (operand,), r.shape, {"index": index}))
+        start += shape[axis]
+    return pieces[0] if len(pieces) == 1 else r.network.add("add", tuple(pieces), r.shape, {})
 
 
 def _select(r: _Reading) -> str:
@@ -316,12 +360,7 @@ def _max_pool(r: _Reading) -> str:
     call, (channels, h, w), (_, oh, ow) = r.call, r.source, r.shape
     kernel, padding, dilation = (_pair(call[key]) for key in ("kernel_size", "padding", "dilation"))
     stride = _pair(call["stride"]) if call["stride"] else kernel
-    rows, columns = (
-        np.arange(o)[:, None] * s - p + np.arange(k)[None] * d
-        for o, s, p, k, d in zip((oh, ow), stride, padding, kernel, dilation, strict=True)
-    )
-    y, x = rows[:, None, :, None], columns[None, :, None, :]
-    flat = np.where((y >= 0) & (y < h) & (x >= 0) & (x < w), y * w + x, -1).reshape(oh, ow, -1)
+    flat = _places((h, w), (oh, ow), kernel, stride, dilation, padding)
     first = np.arange(channels)[:, None, None, None] * h * w
     return r.add("max", index=np.where(flat < 0, -1, flat + first))
 
@@ -353,7 +392,7 @@ RULES: dict[Any, Callable[[_Reading], str]] = {
     aten.cat.default: _cat,
     aten.constant_pad_nd.default: _pad,
     aten.pad.default: _pad,
-    **dict.fromkeys(RESHAPES, lambda r: r.add("reshape")),
+    **dict.fromkeys(RESHAPES, lambda r: r.reshaped()),
     **dict.fromkeys(SELECTIONS, _select),
     **dict.fromkeys(IDENTITIES, _same),
     aten.relu.default: _piecewise(0.0)(0.0, 1.0),

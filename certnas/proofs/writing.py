@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import bounds
 from certnas.certifier import Certificates
 from certnas.certifier.request import NORMS, TARGETS, Box, chosen
-from certnas.checker import Certificate, encode
+from certnas.checker import Certificate
 from certnas.errors import UserError
 from certnas.proofs.extract import plain
+from certnas.proofs.files import encode
 from certnas.proofs.record import certificate_of
 from certnas.runs import versions, write_atomically
 
