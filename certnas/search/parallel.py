@@ -106,6 +106,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             count = size * x.numel() / x.shape[1]
             momentum = self.momentum or 0.0
             with torch.no_grad():
+                self.get_buffer("num_batches_tracked").add_(1)
                 self.running_mean.lerp_(mean, momentum)
                 self.running_var.lerp_(variance * count / (count - 1), momentum)
         normal = centred * (variance + self.eps).rsqrt()[:, None, None]
@@ -119,7 +120,7 @@ def share_batch_norm(module: nn.Module) -> None:
             shared = SharedBatchNorm2d(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )
-            shared.load_state_dict(child.state_dict())
+            shared.load_state_dict(child.state_dict(), assign=True)
             setattr(module, name, shared.train(child.training))
         else:
             share_batch_norm(child)
