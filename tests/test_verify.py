@@ -1,5 +1,6 @@
 """Verdicts against exact optima and points; splits that stay sound; ends that come early."""
 
+import contextlib
 import itertools
 import math
 import signal
@@ -21,7 +22,9 @@ from certnas.errors import UserError
 from certnas.verify import Box, Clause, Constraint, Property, Step, Verdict, network_of, search, tighten
 from certnas.verify import verify as verify_network
 from certnas.verify.deadline import Deadline, OutOfTime
+from certnas.verify.problem import problem_of
 from certnas.verify.relaxed import Batch, Split
+from certnas.verify.search import Search
 
 
 def dense(seed: int, *sizes: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -105,6 +108,30 @@ def test_verdicts_are_those_of_an_exact_solver(
             assert float((again @ row)[0]) <= bound
         if verdict.status != "sat":
             assert verdict.bound <= exact.value - bound + 1e-6 or verdict.status == "unsat"
+
+
+@pytest.mark.parametrize("few", [0, 24], ids=["activations", "inputs"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_search_that_sees_no_points_never_proves_what_is_false(
+    seed: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an attack and with its points ignored: only the bounds are left to keep it from `unsat`."""
+    monkeypatch.setattr(search, "FEW_INPUTS", few)
+    network = dense(seed, 3, 8, 8, 2)
+    x, row = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    exact = exact_minimum(network, row, x, 1.0)
+    bound = exact.value + 1e-3 * (1 + abs(exact.value))
+    prop = Property(3, 2, (Clause(ball(x, 1.0), (below(row, bound),)),))
+    traced = network_of(network, (3,))
+    found = Search(
+        problem_of(traced, prop), Deadline(4), 1 << 26, lambda points: False, lambda p, name: False
+    )
+    with contextlib.suppress(OutOfTime):
+        found.go()
+    assert found.stage in ("branch and bound", "input splitting")
+    assert found.state.done > 10
+    assert found.state.left == 1
+    assert found.state.bound <= exact.value - bound + 1e-6
 
 
 @pytest.mark.parametrize("few", [0, 24], ids=["activations", "inputs"])
@@ -313,7 +340,7 @@ def test_certified_radii_grow_towards_the_attacked_ones(norm: str) -> None:
     x = x[(two[:, 0] - two[:, 1]).topk(2).indices]  # far from the boundary, where crown is loose
     y = network(x).argmax(1)
     before = certify(network, x, y, norm)
-    after = tighten(network, x, y, before, timeout=30, tol=0.04)
+    after = tighten(network_of(network, (6,)), x, y, before, timeout=30, tol=0.04)
     assert (after.radius_lower >= before.radius_lower).all()
     assert (after.radius_lower <= before.radius_upper).all()
     assert after.radius_lower.sum() > before.radius_lower.sum()
@@ -334,6 +361,6 @@ def test_tightening_what_cannot_be() -> None:
     x = torch.rand(2, 3)
     wrong = 1 - network(x).argmax(1)
     before = certify(network, x, wrong, attack=False)
-    assert (tighten(network, x, wrong, before, timeout=5).radius_lower == 0).all()
+    assert (tighten(network_of(network, (3,)), x, wrong, before, timeout=5).radius_lower == 0).all()
     with pytest.raises(UserError, match="2 certificates for 1 images"):
-        tighten(network, x[:1], wrong[:1], before, timeout=5)
+        tighten(network_of(network, (3,)), x[:1], wrong[:1], before, timeout=5)

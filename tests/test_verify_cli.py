@@ -1,5 +1,6 @@
 """`certnas verify` as a user meets it: answers, files in the competition's formats, refusals."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,27 @@ def test_counterexample_files() -> None:
     values = read_back(text)
     assert [np.float32(values["X_0"]), np.float32(values["X_1"])] == inputs.tolist()
     assert values["Y_0"] == 1 / 3
+
+
+@pytest.mark.slow
+def test_certify_complete_raises_radii(tmp_path: Path) -> None:
+    radii = {}
+    for name, more in {"plain": (), "complete": ("--complete", "--timeout", "8")}.items():
+        out = tmp_path / name
+        arguments = ("certify", "--images", 1, "--method", "ibp", "--out", out, *more)
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+        (row,) = csv.DictReader((out / "results.csv").read_text().splitlines())
+        radii[name] = (float(row["radius_lower"]), float(row["radius_upper"]))
+        assert row["method"] == ("ibp" if name == "plain" else "ibp, then branch and bound")
+    assert radii["plain"][0] < radii["complete"][0] <= radii["complete"][1] == radii["plain"][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [(["--timeout", "5"], "--timeout 5 needs --complete"), (["--complete", "--timeout", "0"], "more than 0")],
+)
+def test_a_time_limit_needs_something_to_limit(arguments: list[str], line: str) -> None:
+    result = CliRunner().invoke(main, ["certify", *arguments])
+    assert result.exit_code == 2
+    assert line in result.stderr
