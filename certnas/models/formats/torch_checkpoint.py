@@ -19,6 +19,10 @@ from certnas.models.formats.torchscript import run_script
 
 _ENTRIES = ("state_dict", "model_state_dict", "model", "net", "ema")  # the first of these that is there
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_AGAIN = (
+    "it is truncated or in another format; save its weights again: "
+    "torch.save(model.state_dict(), 'weights.pth')"
+)
 _DEPTH = 8  # deeper nesting than this is no state dict; a pickled list can even hold itself
 
 
@@ -108,22 +112,27 @@ def _load(path: Path) -> object:
                     f"'{path}' can only be read by running code that it names ({', '.join(code)}): {UNSAFE}; or "
                     "where it was made, save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
                 ) from error
-            raise UserError(
-                f"cannot read '{path}' as a torch checkpoint: it is truncated or in "
-                "another format; save its weights again: torch.save(model.state_dict(), 'weights.pth')"
-            ) from error
+            raise UserError(f"cannot read '{path}' as a torch checkpoint: {_AGAIN}") from error
 
 
 def _asks_for_bytes(path: Path) -> bool:
     """Whether unpickling would make a bytearray: torch takes it for harmless, whatever its size."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            try:
-                return any(
-                    b"bytearray" in archive.read(n) for n in archive.namelist() if n.endswith("data.pkl")
-                )
-            except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError):
-                return False  # torch says what is wrong with it
+        try:
+            with zipfile.ZipFile(path) as archive:
+                pickles = [
+                    archive.read(item) for item in archive.infolist() if item.filename.endswith("data.pkl")
+                ]
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            NotImplementedError,
+            EOFError,
+            RuntimeError,
+            ValueError,
+        ) as error:
+            raise UserError(f"cannot read '{path}' as a torch checkpoint: {_AGAIN}") from error
+        return any(b"bytearray" in content for content in pickles)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data.find(b"bytearray") >= 0
 
