@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from cli.failure import UNSOUND, Ended, refusals
+from cli.opening import opened, with_opening
 from cli.show import SYMBOLS
-from cli.values import Numbers, Setting
 
 ARITHMETIC = {"auto": None, "exact": True, "float": False}
 
@@ -17,16 +17,7 @@ ARITHMETIC = {"auto": None, "exact": True, "float": False}
 @click.command()
 @click.argument("certificate", type=click.Path(path_type=Path))
 @click.argument("model")
-@click.option("--arch", help="Architecture of a checkpoint: a name, or a factory package.module:function.")
-@click.option(
-    "--arch-option",
-    "arch_options",
-    type=Setting(),
-    multiple=True,
-    help="Keyword of the architecture, such as layers=4; may be repeated.",
-)
-@click.option("--mean", type=Numbers(), help="Mean of each channel, in [0, 1] pixels: 0.49,0.48,0.45.")
-@click.option("--std", type=Numbers(), help="Standard deviation of each channel.")
+@with_opening
 @click.option(
     "--arithmetic",
     type=click.Choice(list(ARITHMETIC)),
@@ -48,23 +39,16 @@ def check(certificate: Path, model: str, **options: Any) -> None:
 def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     from certnas.checker import Rejected
     from certnas.errors import UserError
-    from certnas.models import open_model
-    from certnas.proofs import check_file
+    from certnas.proofs import check_file, image_shape
 
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no certificate; give a folder that certify --certificates wrote")
-    opened = open_model(
-        source,
-        arch=options["arch"],
-        arch_options=dict(options["arch_options"]),
-        mean=options["mean"],
-        std=options["std"],
-    )
+    network = opened(source, options, image_shape(files))
     rejected = 0
     for file in files:
         try:
-            verdict = check_file(file, opened.module, exact=ARITHMETIC[options["arithmetic"]])
+            verdict = check_file(file, network.module, exact=ARITHMETIC[options["arithmetic"]])
         except Rejected as error:
             rejected += 1
             click.echo(f"rejected  {file.name}: {error}")

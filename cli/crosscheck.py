@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cli.failure import UNSOUND, Ended, refusals
-from cli.values import Numbers, Setting
+from cli.opening import OPENING, opened
+from cli.values import Numbers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,18 +21,18 @@ if TYPE_CHECKING:
     from certnas.crosscheck import Comparison
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _with_model(function: F) -> F:
+    for option in reversed(OPENING):
+        function = option(function)
+    return function
+
+
 @click.command()
 @click.argument("model")
-@click.option("--arch", help="Architecture of a checkpoint: a name, or a factory package.module:function.")
-@click.option(
-    "--arch-option",
-    "arch_options",
-    type=Setting(),
-    multiple=True,
-    help="Keyword of the architecture, such as layers=4; may be repeated.",
-)
-@click.option("--mean", type=Numbers(), help="Mean of each channel, in [0, 1] pixels: 0.49,0.48,0.45.")
-@click.option("--std", type=Numbers(), help="Standard deviation of each channel.")
+@_with_model
 @click.option(
     "--data", default="digits", show_default=True, help="A data set's name, an image folder or .npz."
 )
@@ -61,18 +63,10 @@ def _crosscheck(options: dict[str, Any]) -> None:
 
     from certnas.crosscheck import TOLERANCE, compare
     from certnas.data import load
-    from certnas.models import open_model
 
     data = load(options["data"], root=options["data_root"], count=options["images"], seed=options["seed"])
     channels, height, width = data.x.shape[1:]
-    model = open_model(
-        options["model"],
-        arch=options["arch"],
-        arch_options=dict(options["arch_options"]),
-        mean=options["mean"],
-        std=options["std"],
-        input_shape=(channels, height, width),
-    )
+    model = opened(options["model"], options, (channels, height, width))
     methods = [name.strip() for name in options["methods"].split(",")]
     tolerance = TOLERANCE if options["tolerance"] is None else options["tolerance"]
     found: list[Comparison] = []

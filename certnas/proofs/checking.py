@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def check_file(path: Path, model: nn.Module, *, exact: bool | None = None) -> Ve
     ):
         raise UserError("the extracted network does not evaluate to what the model does: please report")
     return Verdict(certificate, check(certificate, network, exact=exact), *_meaning(certificate.rows))
+
+
+def image_shape(files: Sequence[Path]) -> tuple[int, ...] | None:
+    """The shape of the image of the first certificate that can be read; None where none can."""
+    for path in files:
+        try:
+            return read(path).x.shape
+        except ValueError:
+            continue
+    return None
 
 
 def _meaning(rows: np.ndarray) -> tuple[int | None, tuple[int, ...]]:
