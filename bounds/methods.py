@@ -143,6 +143,8 @@ def lower_bounds(
         )
     region = region.to(network.dtype, network.device)
     rows = rows.to(dtype=network.dtype, device=network.device)
+    if not rows.shape[0] or not rows.shape[1]:
+        return rows.new_zeros(rows.shape[:2])
     with _full_precision():
         analysis = Analysis(network, region, budget(memory, network.dtype, network.device), method.slope)
         return method.lower(analysis, rows)

@@ -122,3 +122,16 @@ def test_a_budget_of_nothing_is_refused(memory: int) -> None:
     graph, x, rows = setting()
     with pytest.raises(bounds.InvalidInput, match=f"memory: must be positive, got {memory} bytes"):
         bounds.lower_bounds(graph.bind(), bounds.Linf(x, 0.1), rows, bounds.Crown(), memory=memory)
+
+
+@pytest.mark.parametrize("images, rows", [(0, 2), (2, 0)])
+def test_no_images_or_no_rows_have_no_bounds(images: int, rows: int) -> None:
+    network = bounds.trace(
+        nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(1, 3)
+    ).bind()
+    region = bounds.L2(torch.rand(images, 3), 0.1, 0.0, 1.0)
+    for method in (bounds.IBP(), bounds.Zonotope(), bounds.Crown(), bounds.AlphaCrown(iterations=1)):
+        assert bounds.lower_bounds(network, region, torch.rand(images, rows, 2), method).shape == (
+            images,
+            rows,
+        )

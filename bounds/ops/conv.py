@@ -95,14 +95,14 @@ def by_phases(
         return _fit(pulled, 0, 0, h, w)
     phases = F.conv2d(coef, kernel, None, 1, full, dilation, groups)
     rows, columns = phases.shape[2:]
-    if phases.is_contiguous(
-        memory_format=torch.channels_last
-    ):  # interleaved where the channels stay together
+    if phases.is_contiguous(memory_format=torch.channels_last):  # then runs of channels can be moved whole
         phases = phases.permute(0, 2, 3, 1).reshape(len(coef), rows, columns, groups, sh, sw, in_group)
-        joined = phases.permute(0, 1, 4, 2, 5, 3, 6).reshape(len(coef), rows * sh, columns * sw, -1)
+        joined = phases.permute(0, 1, 4, 2, 5, 3, 6).reshape(
+            len(coef), rows * sh, columns * sw, groups * in_group
+        )
         return _fit(joined.permute(0, 3, 1, 2), ph, pw, h, w)
     phases = phases.reshape(len(coef), groups, sh, sw, in_group, rows, columns).permute(0, 1, 4, 5, 2, 6, 3)
-    return _fit(phases.reshape(len(coef), -1, rows * sh, columns * sw), ph, pw, h, w)
+    return _fit(phases.reshape(len(coef), groups * in_group, rows * sh, columns * sw), ph, pw, h, w)
 
 
 def _spread(weight: Tensor, dilation: list[int]) -> Tensor:
