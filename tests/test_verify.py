@@ -287,6 +287,16 @@ def test_an_interruption_reports_the_best_bound() -> None:
     assert math.isfinite(verdict.bound)
 
 
+def test_more_open_boxes_than_fit_end_the_search() -> None:
+    network = dense(4, 8, 12, 12, 2)
+    x, row = torch.zeros(8), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    bound = exact_minimum(network, row, x.double(), 1.0).value - 1e-4
+    prop = Property(8, 2, (Clause(ball(x, 1.0), (below(row, bound),)),))
+    verdict = verify(network, prop, (8,), memory=20_000)
+    assert (verdict.status, verdict.note) == ("unknown", "the open subproblems exceed the memory budget")
+    assert -math.inf < verdict.bound <= 2e-4
+
+
 def test_no_time_at_all() -> None:
     network, prop = hard()
     verdict = verify(network, prop, (40,), timeout=0.0)

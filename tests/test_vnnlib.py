@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -205,6 +206,47 @@ def test_a_counterexample_lies_in_the_box_and_meets_every_constraint() -> None:
     assert not prop.violated_by(outside, np.array([5.0, 9.0]))
     for outputs in ([1.0, 0.0], [np.nextafter(1.0, 2), -1.0], [math.nan, math.nan], [math.inf, -1.0]):
         assert not prop.violated_by(inside, np.array(outputs))
+
+
+def test_mutated_text_is_read_or_refused_in_one_line_and_at_once() -> None:
+    good = DECLARED + BOX + "(assert (or (and (<= Y_0 1.5e-3) (>= Y_1 (+ 1 (* 2 Y_0)))) (and (<= Y_1 -2))))\n"
+    rng = np.random.default_rng(0)
+    pieces = [
+        "(",
+        ")",
+        " ",
+        "\n",
+        ";",
+        "or",
+        "and",
+        "X_1",
+        "Y_0",
+        "Y_99",
+        "1e999",
+        "-",
+        "*",
+        "é",
+        "\x00",
+        "9" * 300,
+    ]
+    began, read, refused = time.monotonic(), 0, 0
+    for _ in range(2000):
+        text = good
+        for _ in range(rng.integers(1, 4)):
+            a, b = sorted(rng.integers(0, len(text) + 1, 2))
+            change = ["", rng.choice(pieces), text[a:b] * 3, str(rng.integers(10))][rng.integers(4)]
+            text = text[:a] + change + text[a + int(rng.integers(0, 3)) :]
+        try:
+            prop = parse_vnnlib(text)
+            assert prop.clauses and all(
+                c.constraints and len(c.box.sides) == prop.inputs for c in prop.clauses
+            )
+            read += 1
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert read > 20 and refused > 500
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("inputs", [5, 784, 3072])
