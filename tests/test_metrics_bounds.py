@@ -8,7 +8,7 @@ from metric_networks import CLASSES, batch, measure, predicted, session, superne
 from torch import nn
 
 import bounds
-from bounds.windows import Arrival, windows
+from bounds.sections import Arrival, sections
 from certnas.errors import UserError
 from certnas.metrics import build_metric
 from certnas.metrics.evaluation import classifier
@@ -212,7 +212,7 @@ def test_windows_hold_sampled_points() -> None:
         return given[name]
 
     with torch.no_grad():
-        arrivals = windows(bound, x, entrances | set(exits), generators, errors=1)
+        arrivals = sections(bound, x, entrances | set(exits), generators, errors=1)
         stem = next(iter(entrances))
         assert float(arrivals[stem].radius.abs().max()) == 0
         names, mixtures = [stem, stem, *exits], (network._mixture("normal"), network._mixture("reduce"))
@@ -255,7 +255,7 @@ def test_gain_of_a_linear_cell_by_hand() -> None:
         given[name] = torch.randn(2, 4, *value.shape[1:]).double()
         return given[name]
 
-    arrivals: dict[str, Arrival] = windows(bound, x, entrances | set(exits), generators)
+    arrivals: dict[str, Arrival] = sections(bound, x, entrances | set(exits), generators)
     names = [*entrances, *exits]
     for before, after, cell in zip(names, names[1:], network.cells, strict=False):
         expected = torch.einsum("oi,nki->nko", cell.weight, given[before]).abs().sum(1)

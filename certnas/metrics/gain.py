@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from bounds.windows import Arrival, windows
+from bounds.sections import Arrival, sections
 from certnas.errors import UserError
 from certnas.metrics.certified import DTYPES
 from certnas.metrics.evaluation import BN
@@ -73,7 +73,9 @@ class _Gains(Session):
         self.step += 1
         some = x[: metric.images] if metric.images else x
         entrances, exits = cell_ends(bound.graph)
-        arrivals = windows(bound, some, entrances | set(exits), _groups(metric, random), errors=metric.errors)
+        arrivals = sections(
+            bound, some, entrances | set(exits), _groups(metric, random), errors=metric.errors
+        )
         gains = torch.stack([self._log_growth(arrivals[name]).mean() for name in exits])
         self.figures = {"gain": float(gains.detach().mean().exp())}
         return -gains.sum().to(x.dtype)

@@ -23,9 +23,9 @@ Generators = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Arrival:
-    """What reaches the end of a window: the clean value, and how far each unit may be from `center`.
+    """What reaches the end of a section: the clean value, and how far each unit may be from `center`.
 
-    All [N, *shape].  |unit − center| ≤ radius for every input in the window's zonotope.
+    All [N, *shape].  |unit − center| ≤ radius for every input in the section's zonotope.
     """
 
     value: Tensor
@@ -33,7 +33,7 @@ class Arrival:
     radius: Tensor
 
 
-def windows(
+def sections(
     network: Network, x: Tensor, ends: Collection[str], generators: Generators, *, errors: int | None = 0
 ) -> dict[str, Arrival]:
     """For each node of `ends` the zonotope that reaches it from the ends before it.
@@ -46,11 +46,11 @@ def windows(
     """
     unknown = sorted(set(ends) - set(network.graph.nodes))
     if unknown:
-        raise InvalidInput(f"windows: the network has no node {unknown[0]!r}")
-    return _Windows(network, x.to(network.dtype), ends, generators, errors).walk()
+        raise InvalidInput(f"sections: the network has no node {unknown[0]!r}")
+    return _Sections(network, x.to(network.dtype), ends, generators, errors).walk()
 
 
-class _Windows(Zonotope):
+class _Sections(Zonotope):
     """Forms over the generators' t instead of the network's input, and the clean values beside them."""
 
     def __init__(
