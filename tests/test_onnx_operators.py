@@ -202,3 +202,17 @@ def test_an_operator_can_be_bounded(name: str, tmp_path: Path) -> None:
     box = bounds.output_bounds(bound, bounds.Linf(x.double(), 0.1), bounds.IBP())
     y = network(x + 0.1 * torch.randn_like(x).clamp(-1, 1))
     assert (box.lower <= y + 1e-5).all() and (y - 1e-5 <= box.upper).all()
+
+
+@pytest.mark.parametrize("opset", range(7, onnx.defs.onnx_opset_version() + 1))
+def test_every_opset_is_read(opset: int, tmp_path: Path) -> None:
+    """Those that onnxruntime does not know yet are compared with onnx's own reference."""
+    layers = [node("Conv", "x", "w", "b", to="c"), node("Relu", "c", to="r"), node("Flatten", "r", to="f")]
+    content = model(
+        [*layers, node("Gemm", "f", "v", "b5")],
+        {**CONV, "v": weights(96, 5), "b5": weights(5)},
+        shape=FIXED,
+        opset=opset,
+    )
+    content.ir_version = 8 if opset < 21 else 10
+    assert import_onnx(saved(content, tmp_path))(torch.rand(2, 3, 6, 7)).shape == (2, 5)
