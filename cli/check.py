@@ -9,7 +9,6 @@ import click
 
 from cli.failure import UNSOUND, Ended, refusals
 from cli.opening import opened, with_opening
-from cli.show import SYMBOLS
 
 ARITHMETIC = {"auto": None, "exact": True, "float": False}
 
@@ -40,6 +39,7 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     from certnas.checker import Rejected
     from certnas.errors import UserError
     from certnas.proofs import check_file, image_shape
+    from cli.show import SYMBOLS
 
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files:
