@@ -1,74 +1,16 @@
-"""Verdicts against exact optima and points; splits that stay sound; ends that come early."""
-
-import contextlib
-import itertools
-import math
-import signal
-import time
-from fractions import Fraction
-from typing import Any
+"""Verdicts against exact optima and points; certified radii raised."""
 
 import numpy as np
 import pytest
 import torch
 from oracles import exact_minimum
-from torch import Tensor, nn
+from property_networks import ball, below, convolutional, dense, least, pooled, verify
+from torch import nn
 
 import bounds
-from bounds.analysis import Analysis
-from bounds.memory import Budget
 from certnas import certify
 from certnas.errors import UserError
-from certnas.verify import Box, Clause, Constraint, Property, Step, Verdict, network_of, search, tighten
-from certnas.verify import verify as verify_network
-from certnas.verify.deadline import Deadline, OutOfTime
-from certnas.verify.problem import problem_of
-from certnas.verify.relaxed import Batch, Split
-from certnas.verify.search import Search
-
-
-def dense(seed: int, *sizes: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
-        layers += [nn.Linear(before, after), act()]
-    return nn.Sequential(*layers[:-1]).double().eval().requires_grad_(False)
-
-
-def convolutional(seed: int) -> nn.Sequential:
-    torch.manual_seed(seed)
-    layers = [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, stride=2), nn.ReLU(), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(8, 2)).double().eval().requires_grad_(False)
-
-
-def pooled(seed: int) -> nn.Sequential:
-    torch.manual_seed(seed)
-    layers = [nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)]
-    return nn.Sequential(*layers).double().eval().requires_grad_(False)
-
-
-def verify(network: nn.Module, prop: Property, shape: tuple[int, ...], **options: Any) -> Verdict:
-    return verify_network(network_of(network, shape), prop, **options)
-
-
-def ball(x: Tensor, eps: float) -> Box:
-    return Box(
-        tuple((Fraction(v) - Fraction(eps), Fraction(v) + Fraction(eps)) for v in x.flatten().tolist())
-    )
-
-
-def below(row: Tensor, bound: float) -> Constraint:
-    return Constraint(tuple((j, Fraction(v)) for j, v in enumerate(row.tolist()) if v), Fraction(bound))
-
-
-def least(network: nn.Module, box: Box, shape: tuple[int, ...], count: int = 20_000) -> Tensor:
-    """Outputs at many points of the box, and at its corners where they are few."""
-    low, high = (torch.from_numpy(side) for side in box.outward)
-    way = torch.rand(count, len(low), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    points = low + (high - low) * torch.cat([way, way[:2000].round()])
-    with torch.no_grad():
-        return network(points.reshape(-1, *shape))
-
+from certnas.verify import Clause, Property, network_of, search, tighten
 
 NETWORKS = {
     "dense": (lambda seed: dense(seed, 3, 8, 8, 2), (3,), 0.7),
@@ -108,30 +50,6 @@ def test_verdicts_are_those_of_an_exact_solver(
             assert float((again @ row)[0]) <= bound
         if verdict.status != "sat":
             assert verdict.bound <= exact.value - bound + 1e-6 or verdict.status == "unsat"
-
-
-@pytest.mark.parametrize("few", [0, 24], ids=["activations", "inputs"])
-@pytest.mark.parametrize("seed", range(2))
-def test_a_search_that_sees_no_points_never_proves_what_is_false(
-    seed: int, few: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without an attack and with its points ignored: only the bounds are left to keep it from `unsat`."""
-    monkeypatch.setattr(search, "FEW_INPUTS", few)
-    network = dense(seed, 3, 8, 8, 2)
-    x, row = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
-    exact = exact_minimum(network, row, x, 1.0)
-    bound = exact.value + 1e-3 * (1 + abs(exact.value))
-    prop = Property(3, 2, (Clause(ball(x, 1.0), (below(row, bound),)),))
-    traced = network_of(network, (3,))
-    found = Search(
-        problem_of(traced, prop), Deadline(4), 1 << 26, lambda points: False, lambda p, name: False
-    )
-    with contextlib.suppress(OutOfTime):
-        found.go()
-    assert found.stage in ("branch and bound", "input splitting")
-    assert found.state.done > 10
-    assert found.state.left == 1
-    assert found.state.bound <= exact.value - bound + 1e-6
 
 
 @pytest.mark.parametrize("few", [0, 24], ids=["activations", "inputs"])
@@ -176,140 +94,6 @@ def test_other_activations(act: type[nn.Module], monkeypatch: pytest.MonkeyPatch
     for bound, expected in ((value - 0.1 * spread, "unsat"), (value + 0.02 * spread, "sat")):
         prop = Property(3, 2, (Clause(box, (below(row, bound),)),))
         assert verify(network, prop, (3,), timeout=60).status == expected
-
-
-@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
-def test_any_multipliers_and_slopes_are_sound_for_any_splits(act: type[nn.Module]) -> None:
-    network = dense(1, 2, 6, 6, 2, act=act)
-    region = bounds.Linf(torch.tensor([[0.1, -0.2]], dtype=torch.float64), eps=1.0)
-    net = bounds.trace(network, region.x).bind()
-    root = Analysis(net, region, Budget(1 << 20), bounds.Slope.ADAPTIVE)
-    rows = torch.eye(2, dtype=torch.float64).unsqueeze(0)
-    bounds.Crown().lower(root, rows)
-    nodes = root.relaxed_before(net.graph.output)
-    points = region.x + 2 * torch.rand(4000, 2, dtype=torch.float64) - 1
-    values = {}
-    current = points
-    for layer in network:
-        values[layer] = current = layer(current).detach()
-    activations = [layer for layer in network if isinstance(layer, act)]
-    linears = [network[list(network).index(layer) - 1] for layer in activations]
-    generator = torch.Generator().manual_seed(0)
-    checked = 0
-    for trial in range(12):
-        splits, keep = [], torch.ones(len(points), dtype=torch.bool)
-        for node, linear in zip(reversed(nodes), linears, strict=True):
-            x = root.interval(net.graph.nodes[node].operands[0])
-            unit = int(torch.randint(6, (1,), generator=generator))
-            low, high = float(x.lower[0, unit]), float(x.upper[0, unit])
-            point = 0.0 if act is nn.ReLU else low + 0.4 * (high - low)
-            if not low < point < high:
-                continue
-            side = 1 if trial % 2 else -1
-            splits.append(Split(node, unit, point, side))
-            keep &= side * (values[linear][:, unit] - point) >= 0
-        if not keep.any():
-            continue
-        batch = Batch(root, torch.tensor([0]), rows, torch.zeros(1, 2, dtype=torch.float64), [splits])
-        plain = batch.start([None])
-        drawn = plain.rebuilt([torch.rand(t.shape, generator=generator).double() for t in plain.tensors()])
-        mixed = current[keep] @ drawn.mix.softmax(1).T
-        least_seen = torch.cat([current[keep], mixed], 1).amin(0)
-        assert (batch.bound(drawn, batch.region)[0] <= least_seen + 1e-9).all()
-        best = batch.optimise([None], 8, torch.tensor([math.inf]))
-        assert (best.lower >= batch.bound(plain, batch.region) - 1e-9).all()
-        assert (best.lower[0, :2] <= least_seen[:2] + 1e-9).all()
-        checked += bool(splits)
-    assert checked > 5
-
-
-def test_multipliers_close_the_gap_that_splits_leave() -> None:
-    """max(z, 0) + max(−z, 0) ≥ z where z ≥ 1/2 is known: only the multiplier carries that to the input."""
-    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).double().requires_grad_(False)
-    with torch.no_grad():
-        network[0].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
-        network[0].bias.zero_()
-        network[2].weight.copy_(torch.tensor([[0.0, 1.0]]))
-        network[2].bias.zero_()
-    region = bounds.Linf(torch.zeros(1, 2, dtype=torch.float64), eps=1.0)
-    net = bounds.trace(network, region.x).bind()
-    root = Analysis(net, region, Budget(1 << 20), bounds.Slope.ADAPTIVE)
-    one = torch.ones(1, 1, 1, dtype=torch.float64)
-    bounds.Crown().lower(root, one)
-    (node,) = root.relaxed_before(net.graph.output)
-    # x0 + x1 ≥ 1 and x0 − x1 ≤ −1 leave x0 + x1 ≤ 1: row −relu(x0 − x1)·1 with unit 1 off is 0; unit 0 tells nothing
-    splits = [[Split(node, 0, 1.0, 1), Split(node, 1, 0.5, 1)]]
-    batch = Batch(root, torch.tensor([0]), one, torch.zeros(1, 1, dtype=torch.float64), splits)
-    assert float(batch.bound(batch.start([None]), batch.region)) == pytest.approx(-2)
-    assert float(batch.optimise([None], 200, torch.tensor([math.inf])).lower) == pytest.approx(0.5, abs=0.02)
-
-
-def hard() -> tuple[nn.Sequential, Property]:
-    """A property that holds as far as a descent from many points can tell, and only just."""
-    network = dense(0, 40, 60, 60, 60, 2)
-    row = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    way = 2 * torch.rand(200, 40, dtype=torch.float64) - 1
-    best = []
-    for step in range(100):
-        way.requires_grad_(True)
-        value = network(0.5 + 0.5 * way) @ row
-        best.append(float(value.detach().min()))
-        (slope,) = torch.autograd.grad(value.sum(), way)
-        way = (way.detach() - 0.3 * 0.95**step * slope.sign()).clamp(-1, 1)
-    bound = min(best) - 1e-3
-    return network, Property(40, 2, (Clause(ball(torch.full((40,), 0.5), 0.5), (below(row, bound),)),))
-
-
-def test_a_timeout_ends_in_time_with_the_best_bound() -> None:
-    network, prop = hard()
-    seen: list[Step] = []
-    traced = network_of(network, (40,))
-    began = time.monotonic()
-    verdict = verify_network(traced, prop, timeout=5.0, progress=seen.append)
-    assert time.monotonic() - began < 8
-    assert verdict.status == "timeout"
-    assert [s.stage for s in seen[:4]] == ["attack", "ibp", "crown-ibp", "crown"]
-    proved = [step.bound for step in seen]
-    assert proved == sorted(proved)
-    assert math.isfinite(verdict.bound) and verdict.bound >= proved[-1]
-    assert verdict.domains > 0
-
-
-def test_an_interruption_reports_the_best_bound() -> None:
-    network, prop = hard()
-
-    def press(step: Step) -> None:
-        if step.stage == "branch and bound" and step.done:
-            raise KeyboardInterrupt
-
-    verdict = verify(network, prop, (40,), progress=press)
-    assert (verdict.status, verdict.interrupted) == ("unknown", True)
-    assert math.isfinite(verdict.bound)
-
-
-def test_more_open_boxes_than_fit_end_the_search() -> None:
-    network = dense(4, 8, 12, 12, 2)
-    x, row = torch.zeros(8), torch.tensor([1.0, -1.0], dtype=torch.float64)
-    bound = exact_minimum(network, row, x.double(), 1.0).value - 1e-4
-    prop = Property(8, 2, (Clause(ball(x, 1.0), (below(row, bound),)),))
-    verdict = verify(network, prop, (8,), memory=20_000)
-    assert (verdict.status, verdict.note) == ("unknown", "the open subproblems exceed the memory budget")
-    assert -math.inf < verdict.bound <= 2e-4
-
-
-def test_no_time_at_all() -> None:
-    network, prop = hard()
-    verdict = verify(network, prop, (40,), timeout=0.0)
-    assert (verdict.status, verdict.bound) == ("timeout", -math.inf)
-
-
-def test_a_deadline_rings_and_leaves_no_trace() -> None:
-    before = signal.getsignal(signal.SIGALRM)
-    with pytest.raises(OutOfTime), Deadline(0.05).enforced():
-        while True:
-            pass
-    assert signal.getsignal(signal.SIGALRM) is before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_property_of_another_network_is_refused() -> None:

@@ -1,0 +1,83 @@
+"""Ends that come early: time, interruption, memory."""
+
+import math
+import signal
+import time
+
+import pytest
+import torch
+from oracles import exact_minimum
+from property_networks import ball, below, dense, verify
+from torch import nn
+
+from certnas.verify import Clause, Property, Step, network_of
+from certnas.verify import verify as verify_network
+from certnas.verify.deadline import Deadline, OutOfTime
+
+
+def hard() -> tuple[nn.Sequential, Property]:
+    """A property that holds as far as a descent from many points can tell, and only just."""
+    network = dense(0, 40, 60, 60, 60, 2)
+    row = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    way = 2 * torch.rand(200, 40, dtype=torch.float64) - 1
+    best = []
+    for step in range(100):
+        way.requires_grad_(True)
+        value = network(0.5 + 0.5 * way) @ row
+        best.append(float(value.detach().min()))
+        (slope,) = torch.autograd.grad(value.sum(), way)
+        way = (way.detach() - 0.3 * 0.95**step * slope.sign()).clamp(-1, 1)
+    bound = min(best) - 1e-3
+    return network, Property(40, 2, (Clause(ball(torch.full((40,), 0.5), 0.5), (below(row, bound),)),))
+
+
+def test_a_timeout_ends_in_time_with_the_best_bound() -> None:
+    network, prop = hard()
+    seen: list[Step] = []
+    traced = network_of(network, (40,))
+    began = time.monotonic()
+    verdict = verify_network(traced, prop, timeout=5.0, progress=seen.append)
+    assert time.monotonic() - began < 8
+    assert verdict.status == "timeout"
+    assert [s.stage for s in seen[:4]] == ["attack", "ibp", "crown-ibp", "crown"]
+    proved = [step.bound for step in seen]
+    assert proved == sorted(proved)
+    assert math.isfinite(verdict.bound) and verdict.bound >= proved[-1]
+    assert verdict.domains > 0
+
+
+def test_an_interruption_reports_the_best_bound() -> None:
+    network, prop = hard()
+
+    def press(step: Step) -> None:
+        if step.stage == "branch and bound" and step.done:
+            raise KeyboardInterrupt
+
+    verdict = verify(network, prop, (40,), progress=press)
+    assert (verdict.status, verdict.interrupted) == ("unknown", True)
+    assert math.isfinite(verdict.bound)
+
+
+def test_more_open_boxes_than_fit_end_the_search() -> None:
+    network = dense(4, 8, 12, 12, 2)
+    x, row = torch.zeros(8), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    bound = exact_minimum(network, row, x.double(), 1.0).value - 1e-4
+    prop = Property(8, 2, (Clause(ball(x, 1.0), (below(row, bound),)),))
+    verdict = verify(network, prop, (8,), memory=20_000)
+    assert (verdict.status, verdict.note) == ("unknown", "the open subproblems exceed the memory budget")
+    assert -math.inf < verdict.bound <= 2e-4
+
+
+def test_no_time_at_all() -> None:
+    network, prop = hard()
+    verdict = verify(network, prop, (40,), timeout=0.0)
+    assert (verdict.status, verdict.bound) == ("timeout", -math.inf)
+
+
+def test_a_deadline_rings_and_leaves_no_trace() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(OutOfTime), Deadline(0.05).enforced():
+        while True:
+            pass
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

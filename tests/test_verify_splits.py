@@ -1,0 +1,109 @@
+"""Splits, multipliers and searches that stay sound, whatever they are given."""
+
+import contextlib
+import math
+
+import pytest
+import torch
+from oracles import exact_minimum
+from property_networks import ball, below, dense
+from torch import nn
+
+import bounds
+from bounds.analysis import Analysis
+from bounds.memory import Budget
+from certnas.verify import Clause, Property, network_of, search
+from certnas.verify.deadline import Deadline, OutOfTime
+from certnas.verify.problem import problem_of
+from certnas.verify.relaxed import Batch, Split
+from certnas.verify.search import Search
+
+
+@pytest.mark.parametrize("few", [0, 24], ids=["activations", "inputs"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_search_that_sees_no_points_never_proves_what_is_false(
+    seed: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an attack and with its points ignored: only the bounds are left to keep it from `unsat`."""
+    monkeypatch.setattr(search, "FEW_INPUTS", few)
+    network = dense(seed, 3, 8, 8, 2)
+    x, row = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    exact = exact_minimum(network, row, x, 1.0)
+    bound = exact.value + 1e-3 * (1 + abs(exact.value))
+    prop = Property(3, 2, (Clause(ball(x, 1.0), (below(row, bound),)),))
+    traced = network_of(network, (3,))
+    found = Search(
+        problem_of(traced, prop), Deadline(4), 1 << 26, lambda points: False, lambda p, name: False
+    )
+    with contextlib.suppress(OutOfTime):
+        found.go()
+    assert found.stage in ("branch and bound", "input splitting")
+    assert found.state.done > 10
+    assert found.state.left == 1
+    assert found.state.bound <= exact.value - bound + 1e-6
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
+def test_any_multipliers_and_slopes_are_sound_for_any_splits(act: type[nn.Module]) -> None:
+    network = dense(1, 2, 6, 6, 2, act=act)
+    region = bounds.Linf(torch.tensor([[0.1, -0.2]], dtype=torch.float64), eps=1.0)
+    net = bounds.trace(network, region.x).bind()
+    root = Analysis(net, region, Budget(1 << 20), bounds.Slope.ADAPTIVE)
+    rows = torch.eye(2, dtype=torch.float64).unsqueeze(0)
+    bounds.Crown().lower(root, rows)
+    nodes = root.relaxed_before(net.graph.output)
+    points = region.x + 2 * torch.rand(4000, 2, dtype=torch.float64) - 1
+    values = {}
+    current = points
+    for layer in network:
+        values[layer] = current = layer(current).detach()
+    activations = [layer for layer in network if isinstance(layer, act)]
+    linears = [network[list(network).index(layer) - 1] for layer in activations]
+    generator = torch.Generator().manual_seed(0)
+    checked = 0
+    for trial in range(12):
+        splits, keep = [], torch.ones(len(points), dtype=torch.bool)
+        for node, linear in zip(reversed(nodes), linears, strict=True):
+            x = root.interval(net.graph.nodes[node].operands[0])
+            unit = int(torch.randint(6, (1,), generator=generator))
+            low, high = float(x.lower[0, unit]), float(x.upper[0, unit])
+            point = 0.0 if act is nn.ReLU else low + 0.4 * (high - low)
+            if not low < point < high:
+                continue
+            side = 1 if trial % 2 else -1
+            splits.append(Split(node, unit, point, side))
+            keep &= side * (values[linear][:, unit] - point) >= 0
+        if not keep.any():
+            continue
+        batch = Batch(root, torch.tensor([0]), rows, torch.zeros(1, 2, dtype=torch.float64), [splits])
+        plain = batch.start([None])
+        drawn = plain.rebuilt([torch.rand(t.shape, generator=generator).double() for t in plain.tensors()])
+        mixed = current[keep] @ drawn.mix.softmax(1).T
+        least_seen = torch.cat([current[keep], mixed], 1).amin(0)
+        assert (batch.bound(drawn, batch.region)[0] <= least_seen + 1e-9).all()
+        best = batch.optimise([None], 8, torch.tensor([math.inf]))
+        assert (best.lower >= batch.bound(plain, batch.region) - 1e-9).all()
+        assert (best.lower[0, :2] <= least_seen[:2] + 1e-9).all()
+        checked += bool(splits)
+    assert checked > 5
+
+
+def test_multipliers_close_the_gap_that_splits_leave() -> None:
+    """max(z, 0) + max(−z, 0) ≥ z where z ≥ 1/2 is known: only the multiplier carries that to the input."""
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).double().requires_grad_(False)
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+        network[0].bias.zero_()
+        network[2].weight.copy_(torch.tensor([[0.0, 1.0]]))
+        network[2].bias.zero_()
+    region = bounds.Linf(torch.zeros(1, 2, dtype=torch.float64), eps=1.0)
+    net = bounds.trace(network, region.x).bind()
+    root = Analysis(net, region, Budget(1 << 20), bounds.Slope.ADAPTIVE)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    bounds.Crown().lower(root, one)
+    (node,) = root.relaxed_before(net.graph.output)
+    # x0 + x1 ≥ 1 and x0 − x1 ≤ −1 leave x0 + x1 ≤ 1: row −relu(x0 − x1)·1 with unit 1 off is 0; unit 0 tells nothing
+    splits = [[Split(node, 0, 1.0, 1), Split(node, 1, 0.5, 1)]]
+    batch = Batch(root, torch.tensor([0]), one, torch.zeros(1, 1, dtype=torch.float64), splits)
+    assert float(batch.bound(batch.start([None]), batch.region)) == pytest.approx(-2)
+    assert float(batch.optimise([None], 200, torch.tensor([math.inf])).lower) == pytest.approx(0.5, abs=0.02)
