@@ -183,6 +183,58 @@ def test_a_sandwich_must_come_from_the_right_box() -> None:
     assert not holds((0.3, 2.0**-60), (0.5, 0.5), -1.0, 1.0)
 
 
+def test_upper_planes_turn_at_kinks_too() -> None:
+    """hardtanh on [−2, 3]: its chord passes below the kink at 1, and the line through (−2, −1) and (1, 1) does not."""
+    network = Network((1,))
+    arrays = {"kinks": np.array([-1.0, 1.0]), "slopes": np.array([0.0, 1.0, 0.0]), "value": np.full((), -1.0)}
+    node = network.nodes[network.add("piecewise", (network.input,), (1,), arrays)]
+    box = dyadic(np.array([-2.0])), dyadic(np.array([3.0]))
+    for slope, bias, holds in ((0.5, 0.5, True), (0.375, -0.125, False), (0.0, 1.0, True), (0.0, 0.999, False)):
+        upper, lower = (
+            Plane(np.full((1, 1), slope), np.full((1, 1), bias)),
+            Plane(np.zeros((1, 1)), -np.ones((1, 1))),
+        )
+        assert sandwiched(node, Planes(lower, upper), *box) == holds
+        mirrored = Plane(np.full((1, 1), slope), np.full((1, 1), -bias))
+        flipped = tuple(dyadic(np.array([end])) for end in (-3.0, 2.0))
+        assert sandwiched(node, Planes(mirrored, Plane(np.zeros((1, 1)), np.ones((1, 1)))), *flipped) == holds
+
+
+def test_planes_of_a_maximum_against_all_corners() -> None:
+    """An upper plane is accepted where no corner of the box is above it, a lower one only where none is below it."""
+    rng = np.random.default_rng(0)
+    network = Network((3,))
+    index = np.array([[0, 1, 2, -1]])
+    node = network.nodes[network.add("max", (network.input,), (1,), {"index": index})]
+    seen = []
+    for _ in range(300):
+        low = rng.uniform(-1, 1, 3).round(2)
+        high = low + rng.uniform(0, 1, 3).round(2)
+        corners = np.stack(np.meshgrid(*np.stack([low, high], 1)), -1).reshape(-1, 3)
+        w, v = rng.uniform(-0.1, 1, (2, 3)).round(2)
+        if rng.random() < 0.5:
+            w = w.clip(0) / w.clip(0).sum()
+        t, s = (rng.choice([-0.3, 0.0, 0.3, 1.0], 2) + rng.uniform(-0.1, 0.1, 2)).round(2)
+        upper = bool((corners @ v + s >= corners.max(1)).all())
+        inside = low + rng.random((200, 3)) * (high - low)
+        lower = bool(
+            (np.concatenate([corners, inside]) @ w + t <= np.concatenate([corners, inside]).max(1)).all()
+        )
+        box = dyadic(low), dyadic(high)
+        free = np.zeros((1, 1, 4)), np.full((1, 1), 9.0)  # planes far away, for the other side
+        wide = [np.append(weights, 0.0).reshape(1, 1, 4) for weights in (w, v)]
+        top, bottom = Plane(wide[1], np.full((1, 1), s)), Plane(wide[0], np.full((1, 1), t))
+        found = (
+            sandwiched(node, Planes(Plane(free[0], -free[1]), top), *box),
+            sandwiched(node, Planes(bottom, Plane(*free)), *box),
+        )
+        assert found[0] == upper and (lower or not found[1])
+        seen.append(found)
+    assert 0.1 < np.mean([above for above, _ in seen]) < 0.9 and np.mean([below for _, below in seen]) > 0.1
+    padded = Plane(np.array([0.0, 0.0, 0.0, 0.5]).reshape(1, 1, 4), np.full((1, 1), 9.0))
+    assert not sandwiched(node, Planes(Plane(free[0], -free[1]), padded), *box), "padding has no value"
+
+
 # Files.
 
 
