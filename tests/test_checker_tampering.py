@@ -189,7 +189,12 @@ def test_upper_planes_turn_at_kinks_too() -> None:
     arrays = {"kinks": np.array([-1.0, 1.0]), "slopes": np.array([0.0, 1.0, 0.0]), "value": np.full((), -1.0)}
     node = network.nodes[network.add("piecewise", (network.input,), (1,), arrays)]
     box = dyadic(np.array([-2.0])), dyadic(np.array([3.0]))
-    for slope, bias, holds in ((0.5, 0.5, True), (0.375, -0.125, False), (0.0, 1.0, True), (0.0, 0.999, False)):
+    for slope, bias, holds in (
+        (0.5, 0.5, True),
+        (0.375, -0.125, False),
+        (0.0, 1.0, True),
+        (0.0, 0.999, False),
+    ):
         upper, lower = (
             Plane(np.full((1, 1), slope), np.full((1, 1), bias)),
             Plane(np.zeros((1, 1)), -np.ones((1, 1))),
