@@ -1,0 +1,141 @@
+"""Time and peak memory of one full search step, w and α, with each metric beside plain first-order DARTS."""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.record import Record, measured, options
+from benchmarks.third_party import cifar10
+from certnas.data import Dataset
+from certnas.metrics.evaluation import classifier
+from certnas.runs import from_table
+from certnas.search import SearchConfig, effective
+from certnas.search.darts import first_order
+from certnas.search.parallel import Processes
+from certnas.search.stream import Batch, split
+from certnas.search.task import Task
+from certnas.search.trial import Trial
+
+SIZES, QUICK = {"channels": 16, "layers": 8}, {"channels": 2, "layers": 2, "nodes": 2}
+METRICS: dict[str, dict[str, Any]] = {
+    "none": {"name": "none"},
+    "cb": {"name": "cb"},
+    "cb, half of the images": {"name": "cb"},
+    "cb, margin at fixed eps": {"name": "cb", "options": {"reading": "margin"}},
+    "cb, gain": {"name": "cb", "options": {"reading": "gain"}},
+    "jacobian": {"name": "jacobian"},
+    "jacobian, 1 projection": {"name": "jacobian", "options": {"projections": 1}},
+    "curvature": {"name": "curvature"},
+}
+
+
+class Search:
+    """A first-order DARTS search with one metric, on one batch of training and one of held-out images.
+
+    The held-out labels are what the supernet says of its images at each step, so that every image has a radius to
+    be searched, as late in a search, when it is right of most.
+    """
+
+    def __init__(self, name: str, data: Dataset, batch: int, sizes: dict[str, int]) -> None:
+        metric = METRICS[name]
+        if "half" in name:
+            metric = {**metric, "options": {"images": max(batch // 2, 1)}}
+        table = {"batch_size": batch, "metric": metric, "supernet": sizes, "data": {"name": data.name}}
+        config, _, found = effective(from_table(SearchConfig, table), data)
+        device, alone = torch.device("cpu"), Processes()
+        train, held_out = split(config, data, device, alone)
+        torch.manual_seed(0)
+        task = Task(config, found, train, held_out, data.classes, device, alone)
+        self.trial = Trial(task, task.supernet())
+        self.train, self.held_out = train.batch(0), held_out.batch(0)
+
+    def step(self) -> dict[str, Any]:
+        """One step: its CPU and wall seconds, and its peak of memory beyond what the process held before."""
+        supernet, x = self.trial.supernet, self.held_out.x
+        with classifier(supernet, "batch") as f, torch.no_grad():
+            own = Batch(x, f(x).argmax(1))
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(
+                0
+            )  # what is free goes back to the system and is not mistaken for held
+        with measured() as held:
+            pass
+        with measured() as cost:
+            first_order(self.trial, self.train, own)
+        figures = {k: v for k, v in self.trial.figures.items() if k in ("evaluations", "short", "images")}
+        times = {"cpu_seconds": cost.cpu_seconds, "seconds": cost.seconds}
+        return {**times, "gib": cost.peak_gib - held.peak_gib, **figures}
+
+
+def table(record: Record, names: list[str], rounds: int) -> Table:
+    """Medians over the rounds; ratios are round by round."""
+    result = Table(title="one search step, relative to none: median of ratios in each round")
+    heads = ("metric", "CPU s", "CPU ratio", "wall ratio", "GiB", "GiB ratio", "first step, CPU s")
+    for head in heads:
+        result.add_column(head, justify="left" if head == "metric" else "right")
+    plain = [record.entries[f"none | {place}"] for place in range(rounds)]
+    for name in names:
+        own = [record.entries[f"{name} | {place}"] for place in range(rounds)]
+
+        def ratio(figure: str, own: list[dict[str, Any]] = own) -> str:
+            return f"{median(a[figure] / b[figure] for a, b in zip(own, plain, strict=True)):.2f}"
+
+        result.add_row(
+            name,
+            f"{median(entry['cpu_seconds'] for entry in own):.2f}",
+            ratio("cpu_seconds"),
+            ratio("seconds"),
+            f"{median(entry['gib'] for entry in own):.2f}",
+            ratio("gib"),
+            f"{record.entries[f'{name} | first']['cpu_seconds']:.1f}",
+        )
+    return result
+
+
+@click.command()
+@options
+@click.option(
+    "--batch", default=16, show_default=True, type=click.IntRange(min=2), help="Images of each step."
+)
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
+def main(out: Path, quick: bool, threads: int, batch: int, rounds: int) -> None:
+    """One search step with each metric in turn, round by round, on a supernet of C = 16, L = 8 at 32×32.
+
+    The first step of each reads the network's graph; it is timed apart.
+    """
+    torch.set_num_threads(threads)
+    sizes = QUICK if quick else SIZES
+    record = Record.open(out, "search_step", {"batch": batch, "supernet": sizes, "side": 32})
+    x, y = cifar10(2 * batch)
+    data = Dataset("cifar10", x, y, torch.arange(len(y)), 10)
+    names, console = list(METRICS), Console()
+    searches: dict[str, Search] = {}
+
+    def step(name: str) -> dict[str, Any]:
+        return searches[name].step()
+
+    for place in ("first", *range(rounds)):
+        for name in names:
+            key = f"{name} | {place}"
+            if key not in record.entries and name not in searches:
+                searches[name] = Search(name, data, batch, sizes)
+                if place != "first":
+                    searches[name].step()  # a resumed run reads the graph again
+            work: Callable[[], dict[str, Any]] = partial(step, name)
+            console.print(key, record.once(key, work), highlight=False)
+    console.print(table(record, names, rounds))
+
+
+if __name__ == "__main__":
+    main()
