@@ -41,7 +41,7 @@ def mean_radius(entries: Entries, cell: Cell, recipe: str, norm: str) -> float:
 
 def comparisons(arms: dict[str, Arm]) -> list[Comparison]:
     """Each arm of certified bounds against all others, in both norms; those of equal size first."""
-    found = []
+    found: list[Comparison] = []
     for name, arm in arms.items():
         if name not in ARMS or ARMS[name]["name"] != "cb":
             continue
