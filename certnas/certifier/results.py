@@ -14,6 +14,7 @@ import numpy as np
 from certnas.certifier.certificates import Certificates
 from certnas.certifier.soundness import Evidence
 from certnas.errors import UserError
+from certnas.json_text import parse_json
 from certnas.runs import finite, open_folder, refuse_changes, versions, write_atomically
 
 COLUMNS = (
@@ -67,7 +68,7 @@ def keep_evidence(folder: Path, evidence: Evidence) -> Path:
 def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
     """The configuration and the certificates (None before the first) of a results.json."""
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_text())
         config, images = record["config"], record["images"]
         if not images:
             return config, None

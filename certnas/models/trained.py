@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from certnas.errors import UserError
+from certnas.json_text import parse_json
 from certnas.models.architectures import Architecture
 from certnas.runs import from_table, write_atomically
 
@@ -95,7 +96,7 @@ def figures_of(folder: Path) -> dict[str, float]:
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read '{path}': {error}; train the network again") from error
     tables = ("genotype", "network", "training")

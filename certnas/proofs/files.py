@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from certnas.checker import Certificate, Plane, Planes, Step
+from certnas.json_text import parse_json
 
 FORMAT = 1
 SIDES = ("lower", "upper")
@@ -68,7 +69,7 @@ def read(path: Path) -> Certificate:
         text, seal = arrays.pop("header").tobytes(), arrays.pop("seal")
         if not np.array_equal(seal, _seal(text, arrays)):
             raise ValueError("its seal does not fit its contents: it was damaged or changed")
-        header = json.loads(text)
+        header = parse_json(text)
         if header["format"] != FORMAT:
             raise ValueError(f"it has format {header['format']}, this checker reads {FORMAT}")
         if not all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values()):

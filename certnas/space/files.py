@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from certnas.errors import UserError
+from certnas.json_text import parse_json
 from certnas.runs.files import write_atomically
 from certnas.space.genotypes import GENOTYPES, Genotype, nearest, parse_genotype, published_records
 from certnas.space.robnets import ROBNETS, RobNet, parse_robnet
@@ -43,12 +44,12 @@ def read_genotype(path: Path) -> Genotype | RobNet:
     Raises UserError, which names the file, for anything else.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"genotype {str(path)!r}: there is no such file") from None
     except OSError as error:
         raise UserError(f"genotype {str(path)!r}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"genotype {str(path)!r}: is no JSON text: {error}") from None
     return parse_architecture(record, str(path))
 

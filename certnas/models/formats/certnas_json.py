@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from bounds import Graph
 from bounds.graph import Ref
 from certnas.errors import UserError
+from certnas.json_text import parse_json
 from certnas.models.formats.limits import LARGEST, check_limits
 from certnas.models.formats.program import TARGETS, Name, Operation, ProgramNetwork
 
@@ -60,7 +60,7 @@ def read_structure(path: Path, tensors: dict[str, Tensor]) -> ProgramNetwork:
     Only operators in `program.TARGETS` are ever called.  Raises UserError for any other, and for a damaged file.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
         if content["version"] != VERSION:
             raise UserError(f"'{path}' has version {content['version']}; accepted: {VERSION}")
         shape = tuple(content["input_shape"])

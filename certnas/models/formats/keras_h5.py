@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable
 from math import prod
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from certnas.errors import UserError
+from certnas.json_text import parse_json
 from certnas.models.architectures import Architecture
 from certnas.models.architectures.cnn_cert import ChannelsLastFlatten
 from certnas.models.formats.contents import StateDict
@@ -56,7 +56,7 @@ def read_keras_h5(path: Path) -> Architecture | StateDict:
             {f"layer{i}.{key}": value for i, values in enumerate(weighted) for key, value in values.items()}
         )
     try:
-        return _Builder(json.loads(config), arrays, path).architecture()
+        return _Builder(parse_json(config), arrays, path).architecture()
     except (
         KeyError,
         TypeError,

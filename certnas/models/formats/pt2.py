@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from math import prod
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from certnas.errors import UserError
+from certnas.json_text import parse_json
 from certnas.models.architectures import Architecture
 from certnas.models.formats.archive import UNSAFE, checked_members
 from certnas.models.formats.limits import LARGEST, check_limits
@@ -100,7 +100,7 @@ class _Archive:
                 f"{what} holds {len(models)} models in the format of torch 2.8 and later; accepted: one"
             )
         self.model = models[0].removeprefix("models/").removesuffix(".json")
-        self.program = json.loads(self._read(models[0]))
+        self.program = parse_json(self._read(models[0]))
         version = self.program["schema_version"]["major"]
         if version != SCHEMA:
             raise UserError(
@@ -158,7 +158,7 @@ class _Archive:
         if config not in self.members:
             return {}
         found = {}
-        for name, entry in json.loads(self._read(config))["config"].items():
+        for name, entry in parse_json(self._read(config))["config"].items():
             path, meta = entry["path_name"], entry["tensor_meta"]
             plain = f"{'weight' if kind == 'weights' else 'tensor'}_"
             number = path.removeprefix(plain)
