@@ -102,7 +102,12 @@ def changed(path: Path, edit: Edit, marker: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         folder = archive.namelist()[0].partition("/")[0]
         members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-    edit(members, marker)
+    try:
+        edit(members, marker)
+    except KeyError as error:
+        if torch.__version__ >= "2.9":
+            raise
+        pytest.skip(f"torch {torch.__version__} writes another layout, without {error}")
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(f"{folder}/{name}", data)
@@ -121,6 +126,48 @@ def in_json(name: str, change: Callable[[Any], object]) -> Edit:
         members[name] = json.dumps(content).encode()
 
     return edit
+
+
+def weights_as_28(state: object) -> Edit:
+    """The layout of torch 2.8: all weights in one torch.save file, and so the constants."""
+
+    def edit(members: dict[str, bytes], marker: Path) -> None:
+        for kind, content in (("weights", state), ("constants", {"lifted_tensor_0": torch.tensor(0.3)})):
+            for name in [name for name in members if name.startswith(f"data/{kind}/")]:
+                del members[name]
+            stream = io.BytesIO()
+            torch.save(content, stream)
+            members[f"data/{kind}/model.pt"] = stream.getvalue()
+
+    return edit
+
+
+def test_the_layout_of_torch_28_is_read(tmp_path: Path) -> None:
+    network, path = Mixed(), tmp_path / "net.pt2"
+    exported(path, network, (1, 8, 8))
+    changed(path, weights_as_28(dict(network.state_dict())), tmp_path / "marker")
+    x = torch.rand(4, 1, 8, 8)
+    assert torch.equal(open_model(str(path)).module(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (Malice, "weights in data/weights/model.pt are no plain tensors: reading them would run code"),
+        (lambda marker: {"scale": 1.0}, "weights in data/weights/model.pt are no plain tensors"),
+        (lambda marker: {"scale": bytearray(5)}, "data/weights/model.pt asks for a bytearray"),
+    ],
+)
+def test_the_layout_of_torch_28_hides_no_code(
+    make: Callable[[Path], object], line: str, tmp_path: Path
+) -> None:
+    path, marker = tmp_path / "net.pt2", tmp_path / "marker"
+    exported(path, Mixed(), (1, 8, 8))
+    changed(path, weights_as_28(make(marker)), marker)
+    with pytest.raises(UserError) as refusal:
+        open_model(str(path))
+    assert line in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not marker.exists()
 
 
 def sample_inputs(members: dict[str, bytes], marker: Path) -> None:
@@ -234,7 +281,7 @@ REFUSALS: dict[str, tuple[Edit, str]] = {
         in_json(WEIGHTS, lambda c: c["config"]["scale"].update(path_name="../../../etc/passwd")),
         "weights 'scale' is no plain tensor",
     ),
-    "a deep nest": (deep, "is no archive that torch.export of torch 2.8 or later wrote (RecursionError"),
+    "a deep nest": (deep, "(ValueError: it nests deeper than 200 brackets"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import IO
 
 from certnas.errors import UserError
 
@@ -13,6 +14,34 @@ LARGEST = 2**33
 RATIO = 20
 """How many times its own size an archive may unpack to; weights compress to little less than their size."""
 SLACK = 2**26
+
+
+def _check_size(members: list[zipfile.ZipInfo], stored: int, what: str) -> None:
+    total = sum(member.file_size for member in members)
+    if total > LARGEST or total > RATIO * stored + SLACK:
+        raise UserError(f"{what} of {stored} bytes unpacks to {total} bytes; refused as a zip bomb")
+
+
+def asks_for_bytes(file: Path | IO[bytes]) -> bool:
+    """Whether unpickling a torch.save archive would make a bytearray: torch thinks it harmless, whatever its size."""
+    with zipfile.ZipFile(file) as archive:
+        pickles = (archive.read(item) for item in archive.infolist() if item.filename.endswith("data.pkl"))
+        return any(b"bytearray" in content for content in pickles)
+
+
+def checked_archive(file: IO[bytes], stored: int, what: str) -> IO[bytes]:
+    """An archive of `stored` bytes inside of another, seen to be no zip bomb and to ask for no bytearray.
+
+    Raises UserError, which names it, zipfile.BadZipFile.
+    """
+    with zipfile.ZipFile(file) as archive:
+        _check_size(archive.infolist(), stored, what)
+    if asks_for_bytes(file):
+        raise UserError(
+            f"{what} asks for a bytearray, which no weights need; refused: it could be of any size"
+        )
+    file.seek(0)
+    return file
 
 
 def checked_members(path: Path) -> list[zipfile.ZipInfo]:
@@ -29,9 +58,7 @@ def checked_members(path: Path) -> list[zipfile.ZipInfo]:
         raise UserError(
             f"cannot read '{path}': its zip archive is damaged; save the network again"
         ) from error
-    total, stored = sum(member.file_size for member in members), path.stat().st_size
-    if total > LARGEST or total > RATIO * stored + SLACK:
-        raise UserError(f"'{path}' of {stored} bytes unpacks to {total} bytes; refused as a zip bomb")
+    _check_size(members, path.stat().st_size, f"'{path}'")
     return members
 
 

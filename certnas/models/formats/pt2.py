@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import zipfile
 from math import prod
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from certnas.errors import UserError
 from certnas.json_text import parse_json
 from certnas.models.architectures import Architecture
-from certnas.models.formats.archive import UNSAFE, checked_members
+from certnas.models.formats.archive import UNSAFE, checked_archive, checked_members
 from certnas.models.formats.limits import LARGEST, check_limits
 from certnas.models.formats.program import Name, Operation, ProgramNetwork
 
@@ -156,7 +158,7 @@ class _Archive:
         """The plain tensors in one folder of the archive, by their names in the module."""
         config = f"data/{kind}/{self.model}_{kind}_config.json"
         if config not in self.members:
-            return {}
+            return self._pickled(kind)
         found = {}
         for name, entry in parse_json(self._read(config))["config"].items():
             path, meta = entry["path_name"], entry["tensor_meta"]
@@ -166,6 +168,21 @@ class _Archive:
                 raise UserError(f"{kind} {name[:100]!r} is no plain tensor: reading it would run code")
             found[name] = _tensor(self._read(f"data/{kind}/{path}"), meta, name)
         return found
+
+    def _pickled(self, kind: str) -> dict[str, Tensor]:
+        """The same where they lie in one torch.save file, as torch 2.8 left them: read by torch as weights alone."""
+        name = f"data/{kind}/{self.model}.pt"
+        if name not in self.members:
+            return {}
+        data = self._read(name)
+        file = checked_archive(io.BytesIO(data), len(data), name)
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(f"{kind} in {name} are no plain tensors: reading them would run code") from error
+        if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+            raise UserError(f"{kind} in {name} are no plain tensors")
+        return {str(key): value.detach() for key, value in found.items()}
 
 
 def _tensor(data: bytes, meta: dict[str, Any], name: str) -> Tensor:

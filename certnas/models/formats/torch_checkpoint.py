@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from certnas.errors import UserError
 from certnas.models.architectures import Architecture
-from certnas.models.formats.archive import UNSAFE, archive_kind
+from certnas.models.formats.archive import UNSAFE, archive_kind, asks_for_bytes
 from certnas.models.formats.contents import StateDict
 from certnas.models.formats.pt2 import read_pt2, run_pt2
 from certnas.models.formats.torchscript import run_script
@@ -119,10 +119,7 @@ def _asks_for_bytes(path: Path) -> bool:
     """Whether unpickling would make a bytearray: torch takes it for harmless, whatever its size."""
     if zipfile.is_zipfile(path):
         try:
-            with zipfile.ZipFile(path) as archive:
-                pickles = [
-                    archive.read(item) for item in archive.infolist() if item.filename.endswith("data.pkl")
-                ]
+            return asks_for_bytes(path)
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -132,7 +129,6 @@ def _asks_for_bytes(path: Path) -> bool:
             ValueError,
         ) as error:
             raise UserError(f"cannot read '{path}' as a torch checkpoint: {_AGAIN}") from error
-        return any(b"bytearray" in content for content in pickles)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data.find(b"bytearray") >= 0
 
