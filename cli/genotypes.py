@@ -24,7 +24,7 @@ def genotypes(channels: int, layers: int, classes: int) -> None:
         shown.title = f"parameters of a network of {layers} cells, {channels} channels, {classes} classes"
         for header in ("genotype", "nodes", "parameters"):
             shown.add_column(header, justify="left" if header == "genotype" else "right", no_wrap=True)
-        shown.add_column("repository", style="dim", no_wrap=True)
+        shown.add_column("repository", style="dim", overflow="fold")
         console = Console()
         with console.status("counting"):
             for name, genotype in PUBLISHED.items():
