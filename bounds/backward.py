@@ -10,7 +10,7 @@ from bounds import local
 from bounds.graph import Call, Network
 from bounds.interval import Interval
 from bounds.ops import Affine, rule_for
-from bounds.patch import Patch
+from bounds.patch import Patch, dot
 from bounds.region import Region
 from bounds.relaxation import Relaxation, sum_to
 
@@ -22,7 +22,7 @@ def _constant(rows: Rows, bias: Tensor) -> Tensor:
     """⟨coef, bias⟩ for each row; bias [1, *out or broadcastable]."""
     if isinstance(rows, Patch) and max(bias.shape[-2:]) > 1:
         (windows,) = rows.gather(bias.unsqueeze(1))
-        return (rows.by_unit() * windows).flatten(3).sum(-1).flatten(1)
+        return dot(rows.by_unit(), windows)
     coef = rows.coef if isinstance(rows, Patch) else rows
     summed = sum_to(coef, tuple(bias.shape[1:]))
     return (summed * bias.unsqueeze(1)).flatten(2).sum(-1)

@@ -22,7 +22,7 @@ from bounds.ops.movement import IDENTITIES
 from bounds.ops.movement import RULES as MOVEMENT
 from bounds.ops.pool import window_of
 from bounds.ops.rule import Affine
-from bounds.patch import Grid, Patch
+from bounds.patch import Grid, Patch, dot, flat
 from bounds.region import Region
 from bounds.relaxation import Diagonal, LinearMap, Relaxation, Window, Windowed
 
@@ -244,7 +244,7 @@ def relax(call: Call, relaxation: Relaxation, patch: Patch) -> tuple[tuple[Patch
     negative = coef.clamp(max=0)
     both = [high.bias - low.bias] + ([low.bias] if bool((low.bias != 0).any()) else [])
     biases = patch.gather(*(bias.expand(-1, 1, *call.shape) for bias in both))
-    const = sum((_dot(c, b) for c, b in zip((negative, coef), biases, strict=False)), start=torch.zeros(()))
+    const = sum((dot(c, b) for c, b in zip((negative, coef), biases, strict=False)), start=torch.zeros(()))
     if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
         pulled = _through_slopes(patch, coef, negative, low.map, high.map)
     else:
@@ -254,15 +254,11 @@ def relax(call: Call, relaxation: Relaxation, patch: Patch) -> tuple[tuple[Patch
         _moved(replace(patch, masked=True), p.flatten(0, 2), grid, reach, s)
         for p, s in zip(pulled, call.shapes, strict=True)
     )
-    return moved, const.flatten(1)
+    return moved, const
 
 
 def minimum(region: Region, patch: Patch) -> Tensor:
     """`Region.minimum` of rows that are windows of the image.  [N, S]"""
-
-    def flat(windows: Tensor) -> Tensor:
-        return windows.movedim(3, -1).flatten(3)
-
     n, shape = len(region.x), region.x.shape[1:]
     known = [region.x, region.radii.expand(n, *shape), *(region.reach() if region.clipped else ())]
     x, radii, *reach = (flat(windows) for windows in patch.gather(*(image.unsqueeze(1) for image in known)))
@@ -273,12 +269,6 @@ def _shared(map: LinearMap) -> bool:
     """Whether all rows share the map's coefficients."""
     tensors = map.slopes if isinstance(map, Diagonal) else (map.weights,) if isinstance(map, Windowed) else ()
     return bool(tensors) and all(t.shape[1] == 1 for t in tensors)
-
-
-def _dot(coef: Tensor, bias: Tensor) -> Tensor:
-    """[N, k, M, C, kh, kw] and [N, 1, M, C, kh, kw] -> [N, k, M]"""
-    flat, other = (x.movedim(3, -1).flatten(3) for x in (coef, bias))
-    return torch.einsum("nkmd,nmd->nkm", flat, other[:, 0])
 
 
 def _through_slopes(

@@ -138,6 +138,16 @@ class Patch:
         return F.pad(self.coef, padding) if any(padding) else self.coef
 
 
+def flat(windows: Tensor) -> Tensor:
+    """Windows [N, *, M, C, kh, kw] as vectors, [N, *, M, kh·kw·C]: in the order in which they lie in memory."""
+    return windows.movedim(3, -1).flatten(3)
+
+
+def dot(coef: Tensor, windows: Tensor) -> Tensor:
+    """coef [N, k, M, C, kh, kw], windows [N, 1, M, C, kh, kw] -> [N, k·M]"""
+    return torch.einsum("nkmd,nmd->nkm", flat(coef), flat(windows)[:, 0]).flatten(1)
+
+
 def _margins(first: Tensor, count: int, size: int) -> tuple[int, int]:
     """How far windows of `count` positions leave [0, size) on either side."""
     low, high = (int(first.min()), int(first.max())) if first.numel() else (0, 0)
