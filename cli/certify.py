@@ -223,10 +223,10 @@ class Run:
 
     def _certify(self, done: int, keep: Callable[[Certificates], None], console: Any) -> None:
         import certnas
-        from cli.show import bar, stage
+        from cli.show import images_bar, stage
 
         options, total = self.options, len(self.data.x)
-        with bar(console) as shown:
+        with images_bar(console) as shown:
             task = shown.add_task("certifying", total=total, completed=done, stage="tracing")
             certnas.certify(
                 self.model.module.to(self.device),

@@ -6,33 +6,21 @@ from collections.abc import Sequence
 from rich import box
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 from certnas.certifier import Certificates, Progress
+from cli.bars import bar
 
 SYMBOLS = {"linf": "l∞", "l2": "l2", "l1": "l1"}
 COLOURS = {"certified": "green", "misclassified": "red", "zero": "yellow"}
 ROWS = 50
 
 
-def bar(console: Console) -> Bar:
+def images_bar(console: Console) -> Bar:
     """A progress bar of images, with the bracket of the running batch and the time that is left."""
-    return Bar(
-        TextColumn("[bold]certifying"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TextColumn("[dim]{task.fields[stage]}"),
-        TimeElapsedColumn(),
-        TextColumn("[dim]left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return bar(console, "[bold]certifying", "images", "[dim]{task.fields[stage]}")
 
 
 def stage(progress: Progress) -> str:

@@ -13,7 +13,7 @@ def watching(console: Console, stack: ExitStack) -> Watch:
     """What tells the console of a run; `stack` ends its displays."""
     stages = stack.enter_context(ExitStack())
     search, train = show_search.Display(console), show_train.Display(console)
-    images = show.bar(console)
+    images = show.images_bar(console)
     task = images.add_task("certifying", total=None, stage="tracing")
     displays = {"search": search, "train": train, "certify": images}
 

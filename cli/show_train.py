@@ -4,11 +4,10 @@ from types import TracebackType
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from certnas.train import Progress, Recipe, Trained
+from cli.bars import bar
 
 HIDDEN = ("lr", "kappa", "beta")
 
@@ -18,18 +17,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bar = Bar(
-            TextColumn("[bold]epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("steps  [dim]{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.bar = bar(console, "[bold]epoch {task.fields[epoch]}", "steps  [dim]{task.fields[figures]}")
         self.task = self.bar.add_task("training", total=None, epoch="", figures="")
 
     def __enter__(self) -> "Display":

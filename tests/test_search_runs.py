@@ -20,7 +20,6 @@ from certnas.space import Genotype, read_genotype
 from cli.main import main
 
 ROOT = Path(__file__).parents[1]
-COMMAND = (sys.executable, "-m", "cli.main", "search", "--no-pictures")
 TINY: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 8,
@@ -96,29 +95,22 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(
     assert again.genotype == whole.genotype and log(tmp_path / "parts") == log(tmp_path / "whole")
 
 
+def searching(*arguments: object) -> list[str]:
+    """The command of a search in a process of its own, without pictures."""
+    return [sys.executable, "-m", "cli.main", "search", "--no-pictures", *map(str, arguments)]
+
+
 @pytest.mark.slow
 def test_sigkill_and_resume_give_the_same_genotype(tmp_path: Path, tiny: Path) -> None:
-    same = ("--no-pictures", "--threads", "1")  # sums of another number of threads are rounded otherwise
-    assert run("--config", tiny, "--out", tmp_path / "whole", *same).exit_code == 0
-    command = [
-        sys.executable,
-        "-m",
-        "cli.main",
-        "search",
-        "--config",
-        tiny,
-        "--out",
-        tmp_path / "parts",
-        *same,
-    ]
-    process = subprocess.Popen(
-        [*map(str, command), "--checkpoint-every", "2"], cwd=ROOT, stderr=subprocess.DEVNULL
-    )
+    threads = ("--threads", "1")  # sums of another number of threads are rounded otherwise
+    assert run("--config", tiny, "--out", tmp_path / "whole", "--no-pictures", *threads).exit_code == 0
+    command = searching("--config", tiny, "--out", tmp_path / "parts", *threads)
+    process = subprocess.Popen([*command, "--checkpoint-every", "2"], cwd=ROOT, stderr=subprocess.DEVNULL)
     wait_for(tmp_path / "parts" / "last.pt")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "parts" / "genotype.json").exists()
-    result = run("--out", tmp_path / "parts", "--resume", *same)
+    result = run("--out", tmp_path / "parts", "--resume", "--no-pictures", *threads)
     assert result.exit_code == 0, result.stderr
     assert genotype(tmp_path / "parts") == genotype(tmp_path / "whole")
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
@@ -128,20 +120,8 @@ def test_sigkill_and_resume_give_the_same_genotype(tmp_path: Path, tiny: Path) -
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_the_step_it_came_in(tmp_path: Path, tiny: Path, number: int) -> None:
     out = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "cli.main",
-        "search",
-        "--config",
-        tiny,
-        "--out",
-        out,
-        "--epochs",
-        "300",
-        "--no-pictures",
-    ]
-    process = subprocess.Popen([*map(str, command)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = searching("--config", tiny, "--out", out, "--epochs", "300")
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for(out / "last.pt")
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
@@ -290,17 +270,7 @@ def launch(folder: Path, config: Path, processes: int) -> list[int]:
         "WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": "1",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "cli.main",
-        "search",
-        "--config",
-        str(config),
-        "--out",
-        str(folder),
-        "--no-pictures",
-    ]
+    command = searching("--config", config, "--out", folder)
     started = [
         subprocess.Popen(
             command, cwd=ROOT, env=os.environ | base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
