@@ -11,6 +11,7 @@ from torch import Tensor
 import bounds
 from certnas.certifier.radius import search_radii
 from certnas.errors import UserError
+from certnas.layout import laid_out
 from certnas.metrics.evaluation import BN
 from certnas.metrics.metric import Measured, at_least, one_of
 
@@ -70,7 +71,7 @@ class Margins:
     def __init__(self, metric: Certified, network: bounds.Network, x: Tensor, rows: Tensor) -> None:
         self.metric = metric
         self.network = network
-        self.x = x.detach().to(network.dtype)
+        self.x = laid_out(x.detach().to(network.dtype))
         self.rows = rows
         with torch.no_grad():
             clean = torch.einsum("nsk,nk->ns", rows, network(self.x))

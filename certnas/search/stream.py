@@ -9,6 +9,7 @@ from torch import Tensor
 from certnas.data import Dataset
 from certnas.data.augmentation import Augmentation
 from certnas.errors import UserError
+from certnas.layout import laid_out
 from certnas.search.config import SearchConfig
 from certnas.search.parallel import Processes
 from certnas.train.images import channel_statistics
@@ -57,7 +58,7 @@ class Stream:
         random = np.random.default_rng([self.seed, self.part, epoch, place])
         x = self.augmentation(self.x[rows], self.fill, random)
         mine = slice(self.processes.rank, None, self.processes.size)
-        return Batch(x[mine], self.y[rows][mine])
+        return Batch(laid_out(x[mine]), self.y[rows][mine])
 
 
 def with_statistics(config: SearchConfig, data: Dataset) -> SearchConfig:

@@ -8,6 +8,7 @@ import torch
 
 from certnas.certifier.request import chosen
 from certnas.errors import UserError
+from certnas.layout import laid_out_network
 from certnas.metrics import Metric
 from certnas.runs import RunFolder
 from certnas.search.config import SearchConfig
@@ -83,7 +84,7 @@ class Task:
         self._check_halving(sum(bool(cell.reduction) for cell in supernet.cells))
         if self.processes.size > 1:
             share_batch_norm(supernet)
-        return supernet.to(self.device)
+        return laid_out_network(supernet.to(self.device))
 
     def _check_halving(self, reductions: int) -> None:
         height, width = self.train.x.shape[2:]

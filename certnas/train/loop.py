@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from certnas.data import Dataset
 from certnas.errors import UserError
+from certnas.layout import laid_out, laid_out_network
 from certnas.space import DiscreteNetwork
 from certnas.train.images import batch_count, batches
 from certnas.train.recipe import OPTIMIZERS, Recipe
@@ -73,7 +74,7 @@ def fit(
     Raises UserError where the loss or its gradient is not finite: the weights are then of no use, what was kept
     is.
     """
-    training = _Training(network.to(device), data, recipe, seed, torch.device(device))
+    training = _Training(laid_out_network(network.to(device)), data, recipe, seed, torch.device(device))
     state = keeper.restore() if keeper is not None else None
     tell = progress or (lambda _: None)
     first, best = training.load(state) if state is not None else (0, None)
@@ -145,7 +146,7 @@ class _Training:
         for place, (rows, random) in enumerate(batches(len(self.data.y), recipe.batch, self.seed, epoch)):
             step = epoch * self.per_epoch + place
             x = recipe.augmentation(self.data.x[rows].to(self.device), self.fill, random)
-            loss, correct = self._step(x, self.data.y[rows].to(self.device), step, steps)
+            loss, correct = self._step(laid_out(x), self.data.y[rows].to(self.device), step, steps)
             loss_sum, right, seen = loss_sum + loss * len(rows), right + correct, seen + len(rows)
             figures = {"loss": loss_sum / seen, "accuracy": right / seen, "lr": recipe.rate(step / steps)}
             figures |= recipe.objective.schedule(step / steps)
@@ -198,7 +199,7 @@ class _Training:
         self.network.eval()
         right = measured = 0
         for x, y in zip(held.x.split(EVALUATED), held.y.split(EVALUATED), strict=True):
-            x, y = x.to(self.device), y.to(self.device)
+            x, y = laid_out(x.to(self.device)), y.to(self.device)
             with torch.no_grad():
                 right += int((self.network(x).argmax(1) == y).sum())
             measured += int(self.aim.correct(x, y).sum())
