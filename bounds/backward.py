@@ -9,6 +9,7 @@ from torch import Tensor
 from bounds import local
 from bounds.graph import Call, Network
 from bounds.interval import Interval
+from bounds.layout import like
 from bounds.ops import Affine, rule_for
 from bounds.patch import Patch, dot
 from bounds.region import Region
@@ -105,5 +106,5 @@ def written(rows: Rows) -> Tensor:
 
 
 def _minimum_in_box(coef: Tensor, box: Interval) -> Tensor:
-    lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
+    lower, upper = (like(coef, side.unsqueeze(1)) for side in box)
     return (coef.clamp(min=0) * lower + coef.clamp(max=0) * upper).flatten(2).sum(-1)

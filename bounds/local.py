@@ -291,17 +291,9 @@ def _through_windows(
     """Rows times the weights of each window, overlaps added.  [N, k, M, C, *size]"""
     window, (channels, taps) = low.window, low.weights.shape[2:4]
 
-    def weights(map: Windowed) -> Tensor:
+    def spread(rows: Tensor, map: Windowed) -> Tensor:
         image = map.weights.reshape(len(map.weights), 1, channels * taps, *window.output)
-        return patch.gather(image)[0].unflatten(3, (channels, taps))
+        weights = patch.gather(image)[0].unflatten(3, (channels, taps))
+        return window.spread(rows, weights.unbind(4), size)
 
-    if low is high:
-        columns = coef.unsqueeze(4) * weights(low)
-    else:
-        columns = (coef - negative).unsqueeze(4) * weights(low) + negative.unsqueeze(4) * weights(high)
-    lead = columns.shape[:3]
-    folded = F.fold(
-        columns.reshape(prod(lead), channels * taps, -1), size, window.kernel, dilation=window.dilation,
-        stride=window.stride,
-    )  # fmt: skip
-    return folded.reshape(*lead, channels, *size)
+    return spread(coef, low) if low is high else spread(coef - negative, low) + spread(negative, high)

@@ -116,7 +116,7 @@ class Patch:
         index = torch.where(inside.repeat(1, k, 1, 1), place.repeat(1, k, 1, 1) + row, n * s * kh * kw)
         flat = self.coef.permute(0, 1, 3, 4, 2).reshape(-1, c)
         written = torch.cat([flat, flat.new_zeros(1, c)]).index_select(0, index.flatten())
-        return written.reshape(n, s, h, w, c).permute(0, 1, 4, 2, 3).contiguous()
+        return written.reshape(n, s, h, w, c).permute(0, 1, 4, 2, 3)
 
     def __add__(self, other: Patch) -> Patch | None:
         """The sum of rows of the same units; None where their windows do not fit together."""

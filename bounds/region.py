@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 from bounds.interval import Interval
+from bounds.layout import vectors
 
 Number = float | Tensor
 
@@ -75,16 +76,14 @@ class Region(ABC):
     def box(self) -> Interval:
         """The smallest box that holds the region."""
         down, up = self.reach()
-        return Interval(self.x - torch.minimum(self.radii, down), self.x + torch.minimum(self.radii, up))
+        down, up = torch.minimum(self.radii, down), torch.minimum(self.radii, up)
+        return Interval(self.x - down, self.x + up, center=self.x + (up - down) / 2, radius=(up + down) / 2)
 
     def minimum(self, coef: Tensor) -> Tensor:
         """min over R of ⟨coef, x'⟩, exactly.  coef [N or 1, S, *shape]; returns [N, S]."""
 
-        def row(image: Tensor) -> Tensor:
-            return image.flatten(1).unsqueeze(1)
-
-        reach = [row(side) for side in self.reach()] if self.clipped else []
-        return self.minimum_on(coef.flatten(2), row(self.x), row(self.radii), *reach)
+        known = (self.x, self.radii, *(self.reach() if self.clipped else ()))
+        return self.minimum_on(*vectors(coef, *(image.unsqueeze(1) for image in known)))
 
     def minimum_on(self, coef: Tensor, x: Tensor, radii: Tensor, *reach: Tensor) -> Tensor:
         """The same for coefficients [*, D] of chosen elements alone.

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds.layout import like, vectors
+
 
 class Slope(Enum):
     """Which of the admissible lower slopes of a ReLU-like unit to take where it is unstable."""
@@ -60,7 +62,8 @@ class Diagonal(LinearMap):
 
     def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
         return tuple(
-            sum_to(coef * slope, shape) for slope, shape in zip(self.slopes, self.shapes, strict=True)
+            sum_to(coef * like(coef, slope), shape)
+            for slope, shape in zip(self.slopes, self.shapes, strict=True)
         )
 
     def apply(self, *operands: Tensor | None) -> Tensor:
@@ -84,9 +87,8 @@ def sum_to(coef: Tensor, shape: Sequence[int]) -> Tensor:
 def _dot(coef: Tensor, bias: Tensor) -> Tensor:
     """⟨coef, bias⟩ for each row.  coef [N, S, *], bias [N, 1 or S, *] -> [N, S]"""
     if bias.shape[1] == 1:
-        return torch.matmul(
-            coef.flatten(2), bias.expand(len(coef), *bias.shape[1:]).flatten(1).unsqueeze(2)
-        ).squeeze(2)
+        row, column = vectors(coef, bias.expand(len(coef), *bias.shape[1:]))
+        return torch.matmul(row, column.transpose(1, 2)).squeeze(2)
     return (coef * bias).flatten(2).sum(-1)
 
 
@@ -124,6 +126,19 @@ class Window:
         ]
         return torch.stack(views, dim=-3).flatten(-2)
 
+    def spread(self, rows: Tensor, weights: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Σ over the taps of rows·weight, each moved to where its tap reads; overlaps add up, `size` holds all.
+
+        rows [*, C, a, b] at windows' positions, weights of each tap that broadcast to them -> [*, C, *size]
+        """
+        (_, kw), (sh, sw), (dh, dw), (a, b) = self.kernel, self.stride, self.dilation, rows.shape[-2:]
+        whole = rows.new_zeros(*rows.shape[:-3], *size, rows.shape[-3]).movedim(-1, -3)
+        for tap, weight in enumerate(weights):
+            top, left = tap // kw * dh, tap % kw * dw
+            reached = whole[..., top : top + (a - 1) * sh + 1 : sh, left : left + (b - 1) * sw + 1 : sw]
+            reached.addcmul_(rows, weight)
+        return whole
+
     def scatter(self, columns: Tensor) -> Tensor:
         """The transpose of `gather`: [*, C, k, oh·ow] -> [*, C, H, W], overlaps added."""
         lead, channels = columns.shape[:-3], columns.shape[-3]
@@ -152,9 +167,13 @@ class Windowed(LinearMap):
     output: tuple[int, ...]
 
     def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
-        n, s = coef.shape[:2]
-        columns = coef.reshape(n, s, -1, 1, prod(self.window.output)) * self.weights
-        return (self.window.scatter(columns).reshape(n, s, *self.shape),)
+        window, channels = self.window, self.weights.shape[2]
+        rows = coef.reshape(*coef.shape[:2], channels, *window.output)
+        taps = [like(rows, tap.unflatten(-1, window.output)) for tap in self.weights.unbind(3)]
+        (height, width), (top, bottom, left, right) = window.size, window.padding
+        spread = window.spread(rows, taps, (height + top + bottom, width + left + right))
+        inside = spread[..., top : top + height, left : left + width]
+        return (inside.reshape(*coef.shape[:2], *self.shape),)
 
     def apply(self, *operands: Tensor | None) -> Tensor:
         (x,) = operands
@@ -204,7 +223,8 @@ class Relaxation:
         if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
             slopes = zip(low.map.slopes, high.map.slopes, low.map.shapes, strict=True)
             return tuple(
-                sum_to(torch.addcmul(coef * a, negative, b - a), shape) for a, b, shape in slopes
+                sum_to(torch.addcmul(coef * like(coef, a), negative, like(coef, b - a)), shape)
+                for a, b, shape in slopes
             ), const
         pairs = zip(low.map.transpose(coef - negative), high.map.transpose(negative), strict=True)
         return tuple(a + b for a, b in pairs), const

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.graph import Call
+from bounds.ops.kernels import channels_last, convolve
 from bounds.ops.rule import Affine, Rule, vjp
 
 aten = torch.ops.aten
@@ -25,8 +26,9 @@ def _channel_bias(call: Call) -> Tensor | None:
 
 def _convolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     def linear(call: Call, x: Tensor) -> Tensor:
+        faster = conv is F.conv2d and x.device.type == "cpu" and x.dtype != torch.float64
         return conv(
-            x,
+            channels_last(x) if faster else x,
             transform(call["weight"]),
             None,
             call["stride"],
@@ -91,9 +93,9 @@ def by_phases(
     kernel = taps.reshape(groups * sh * sw * in_group, out_channels // groups, th, tw)
     full = [dilation[0] * (th - 1), dilation[1] * (tw - 1)]
     if stride == [1, 1] and full[0] >= ph and full[1] >= pw:
-        pulled = F.conv2d(coef, kernel, None, 1, [full[0] - ph, full[1] - pw], dilation, groups)
+        pulled = convolve(coef, kernel, [full[0] - ph, full[1] - pw], dilation, groups)
         return _fit(pulled, 0, 0, h, w)
-    phases = F.conv2d(coef, kernel, None, 1, full, dilation, groups)
+    phases = convolve(coef, kernel, full, dilation, groups)
     rows, columns = phases.shape[2:]
     if phases.is_contiguous(memory_format=torch.channels_last):  # then runs of channels can be moved whole
         phases = phases.permute(0, 2, 3, 1).reshape(len(coef), rows, columns, groups, sh, sw, in_group)

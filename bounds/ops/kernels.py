@@ -1,0 +1,62 @@
+"""The convolution of stride 1 that transposed convolutions come down to, laid out as a CPU computes it fastest."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 1 << 18
+"""Numbers of an image's batch that are convolved together in double precision, so that they stay in the cache."""
+
+
+def convolve(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int], groups: int) -> Tensor:
+    """`torch.nn.functional.conv2d` of stride 1.  x [B, C, H, W], weight [K, C/groups, kh, kw] -> [B, K, oh, ow]
+
+    On a CPU, torch's single precision is 2 to 30 times faster with the channels last; its double precision copies
+    every window, and sums of shifted images take half the time or less, from five channels on.
+    """
+    if x.device.type != "cpu":
+        return F.conv2d(x, weight, None, 1, padding, dilation, groups)
+    if groups == x.shape[1] < weight.shape[0]:
+        groups = weight.shape[
+            0
+        ]  # several filters of one channel each are slow: let each have a channel of its own
+        x = x.repeat_interleave(groups // x.shape[1], 1)
+    if x.dtype != torch.float64:
+        return F.conv2d(channels_last(x), weight, None, 1, padding, dilation, groups)
+    depthwise = groups == x.shape[1] == weight.shape[0]
+    dense = groups == 1 and x.shape[1] > 4
+    if weight[0, 0].numel() == 1 or not (depthwise or dense) or x.numel() == 0:
+        return F.conv2d(x.contiguous(), weight, None, 1, padding, dilation, groups)
+    return _shifted(x, weight, padding, dilation, depthwise)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """[B, C, H, W] with the channels last in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _shifted(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int], depthwise: bool) -> Tensor:
+    """Σ over the taps of weight · image moved by the tap; in a padded image, flattened, a move is an offset."""
+    (ph, pw), (dh, dw), (kh, kw) = padding, dilation, weight.shape[2:]
+    height, width = x.shape[2] + 2 * ph, x.shape[3] + 2 * pw
+    oh, ow = height - dh * (kh - 1), width - dw * (kw - 1)
+    length = oh * width - (width - ow)
+    step = max(1, BLOCK // (x.shape[1] * height * width))
+    found = []
+    for part in x.split(step):
+        flat = F.pad(part, (pw, pw, ph, ph)).flatten(2)
+        total: Tensor | None = None
+        for i in range(kh):
+            for j in range(kw):
+                start = dh * i * width + dw * j
+                moved, tap = flat[:, :, start : start + length], weight[:, :, i, j]
+                if depthwise:
+                    total = moved * tap if total is None else total.addcmul_(moved, tap)
+                else:
+                    tap = tap.expand(len(part), *tap.shape)
+                    total = torch.bmm(tap, moved) if total is None else total.baddbmm_(tap, moved)
+        assert total is not None
+        found.append(F.pad(total, (0, width - ow)).unflatten(2, (oh, width))[..., :ow])
+    return torch.cat(found)

@@ -1,0 +1,55 @@
+"""The fast convolution is torch's, in every layout and kind, and so are its derivatives."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bounds.ops import kernels
+from bounds.ops.kernels import convolve
+
+KINDS = {  # channels, filters, groups
+    "dense": (6, 5, 1),
+    "few channels": (3, 4, 1),
+    "depthwise": (6, 6, 6),
+    "several filters a channel": (4, 12, 4),
+    "grouped": (6, 4, 2),
+    "one channel": (1, 3, 1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "kernel, padding, dilation", [((3, 3), 1, 1), ((1, 1), 0, 1), ((3, 2), 2, 2), ((5, 1), 0, 1)]
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_equals_torch(kind, dtype, kernel, padding, dilation, last):
+    channels, filters, groups = KINDS[kind]
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(7, channels, 6, 9, generator=random, dtype=dtype)
+    weight = torch.randn(filters, channels // groups, *kernel, generator=random, dtype=dtype)
+    wanted = F.conv2d(x, weight, None, 1, padding, dilation, groups)
+    given = x.contiguous(memory_format=torch.channels_last) if last else x
+    found = convolve(given, weight, [padding] * 2, [dilation] * 2, groups)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["dense", "depthwise", "several filters a channel"])
+def test_blocks_and_derivatives(kind, monkeypatch):
+    monkeypatch.setattr(kernels, "BLOCK", 100)
+    channels, filters, groups = KINDS[kind]
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(3, channels, 4, 5, generator=random, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(
+        filters, channels // groups, 3, 3, generator=random, dtype=torch.float64, requires_grad=True
+    )
+    torch.testing.assert_close(
+        convolve(x, weight, [1, 1], [1, 1], groups), F.conv2d(x, weight, None, 1, 1, 1, groups)
+    )
+    assert torch.autograd.gradcheck(lambda *given: convolve(*given, [1, 1], [1, 1], groups), (x, weight))
+
+
+def test_no_images():
+    assert convolve(
+        torch.zeros(0, 6, 4, 4).double(), torch.ones(6, 1, 3, 3).double(), [1, 1], [1, 1], 6
+    ).shape == (0, 6, 4, 4)
