@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cli.complete import COMPLETE, Completion
+from cli.engine import ENGINE, chosen_engine
 from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
 from cli.opening import OPENING, opened
 from cli.values import Bytes, Number, Numbers
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from certnas.certifier.results import Folder
     from certnas.data import Dataset
     from certnas.models import OpenedModel
-    from certnas.proofs import Writer, Written
+    from certnas.proofs import Written
+    from cli.shards import Shards
 
 F = TypeVar("F", bound=Callable[..., Any])
 AT = {
@@ -82,6 +84,7 @@ RUN = (
         help="Folder for proofs that `certnas check` checks.",
     ),
     *COMPLETE,
+    *ENGINE,
 )
 
 
@@ -133,8 +136,9 @@ class Run:
         self.method = resolve_method(options["method"], **settings)
         self.device = open_device(options["device"])
         self.model, self.data = self._open()
+        self.engine = chosen_engine(options, gpu=self.device.type == "cuda")
         self.folder = self._folder()
-        self.writer = self._writer()
+        self.work = self._work()
         self.written: list[Written] = []
 
     def _open(self) -> tuple[OpenedModel, Dataset]:
@@ -167,105 +171,88 @@ class Run:
             "device": str(self.device),
             "memory": options["memory"],
         }
-        return Folder.open(options["out"], config, resume=options["resume"])
+        return Folder.open(options["out"], config, self.data.index.tolist(), resume=options["resume"])
 
-    def _writer(self) -> Writer | None:
-        from certnas.proofs import Writer
+    def _work(self) -> Shards:
+        from certnas.certifier.certification import certification
+        from cli.shards import Shards
 
-        options = self.options
-        if options["certificates"] is None:
-            return None
-        kept = {name: options[name] for name in ("targets", "seed", "tol", "memory")}
+        options, data = self.options, self.data
+        kept = ("targets", "norm", "eps_max", "tol", "attack", "seed", "memory")
+        asked = {name: options[name] for name in kept} | {"method": self.method, "clip": self.clip}
+        job = certification(self.model.module, data.x, data.y, device=self.device, **asked)
         about = {"model": options["source"], "weights": self.model.sha256, "data": options["data"]}
-        model, x = self.model.module.to(self.device), self.data.x.to(self.device)
-        return Writer(
-            model, x, options["certificates"], method=self.method, clip=self.clip, about=about, **kept
-        )
+        return Shards(job, options["certificates"], about, options["targets"], self.complete)
 
     def go(self) -> None:
         """Certifies what is not done yet, shows and keeps it; an early end loses no finished batch."""
         from rich.console import Console
 
-        from certnas.certifier import Certificates, SoundnessError
+        from certnas.certifier import SoundnessError
 
-        batches: list[Certificates] = []
-        done = 0
-        if self.folder is not None:
-            done = self.folder.finished(self.data.index.tolist())
-            if self.folder.done is not None:
-                batches.append(self.folder.done)
-
-        def keep(batch: Certificates) -> None:
-            first = sum(map(len, batches))
-            rows = slice(first, first + len(batch))
-            if self.writer is not None:
-                self.written += self.writer.write(self.data.x[rows], self.data.y[rows], batch)
-            model, x, y = self.model.module.to(self.device), self.data.x[rows], self.data.y[rows]
-            batches.append(self.complete(model, x, y, batch, self.clip))
-            if self.folder is not None:
-                self.folder.append(batches[-1])
-
+        done: list[Certificates] = []
+        if self.folder is not None and self.folder.done is not None:
+            done.append(self.folder.done)
         try:
-            if done < len(self.data.x):
-                self._certify(done, keep, Console(stderr=True))
+            self._certify(done, Console(stderr=True))
         except SoundnessError as error:
-            self._show(batches)
+            self._show(done)
             raise Ended(f"error: {error}{self._evidence(error)}", UNSOUND) from error
         except KeyboardInterrupt as error:
-            self._show(batches)
-            finished = sum(map(len, batches))
+            self._show(done)
+            finished = sum(map(len, done))
             raise Ended(
                 f"interrupted: {finished} of {len(self.data.x)} images are done{self._kept()}", INTERRUPTED
             ) from error
-        self._show(batches)
-        self._pictures(Certificates.join(batches))
+        self._pictures(self._show(done))
         self._told()
 
-    def _certify(self, done: int, keep: Callable[[Certificates], None], console: Any) -> None:
-        import certnas
+    def _certify(self, done: list[Certificates], console: Any) -> None:
+        """Adds to `done`, and to the folder, each batch as it finishes."""
+        from contextlib import closing
+
+        from certnas.certifier.certification import batches
         from cli.show import images_bar, stage
 
-        options, total = self.options, len(self.data.x)
+        data, total = self.data, len(self.data.x)
+        left = list(range(total)) if self.folder is None else self.folder.left()
+        if not left:
+            return
+        size = self.options["batch_size"]
+        work = batches(data.x[left], data.y[left], data.index[left].tolist(), size)
         with images_bar(console) as shown:
-            task = shown.add_task("certifying", total=total, completed=done, stage="tracing")
-            certnas.certify(
-                self.model.module.to(self.device),
-                self.data.x[done:],
-                self.data.y[done:],
-                options["norm"],
-                method=self.method,
-                eps_max=options["eps_max"],
-                tol=options["tol"],
-                targets=options["targets"],
-                attack=options["attack"],
-                clip=self.clip,
-                seed=options["seed"],
-                batch_size=options["batch_size"],
-                memory=options["memory"],
-                index=self.data.index[done:].tolist(),
-                progress=lambda p: shown.update(task, completed=done + p.done, stage=stage(p)),
-                on_batch=keep,
+            task = shown.add_task("certifying", total=total, completed=total - len(left), stage="tracing")
+            results = self.engine.run(
+                self.work, work, lambda _, progress: shown.update(task, stage=stage(progress))
             )
+            with closing(results):
+                for _, (batch, written) in results:
+                    self.written += written
+                    done.append(batch)
+                    if self.folder is not None:
+                        self.folder.append(batch)
+                    shown.update(task, completed=sum(map(len, done)))
 
-    def _show(self, batches: Sequence[Certificates]) -> None:
+    def _show(self, batches: Sequence[Certificates]) -> Certificates | None:
         from rich.console import Console
 
         from certnas.certifier import Certificates
         from cli.show import summary, table
 
         if not batches:
-            return
-        certificates = Certificates.join(batches)
+            return None
+        certificates = Certificates.join(batches).ordered(self.data.index.tolist())
         console = Console()
         console.print(table(certificates))
         title = f"{self.model.name} · {self.options['data']} · {self.options['norm']} · {certificates.method}"
         console.print(summary(certificates, self.at, title))
+        return certificates
 
-    def _pictures(self, certificates: Certificates) -> None:
+    def _pictures(self, certificates: Certificates | None) -> None:
         from certnas.certifier.plots import accuracy_plot, radii_plot
         from certnas.runs import write_atomically
 
-        if self.folder is None:
+        if self.folder is None or certificates is None:
             return
         self.folder.finish(self.at)
         write_atomically(self.folder.path / "accuracy.png", accuracy_plot(certificates, self.model.name))
@@ -274,7 +261,7 @@ class Run:
 
     def _told(self) -> None:
         """How many certificates were written, and of which images a smaller radius or none."""
-        if self.writer is None:
+        if self.options["certificates"] is None:
             return
         count = sum(proof.path is not None for proof in self.written)
         smaller = sum(0 < proof.eps < proof.radius for proof in self.written)

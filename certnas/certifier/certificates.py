@@ -1,7 +1,7 @@
 """What was proved: values, and the figures one quotes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -33,7 +33,7 @@ class Certificates:
     index, label, prediction, evaluations [N] int; radius_lower, radius_upper [N] float64 in input units,
     radius_upper inf where no attack ran or none succeeded; seconds [N].  status per image: "certified",
     "misclassified" (radius 0), "zero" (nothing proved) or "failed: why".  notes: attacks that were left out,
-    one line each.
+    one line each, sorted.
     """
 
     norm: str
@@ -72,8 +72,19 @@ class Certificates:
             if field.name not in ("norm", "method", "status", "notes")
         }
         status = tuple(s for p in parts for s in p.status)
-        notes = tuple(n for p in parts for n in p.notes)
+        notes = tuple(sorted({n for p in parts for n in p.notes}))
         return cls(norm=parts[0].norm, method=parts[0].method, status=status, notes=notes, **arrays)
+
+    def ordered(self, index: Sequence[int]) -> Self:
+        """The same, images in the order in which `index` names them; `index` may name others too."""
+        place = {name: at for at, name in enumerate(index)}
+        order = sorted(range(len(self)), key=lambda at: place[int(self.index[at])])
+        columns = {
+            field.name: getattr(self, field.name)[order]
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), np.ndarray)
+        }
+        return replace(self, status=tuple(self.status[at] for at in order), **columns)
 
     @property
     def correct(self) -> np.ndarray:

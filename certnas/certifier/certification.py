@@ -1,7 +1,9 @@
 """certified ≤ true ≤ attacked: the radius of every image, from below and from above."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 import bounds
 from certnas.certifier.batch import Request, certify_batch
 from certnas.certifier.certificates import Certificates
-from certnas.certifier.prover import prover
+from certnas.certifier.prover import Prover, prover
 from certnas.certifier.radius import Bracket
 from certnas.certifier.request import (
     NORMS,
@@ -22,6 +24,7 @@ from certnas.certifier.request import (
     chosen,
     resolve_method,
 )
+from certnas.engine import Engine, Inline, Job, placed
 from certnas.errors import UserError
 
 BATCH = 16
@@ -40,6 +43,84 @@ class Progress:
     upper: float = float("inf")
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Images x [N, *shape] of labels y [N], proved together, and their names."""
+
+    x: Tensor
+    y: Tensor
+    index: tuple[int, ...]
+
+
+class Certifier:
+    """`certify` on one batch after another, the network traced once, on the first."""
+
+    def __init__(self, request: Request, device: torch.device) -> None:
+        self.request = replace(request, model=request.model.to(device))
+        self.device = device
+        self._prover: Prover | None = None
+
+    def __call__(self, batch: Batch, tell: Callable[[Progress], None]) -> Certificates:
+        """The certificates of the batch; `tell` is given where it stands, as if it were all."""
+        request, size = self.request, len(batch.index)
+        x, y = batch.x.detach().to(self.device), batch.y.detach().to(self.device, torch.long)
+        if self._prover is None:
+            ball = NORMS[request.norm]
+            self._prover = prover(request.model, x, request.method, ball, request.clip, request.memory)
+
+        def told(stage: str, images: int, bracket: Bracket | None) -> None:
+            tell(_progress(size, stage, images, bracket))
+
+        return certify_batch(request, self._prover, x, y, batch.index, told)
+
+
+@dataclass(frozen=True)
+class Certification(Job[Batch, Certificates]):
+    """`certify` as work for any process, on the device that the process has."""
+
+    request: Request
+    device: torch.device
+
+    def open(self, rank: int) -> Certifier:
+        return Certifier(self.request, placed(self.device, rank))
+
+    def describe(self, item: Batch) -> str:
+        return f"images {item.index[0]} to {item.index[-1]}"
+
+
+def certification(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str = "linf",
+    *,
+    method: bounds.Method | str = "crown",
+    eps_max: float | None = None,
+    tol: float = 1e-3,
+    targets: str = "all",
+    attack: bool = True,
+    clip: Box | None = (0.0, 1.0),
+    seed: int = 0,
+    memory: int | None = None,
+    device: torch.device | None = None,
+) -> Certification:
+    """What `certify` does to `batches` of x, y, checked as there but for `check_numbers`; on `device` or the model's."""
+    chosen("norm", norm, NORMS)
+    target = chosen("targets", targets, TARGETS)
+    check_box(clip, attack)
+    check_images(x, y, clip)
+    own = check_model(model)
+    request = Request(model, norm, resolve_method(method), eps_max, tol, target, attack, clip, seed, memory)
+    return Certification(request, own if device is None else device)
+
+
+def batches(x: Tensor, y: Tensor, index: Sequence[int], size: int) -> list[Batch]:
+    """x [N, *shape], y [N] in parts of `size` images: the same parts always, since an image's company decides the
+    last digits of its radius."""
+    rows = [slice(first, first + size) for first in range(0, len(x), size)]
+    return [Batch(x[part].clone(), y[part].clone(), tuple(index[part])) for part in rows]
+
+
 def certify(
     model: nn.Module,
     x: Tensor,
@@ -56,6 +137,7 @@ def certify(
     batch_size: int = BATCH,
     memory: int | None = None,
     index: Sequence[int] | None = None,
+    engine: Engine | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_batch: Callable[[Certificates], None] | None = None,
 ) -> Certificates:
@@ -67,8 +149,9 @@ def certify(
     model: classifier in eval mode, its normalisation inside; x [N, *shape] pixels in `clip`; y [N] labels;
     norm linf, l2 or l1; method an object or name of `bounds.METHODS`; radii in x's units, at most `eps_max`,
     searched to the relative tolerance `tol`; targets all (every other class), random, least (likely) or
-    runner-up; memory in bytes for one pass of bounds; index names the images (0 … N−1).  `on_batch` is given
-    each finished batch.  The model and the caller's random state are left as they were.
+    runner-up; memory in bytes for one pass of bounds; index names the images (0 … N−1).  engine: where batches are
+    proved, this process by default; the certificates are the same.  `on_batch` is given each batch as it finishes.
+    The model and the caller's random state are left as they were.
 
     Raises UserError for a request that makes no sense, bounds.UnsupportedOp for an operator without a rule,
     and SoundnessError, with the evidence, where a certified radius exceeds an adversarial distance.
@@ -82,34 +165,36 @@ def certify(
     >>> bool((certificates.radius_lower > 0.1).all())
     True
     """
-    chosen("norm", norm, NORMS)
-    target = chosen("targets", targets, TARGETS)
     check_numbers(tol, eps_max, batch_size, memory)
-    check_box(clip, attack)
-    check_images(x, y, clip)
-    device = check_model(model)
+    kept: dict[str, Any] = {
+        "eps_max": eps_max,
+        "tol": tol,
+        "attack": attack,
+        "clip": clip,
+        "seed": seed,
+        "memory": memory,
+    }
+    job = certification(model, x, y, norm, method=method, targets=targets, **kept)
     names = list(range(len(x))) if index is None else list(index)
     if len(names) != len(x):
         raise UserError(f"index names {len(names)} images, there are {len(x)}")
-    request = Request(model, norm, resolve_method(method), eps_max, tol, target, attack, clip, seed, memory)
     tell = progress or (lambda _: None)
-    x, y = x.detach().to(device), y.detach().to(device, torch.long)
-    prove = prover(model, x, request.method, NORMS[norm], clip, memory)
-    parts = []
-    for first in range(0, len(x), batch_size):
-        rows = slice(first, first + batch_size)
+    work = batches(x, y, names, batch_size)
+    parts: dict[int, Certificates] = {}
 
-        def told(stage: str, batch: int, bracket: Bracket | None, first: int = first) -> None:
-            tell(_progress(first, len(x), stage, batch, bracket))
+    def told(position: int, at: Progress) -> None:
+        tell(replace(at, done=sum(map(len, parts.values())), total=len(x)))
 
-        parts.append(certify_batch(request, prove, x[rows], y[rows], names[rows], told))
-        if on_batch is not None:
-            on_batch(parts[-1])
-    return Certificates.join(parts)
+    with closing((engine or Inline()).run(job, work, told)) as results:
+        for position, part in results:
+            parts[position] = part
+            if on_batch is not None:
+                on_batch(part)
+    return Certificates.join([parts[position] for position in range(len(work))])
 
 
-def _progress(done: int, total: int, stage: str, batch: int, bracket: Bracket | None) -> Progress:
+def _progress(total: int, stage: str, batch: int, bracket: Bracket | None) -> Progress:
     if bracket is None or not bool(bracket.open.any()):
-        return Progress(done, total, stage, batch, batch)
+        return Progress(0, total, stage, batch, batch)
     lower, upper = bracket.lower[bracket.open], bracket.upper[bracket.open]
-    return Progress(done, total, stage, batch, len(lower), float(lower.min()), float(upper.max()))
+    return Progress(0, total, stage, batch, len(lower), float(lower.min()), float(upper.max()))

@@ -109,24 +109,25 @@ def _images(certificates: Certificates) -> list[dict[str, Any]]:
 
 @dataclass
 class Folder:
-    """The results of one run in a folder; `done` grows batch by batch and is on disk after each."""
+    """The results of one run, in the order of `index`; `done` grows by batches and is on disk after each."""
 
     path: Path
     config: dict[str, Any]
+    index: Sequence[int]
     done: Certificates | None = None
 
     @classmethod
-    def open(cls, path: Path, config: Mapping[str, Any], *, resume: bool) -> "Folder":
-        """A folder ready to be written, with what it holds already when resuming.
+    def open(cls, path: Path, config: Mapping[str, Any], index: Sequence[int], *, resume: bool) -> "Folder":
+        """A folder for images `index`, ready to be written, with what it holds already when resuming.
 
         Raises UserError where it cannot be written, holds results and is not to be resumed, or holds those of
-        another configuration.
+        another configuration or other images.
         """
         plain = json.loads(json.dumps(finite(dict(config))))
         open_folder(path)
         record = path / JSON
         if not record.exists():
-            folder = cls(path, plain)
+            folder = cls(path, plain, index)
             folder._write()
             return folder
         if not resume:
@@ -135,18 +136,19 @@ class Folder:
             )
         before, done = read_json(record)
         refuse_changes(path, before, plain)
-        return cls(path, plain, done)
+        if done is not None and not set(done.index.tolist()) <= set(index):
+            raise UserError(f"cannot resume {path}: it holds other images; choose another --out")
+        return cls(path, plain, index, done)
 
-    def finished(self, index: Sequence[int]) -> int:
-        """How many of the first images of `index` are done.  Raises UserError where others are."""
-        done = [] if self.done is None else self.done.index.tolist()
-        if list(index[: len(done)]) != done:
-            raise UserError(f"cannot resume {self.path}: it holds other images; choose another --out")
-        return len(done)
+    def left(self) -> list[int]:
+        """The positions in `index` of the images that are not done: whole batches of the run that was stopped."""
+        done = set() if self.done is None else set(self.done.index.tolist())
+        return [at for at, name in enumerate(self.index) if name not in done]
 
     def append(self, batch: Certificates) -> None:
         """Adds a finished batch; afterwards it is on disk."""
-        self.done = batch if self.done is None else Certificates.join([self.done, batch])
+        parts = [batch] if self.done is None else [self.done, batch]
+        self.done = Certificates.join(parts).ordered(self.index)
         self._write()
 
     def finish(self, at: Sequence[float]) -> None:

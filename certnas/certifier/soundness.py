@@ -36,3 +36,6 @@ class SoundnessError(RuntimeError):
             f"exceeds an adversarial example at distance {evidence.distance:.9g}; this is a bug in certnas, "
             "please report it with the evidence"
         )
+
+    def __reduce__(self) -> tuple[type["SoundnessError"], tuple[Evidence]]:
+        return type(self), (self.evidence,)

@@ -134,20 +134,20 @@ def _certified(
     channels, height, width = data.x.shape[1:]
     model = open_model(str(network), input_shape=(channels, height, width))
     config = {"model": str(network), "weights": model.sha256, "data": data.name, "seed": seed, **vars(proof)}
-    folder = Folder.open(out, config, resume=resume)
-    done = folder.finished(data.index.tolist())
-    if done < len(data.y):
+    folder = Folder.open(out, config, data.index.tolist(), resume=resume)
+    left = folder.left()
+    if left:
         certnas.certify(
             model.module.to(device),
-            data.x[done:],
-            data.y[done:],
+            data.x[left],
+            data.y[left],
             proof.norm,
             method=proof.method,
             tol=proof.tol,
             eps_max=proof.eps_max,
             attack=proof.attack,
             seed=seed,
-            index=data.index[done:].tolist(),
+            index=data.index[left].tolist(),
             progress=watch.certify,
             on_batch=folder.append,
         )

@@ -1,0 +1,59 @@
+"""What `certnas certify` does to one batch of images, in whatever process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certnas.certifier.certification import Batch, Certification, Certifier
+from certnas.engine import Job, Tell
+
+if TYPE_CHECKING:
+    from certnas.certifier import Certificates
+    from certnas.proofs import Writer, Written
+    from cli.complete import Completion
+
+Shard = tuple["Certificates", list["Written"]]
+
+
+@dataclass(frozen=True)
+class Shards(Job[Batch, Shard]):
+    """Certifies, writes proofs to `folder` where one is given, and raises radii where that was asked for."""
+
+    certification: Certification
+    folder: Path | None
+    about: Mapping[str, object]
+    targets: str
+    complete: Completion
+
+    def open(self, rank: int) -> Callable[[Batch, Tell], Shard]:
+        return _Worker(self, self.certification.open(rank))
+
+    def describe(self, item: Batch) -> str:
+        return self.certification.describe(item)
+
+
+class _Worker:
+    def __init__(self, job: Shards, certify: Certifier) -> None:
+        self.job, self.certify = job, certify
+        self.writer: Writer | None = None
+
+    def __call__(self, batch: Batch, tell: Tell) -> Shard:
+        request, written = self.certify.request, []
+        if self.job.folder is not None:
+            self.writer = self.writer or self._writer(batch, self.job.folder)
+        certificates = self.certify(batch, tell)
+        if self.writer is not None:
+            written = self.writer.write(batch.x, batch.y, certificates)
+        return self.job.complete(request.model, batch.x, batch.y, certificates, request.clip), written
+
+    def _writer(self, batch: Batch, folder: Path) -> Writer:
+        from certnas.proofs import Writer
+
+        request = self.certify.request
+        kept: dict[str, Any] = {"seed": request.seed, "tol": request.tol, "memory": request.memory}
+        kept |= {"targets": self.job.targets, "about": self.job.about}
+        x = batch.x.to(self.certify.device)
+        return Writer(request.model, x, folder, method=request.method, clip=request.clip, **kept)
