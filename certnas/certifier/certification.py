@@ -104,7 +104,7 @@ def certification(
     memory: int | None = None,
     device: torch.device | None = None,
 ) -> Certification:
-    """What `certify` does to `batches` of x, y, checked as there but for `check_numbers`; on `device` or the model's."""
+    """What `certify` does to `batches` of x, y; all is checked but numbers; on `device`, or the model's."""
     chosen("norm", norm, NORMS)
     target = chosen("targets", targets, TARGETS)
     check_box(clip, attack)
