@@ -18,10 +18,10 @@ from benchmarks.record import Record, measured, options
 from benchmarks.third_party import cifar10
 from certnas.data import Dataset
 from certnas.metrics.evaluation import classifier
+from certnas.parallel import Processes
 from certnas.runs import from_table
 from certnas.search import SearchConfig, effective
 from certnas.search.darts import first_order
-from certnas.search.parallel import Processes
 from certnas.search.stream import Batch, split
 from certnas.search.task import Task
 from certnas.search.trial import Trial

@@ -136,9 +136,9 @@ def run(config: SearchConfig, data: Dataset, options: dict[str, Any]) -> None:
     """Searches, shows how it goes and what was found; an early end loses no saved state."""
     from rich.console import Console
 
+    from certnas.parallel import is_first_process
     from certnas.search import GENOTYPE
     from certnas.search import search as searched
-    from certnas.search.parallel import is_first_process
     from cli.show_search import Display, cells
 
     out = options["out"]

@@ -116,6 +116,7 @@ def run(options: dict[str, Any]) -> None:
     from rich.console import Console
 
     from certnas.certifier.request import open_device
+    from certnas.parallel import is_first_process
     from certnas.search import GENOTYPE
     from certnas.space import open_genotype
     from certnas.train import train as trained
@@ -149,5 +150,6 @@ def run(options: dict[str, Any]) -> None:
     except KeyboardInterrupt as error:
         line = f"interrupted: whole epochs are kept in {out}; continue with --resume"
         raise Ended(line, INTERRUPTED) from error
-    Console().print(summary(result, recipe))
-    click.echo(f"certify it with: certnas certify {result.best} --data {options['data']}")
+    if is_first_process():
+        Console().print(summary(result, recipe))
+        click.echo(f"certify it with: certnas certify {result.best} --data {options['data']}")

@@ -17,10 +17,10 @@ from torch.nn.functional import cross_entropy
 from certnas.errors import UserError
 from certnas.metrics import METRICS
 from certnas.metrics.metric import Momentary
+from certnas.parallel import Processes, SharedBatchNorm2d, share_batch_norm
 from certnas.runs import from_table, merged, read_toml, to_table, to_toml
 from certnas.search import ALGORITHMS, PRESETS, Found, Progress, SearchConfig, effective, open_data, search
 from certnas.search.darts import unrolled_gradients
-from certnas.search.parallel import Processes, SharedBatchNorm2d, share_batch_norm
 from certnas.search.stream import split
 from certnas.search.task import Task
 from certnas.search.trial import Trial

@@ -342,7 +342,7 @@ def test_a_certified_loss_without_radius_is_the_cross_entropy_of_the_batch(name:
     def cross_entropy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(network(x), y)
 
-    loss = aim.loss(data.x, data.y, cross_entropy, 1.0)
+    loss = aim.loss(data.x, data.y, cross_entropy, 1.0, data.x)
     torch.testing.assert_close(loss, cross_entropy(data.x, data.y), rtol=1e-4, atol=1e-5)
 
 

@@ -1,6 +1,7 @@
 """`certnas train` as a user meets it: what is kept, opened by certify, killed and continued, refused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -132,6 +133,34 @@ def test_a_killed_training_resumes_to_the_same_weights(bars: Path, tmp_path: Pat
         )
         assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
     assert epochs(cut) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["standard", "crown-ibp"])
+def test_two_processes_train_what_one_trains(bars: Path, tmp_path: Path, recipe: str) -> None:
+    """Batches of 13 and 14 images, so that shares differ in size; equal up to the rounding of sums in float32."""
+    more = ("--recipe", recipe, "--batch-size", "16", "--epochs", "3")
+    assert run(*command(bars, tmp_path / "one", *more)).exit_code == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*launcher, "-m", "cli.main", *command(bars, tmp_path / "two", *more)]
+    done = subprocess.run(
+        line, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("certify it with") == 1
+    left, right = (load_file(tmp_path / name / "last" / "weights.safetensors") for name in ("one", "two"))
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert torch.allclose(right[name], value, rtol=1e-4, atol=1e-6), name
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    one, two = ([json.loads(line) for line in lines] for lines in logs)
+    for before, after in zip(one, two, strict=True):
+        assert (
+            after["accuracy"] == before["accuracy"]
+            and after["validation_accuracy"] == before["validation_accuracy"]
+        )
+        assert after["loss"] == pytest.approx(before["loss"], rel=1e-4)
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
 
 
 def kept_at(folder: Path) -> int:

@@ -22,8 +22,8 @@ from benchmarks.evidence.presets import (
 from certnas.metrics import build_metric
 from certnas.metrics.evaluation import FAR
 from certnas.models import open_model
+from certnas.parallel import Processes
 from certnas.search import Progress, effective, search
-from certnas.search.parallel import Processes
 from certnas.search.stream import Stream, split
 from certnas.space import Genotype, Supernet
 from certnas.space.spaces import edge_count

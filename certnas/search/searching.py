@@ -10,10 +10,10 @@ import torch
 from certnas.certifier.request import chosen, open_device
 from certnas.data import Dataset
 from certnas.metrics import READINGS, Metric, build_metric
+from certnas.parallel import processes
 from certnas.runs import RunFolder, from_table, to_table
 from certnas.search.config import SearchConfig
 from certnas.search.darts import Darts
-from certnas.search.parallel import processes
 from certnas.search.pc_darts import PCDarts
 from certnas.search.random_cells import RandomCells
 from certnas.search.stream import split, with_statistics

@@ -10,8 +10,8 @@ from certnas.data import Dataset
 from certnas.data.augmentation import Augmentation
 from certnas.errors import UserError
 from certnas.layout import laid_out
+from certnas.parallel import Processes
 from certnas.search.config import SearchConfig
-from certnas.search.parallel import Processes
 from certnas.train.images import channel_statistics
 
 TRAIN, HELD_OUT = 0, 1
@@ -57,8 +57,7 @@ class Stream:
         rows = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         random = np.random.default_rng([self.seed, self.part, epoch, place])
         x = self.augmentation(self.x[rows], self.fill, random)
-        mine = slice(self.processes.rank, None, self.processes.size)
-        return Batch(laid_out(x[mine]), self.y[rows][mine])
+        return Batch(laid_out(x[self.processes.share]), self.y[rows][self.processes.share])
 
 
 def with_statistics(config: SearchConfig, data: Dataset) -> SearchConfig:

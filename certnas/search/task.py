@@ -10,9 +10,9 @@ from certnas.certifier.request import chosen
 from certnas.errors import UserError
 from certnas.layout import laid_out_network
 from certnas.metrics import Metric
+from certnas.parallel import Processes, share_batch_norm
 from certnas.runs import RunFolder
 from certnas.search.config import SearchConfig
-from certnas.search.parallel import Processes, share_batch_norm
 from certnas.search.stream import Stream
 from certnas.space import SPACES, Genotype, SearchSpace, Supernet
 

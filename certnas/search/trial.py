@@ -55,7 +55,8 @@ class Trial:
 
     def loss_gradients(self, batch: Batch, of: Sequence[Tensor], name: str = "") -> list[Tensor]:
         """∇L for each tensor, L the mean cross-entropy of the batch; its loss and accuracy are noted under `name`."""
-        logits = self.supernet(batch.x)
+        with self._only(of):
+            logits = self.supernet(batch.x)
         loss = cross_entropy(logits, batch.y)
         accuracy = (logits.argmax(1) == batch.y).float().mean()
         *gradients, loss, accuracy = self._mean([*_gradients(loss, of), loss, accuracy])
@@ -81,7 +82,8 @@ class Trial:
         return [g - gamma * r for g, r in zip(loss, of_metric, strict=True)]
 
     def _metric_gradients(self, batch: Batch, of: Sequence[Tensor]) -> list[Tensor]:
-        value = self.session(self.supernet, batch.x, batch.y)
+        with self._only(of):
+            value = self.session(self.supernet, batch.x, batch.y)
         found = _gradients(value, of) if value.requires_grad else [torch.zeros_like(tensor) for tensor in of]
         *gradients, value = self._mean([*found, value])
         self._note(metric=float(value), gradient_metric=gradient_norm(gradients[: len(self.alpha)]))
@@ -111,6 +113,19 @@ class Trial:
             yield
         finally:
             _copy(held)
+
+    @contextmanager
+    def _only(self, of: Sequence[Tensor]) -> Iterator[None]:
+        """Within: no other parameter is differentiated in, so that nothing is kept for it."""
+        wanted = {id(tensor) for tensor in of}
+        still = [p for p in self.supernet.parameters() if p.requires_grad and id(p) not in wanted]
+        try:
+            for parameter in still:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in still:
+                parameter.requires_grad_(True)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the next steps, of all processes."""

@@ -14,11 +14,13 @@ from torch.nn import functional
 from certnas.data import Dataset
 from certnas.errors import UserError
 from certnas.layout import laid_out, laid_out_network
+from certnas.parallel import Processes, share_batch_norm
 from certnas.space import DiscreteNetwork
 from certnas.train.images import batch_count, batches
 from certnas.train.recipe import OPTIMIZERS, Recipe
 
 EVALUATED = 256  # images at once
+ALONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def fit(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
     keeper: Keeper | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -71,17 +74,24 @@ def fit(
     auxiliary head is a `DiscreteNetwork`.  Each epoch is a function of the seed, its number and the state
     before it, so on a CPU a training that was kept and restored ends in the same weights.  The caller's random
     state is left as it was.
-    Raises UserError where the loss or its gradient is not finite: the weights are then of no use, what was kept
-    is.
+
+    processes: that each train on their share of every batch and descend along the mean gradient, batch norm being that
+    of the whole batch.  The weights are those of one process up to rounding, but for what is drawn anew for each image
+    (drop-path, where an attack starts).  Their batch norms are replaced; the first process alone has a keeper.
+    Raises UserError where a batch has fewer images than there are processes, or where the loss or its gradient is not
+    finite: the weights are then of no use, what was kept is.
     """
-    training = _Training(laid_out_network(network.to(device)), data, recipe, seed, torch.device(device))
-    state = keeper.restore() if keeper is not None else None
+    if processes.size > 1:
+        share_batch_norm(network)
+    network = laid_out_network(network.to(device))
+    training = _Training(network, data, recipe, seed, torch.device(device), processes)
+    state = processes.shared(keeper.restore() if keeper is not None else None)
     tell = progress or (lambda _: None)
     first, best = training.load(state) if state is not None else (0, None)
     cuda = [training.device] if training.device.type == "cuda" else []
     for epoch in range(first, recipe.epochs):
         with torch.random.fork_rng(devices=cuda):
-            seeded(seed * 1_000_003 + epoch, training.device)
+            seeded(seed * 1_000_003 + epoch + (processes.rank << 40), training.device)
             figures = training.epoch(epoch, tell)
             figures |= training.measure(held)
         score = [figures[training.measured_by], figures["validation_accuracy"]]
@@ -105,9 +115,16 @@ class _Training:
     """A network with its optimizer and its objective."""
 
     def __init__(
-        self, network: nn.Module, data: Dataset, recipe: Recipe, seed: int, device: torch.device
+        self,
+        network: nn.Module,
+        data: Dataset,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        processes: Processes,
     ) -> None:
         self.network, self.data, self.recipe, self.seed, self.device = network, data, recipe, seed, device
+        self.processes = processes
         if not isinstance(network, DiscreteNetwork) and (recipe.drop_path or recipe.auxiliary):
             raise UserError(
                 f"training: a {type(network).__name__} has neither drop-path nor an auxiliary head; give "
@@ -117,6 +134,11 @@ class _Training:
         self.aim = recipe.objective.on(network, data.x[:2].to(device))
         self.fill = data.x.mean((0, 2, 3))
         self.per_epoch = batch_count(len(data.y), recipe.batch)
+        if len(data.y) // self.per_epoch < processes.size:
+            raise UserError(
+                f"training: batches of {len(data.y) // self.per_epoch} images do not divide over {processes.size} "
+                "processes; give a larger batch size"
+            )
         self.measured_by = f"validation_{recipe.objective.measure}"
 
     def progress(self, step: int, figures: Mapping[str, float]) -> Progress:
@@ -154,9 +176,10 @@ class _Training:
                 tell(self.progress(step + 1, figures))
         return figures
 
-    def _step(self, x: Tensor, y: Tensor, step: int, steps: int) -> tuple[float, int]:
-        """The loss, and how many of the images that the network saw it had right."""
-        recipe, t, correct = self.recipe, step / steps, 0
+    def _step(self, whole: Tensor, labels: Tensor, step: int, steps: int) -> tuple[float, int]:
+        """The loss of a batch, and how many of the images that the network saw it had right."""
+        recipe, t, correct, ours = self.recipe, step / steps, 0, self.processes
+        x, y = whole[ours.share], labels[ours.share]
 
         def cross_entropy(images: Tensor, labels: Tensor) -> Tensor:
             nonlocal correct
@@ -170,11 +193,16 @@ class _Training:
 
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(t)
-        loss = self.aim.loss(x, y, cross_entropy, t)
-        value = float(loss.detach())
+        loss = self.aim.loss(x, y, cross_entropy, t, whole) * (len(x) * ours.size / len(whole))
+        found = ours.mean([loss.detach(), loss.new_tensor(correct * ours.size)])
+        value, right = float(found[0]), round(float(found[1]))
         self.optimizer.zero_grad()
         if math.isfinite(value):
             loss.backward()
+            trained = [p for p in self.network.parameters() if p.grad is not None]
+            gradients = ours.mean([p.grad for p in trained if p.grad is not None])
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parameter.grad = gradient
             norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip))
         if not math.isfinite(value) or not math.isfinite(norm):
             what = f"the loss is {value}" if not math.isfinite(value) else f"its gradient's norm is {norm}"
@@ -183,7 +211,7 @@ class _Training:
                 "kept after the epoch before is left as it is: give a smaller lr or a longer warm-up"
             )
         self.optimizer.step()
-        return value, correct
+        return value, right
 
     def _forward(self, x: Tensor, drop_path: float) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Logits, and those of the auxiliary head where there is one."""
@@ -198,10 +226,14 @@ class _Training:
         """The accuracy on the held-out images, and the objective's measure."""
         self.network.eval()
         right = measured = 0
-        for x, y in zip(held.x.split(EVALUATED), held.y.split(EVALUATED), strict=True):
+        parts = list(zip(held.x.split(EVALUATED), held.y.split(EVALUATED), strict=True))
+        for x, y in parts[self.processes.share]:
             x, y = laid_out(x.to(self.device)), y.to(self.device)
             with torch.no_grad():
                 right += int((self.network(x).argmax(1) == y).sum())
             measured += int(self.aim.correct(x, y).sum())
+        right, measured = (
+            sum(counts) for counts in zip(*self.processes.gathered((right, measured)), strict=True)
+        )
         count = len(held.y)
         return {"validation_accuracy": right / count, self.measured_by: measured / count}

@@ -23,10 +23,11 @@ class Aim(ABC):
     """An objective on one network."""
 
     @abstractmethod
-    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
         """The loss of a batch, at the fraction t in [0, 1] of the training; the network is in training mode.
 
-        cross_entropy(x, y) is the mean over the batch, with label smoothing and auxiliary head.
+        cross_entropy(x, y) is the mean over the batch, with label smoothing and auxiliary head.  whole: the images of
+        which x is this process's share, and whose statistics batch norm takes; x where there is one process.
         """
 
     @abstractmethod
@@ -183,7 +184,7 @@ class _Clean(Aim):
     def __init__(self, network: nn.Module) -> None:
         self.network = network
 
-    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
         return cross_entropy(x, y)
 
     def correct(self, x: Tensor, y: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ class _Attacked(_Clean):
         start = x + o.start * torch.randn_like(x)
         return pgd(self.network, x, y, eps=eps, step=o.step * eps / o.eps, steps=o.steps, start=start)
 
-    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
         return cross_entropy(self._attack(x, y, self.objective.schedule(t)["eps"]), y)
 
     def correct(self, x: Tensor, y: Tensor) -> Tensor:
@@ -218,14 +219,14 @@ class _Bounded(Aim):
         self.evaluation = bounds.trace(network.eval(), example)
         network.train(mode)
 
-    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
         now = self.objective.schedule(t)
         loss = cross_entropy(x, y)
         if now["eps"] == 0:
             return loss
         rows = self._margins(y)
         region = bounds.Linf(x, now["eps"], 0.0, 1.0)
-        network = self.training.bind(batch=x)
+        network = self.training.bind(batch=whole)
         bounded = -bounds.lower_bounds(network, region, rows, self.objective.bound(t)).mean()
         return now["kappa"] * loss + (1 - now["kappa"]) * bounded
 

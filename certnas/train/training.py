@@ -12,6 +12,7 @@ from torch import nn
 
 from certnas.data import Dataset
 from certnas.models.trained import Sizes, figures_of, write_network
+from certnas.parallel import processes
 from certnas.runs import RunFolder
 from certnas.space import Genotype, RobNet
 from certnas.train.images import channel_statistics, held_out
@@ -54,7 +55,8 @@ def train(
     the highest measure on them (`Objective.measure`; among equals the highest accuracy, then the latest), OUT/last
     that of the last epoch.  The folder also holds config.toml, log.jsonl and tensorboard/ (a line and a point per
     epoch), curves.png, and last.pt, from which `resume` goes on after a kill: on a CPU to the same weights.
-    The caller's random state is left as it was.
+    The caller's random state is left as it was.  Started by torchrun, its processes share each batch (see `fit`); the
+    first one alone writes, and calls progress.
 
     Raises UserError for data, recipe and network that do not fit, a folder that holds another run, or a loss that
     is not finite.
@@ -65,7 +67,6 @@ def train(
     >>> digits = load("digits", train=True)
     >>> trained = train(GENOTYPES["DARTS_V2"], digits, recipe("crown-ibp", "digits"), "runs/darts")  # doctest: +SKIP
     """
-    device = torch.device(device)
     images, held = held_out(data, validation, seed)
     mean, std = channel_statistics(images.x) if recipe.normalize else (None, None)
     channels, height, width = data.x.shape[1:]
@@ -80,18 +81,22 @@ def train(
         "genotype": genotype.record(),
         "recipe": recipe_table(recipe),
     }
-    folder = RunFolder.open(Path(out), config, resume=resume, environment={"device": str(device)})
-    keeper = _Folder(folder, genotype, sizes, recipe)
-    try:
-        fit(network, images, held, recipe, seed=seed, device=device, keeper=keeper, progress=progress)
-    finally:
-        folder.close()
-    folder.write(
-        CURVES, curves(epochs_of(folder.path), f"{data.name} · {recipe.objective.measure.replace('_', ' ')}")
-    )
-    return Trained(
-        folder.path / BEST, folder.path / LAST, figures_of(folder.path / BEST), figures_of(folder.path / LAST)
-    )
+    with processes(torch.device(device)) as (group, place):
+        trained = None
+        if group.rank:
+            fit(network, images, held, recipe, seed=seed, device=place, processes=group)
+        else:
+            environment = {"device": str(place), "processes": group.size}
+            folder = RunFolder.open(Path(out), config, resume=resume, environment=environment)
+            keeper = _Folder(folder, genotype, sizes, recipe)
+            kept: dict[str, Any] = {"keeper": keeper, "progress": progress}
+            try:
+                fit(network, images, held, recipe, seed=seed, device=place, processes=group, **kept)
+            finally:
+                folder.close()
+            trained = keeper.trained(f"{data.name} · {recipe.objective.measure.replace('_', ' ')}")
+        found: Trained = group.gathered(trained)[0]
+        return found
 
 
 class _Folder:
@@ -99,6 +104,12 @@ class _Folder:
 
     def __init__(self, folder: RunFolder, genotype: Genotype | RobNet, sizes: Sizes, recipe: Recipe) -> None:
         self.folder, self.genotype, self.sizes, self.recipe = folder, genotype, sizes, recipe
+
+    def trained(self, title: str) -> Trained:
+        """What is kept, once all epochs are; draws their curves."""
+        path = self.folder.path
+        self.folder.write(CURVES, curves(epochs_of(path), title))
+        return Trained(path / BEST, path / LAST, figures_of(path / BEST), figures_of(path / LAST))
 
     def restore(self) -> Mapping[str, Any] | None:
         return None if self.folder.checkpoint is None else self.folder.checkpoint.state

@@ -1,4 +1,4 @@
-"""One search over several processes, as `torchrun` starts them: shares of each batch, one gradient."""
+"""One search or training over several processes, as `torchrun` starts them: shares of each batch, one gradient."""
 
 import io
 import os
@@ -14,10 +14,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's rank among `size` that work on one search."""
+    """This process's rank among `size` that work on one search or training."""
 
     rank: int = 0
     size: int = 1
+
+    @property
+    def share(self) -> slice:
+        """The images of a batch that are this process's: every size-th, from its rank on."""
+        return slice(self.rank, None, self.size)
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean of each tensor over the processes."""
@@ -91,19 +96,19 @@ def _total(x: Tensor) -> Tensor:
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose mean and variance in training are those of the batches of all processes together.
 
-    torch's SyncBatchNorm computes on GPUs only and has no second derivative.  All batches are equally large.  In a
+    torch's SyncBatchNorm computes on GPUs only and has no second derivative.  In a
     traced graph, such as that of certified bounds, it is the plain one: the statistics are this process's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or torch.compiler.is_exporting():
             return super().forward(x)
-        size = dist.get_world_size()
-        mean = _total(x.mean((0, 2, 3))) / size
+        values = x.numel() / x.shape[1]
+        total, count = _total(torch.cat([x.sum((0, 2, 3)), x.new_tensor([values])])).split([x.shape[1], 1])
+        mean = total / count
         centred = x - mean[:, None, None]
-        variance = _total(centred.square().mean((0, 2, 3))) / size
+        variance = _total(centred.square().sum((0, 2, 3))) / count
         if self.running_mean is not None and self.running_var is not None:
-            count = size * x.numel() / x.shape[1]
             momentum = self.momentum or 0.0
             with torch.no_grad():
                 self.get_buffer("num_batches_tracked").add_(1)
