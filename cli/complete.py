@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from bounds import Network
     from certnas.certifier import Certificates
+    from certnas.verify.proof import Proof
 
 SECONDS = 60.0
 COMPLETE = (
@@ -44,8 +45,9 @@ class Completion:
         y: Tensor,
         batch: Certificates,
         clip: tuple[float, float] | None,
+        proved: Callable[[int, Proof], None] | None = None,
     ) -> Certificates:
-        """The certificates of images x, y, raised where that was asked for."""
+        """The certificates of images x, y, raised where that was asked for; `proved` is told the proof of each."""
         from certnas.verify import network_of, tighten
 
         if self.seconds is None:
@@ -53,4 +55,4 @@ class Completion:
         if self.network is None:
             self.network = network_of(model, tuple(x.shape[1:]))
         kept = {name: self.options[name] for name in ("targets", "eps_max", "seed", "memory")}
-        return tighten(self.network, x, y, batch, timeout=self.seconds, clip=clip, **kept)
+        return tighten(self.network, x, y, batch, timeout=self.seconds, clip=clip, proved=proved, **kept)

@@ -13,6 +13,7 @@ from certnas.engine import Job, Tell
 if TYPE_CHECKING:
     from certnas.certifier import Certificates
     from certnas.proofs import Writer, Written
+    from certnas.verify.proof import Proof
     from cli.complete import Completion
 
 Shard = tuple["Certificates", list["Written"]]
@@ -20,7 +21,7 @@ Shard = tuple["Certificates", list["Written"]]
 
 @dataclass(frozen=True)
 class Shards(Job[Batch, Shard]):
-    """Certifies, writes proofs to `folder` where one is given, and raises radii where that was asked for."""
+    """Certifies, raises radii where that was asked for, and writes proofs to `folder` where one is given."""
 
     certification: Certification
     folder: Path | None
@@ -44,10 +45,13 @@ class _Worker:
         request, written = self.certify.request, []
         if self.job.folder is not None:
             self.writer = self.writer or self._writer(batch, self.job.folder)
+        proofs: dict[int, Proof] = {}
+        keep = proofs.__setitem__ if self.writer is not None else None
         certificates = self.certify(batch, tell)
+        certificates = self.job.complete(request.model, batch.x, batch.y, certificates, request.clip, keep)
         if self.writer is not None:
-            written = self.writer.write(batch.x, batch.y, certificates)
-        return self.job.complete(request.model, batch.x, batch.y, certificates, request.clip), written
+            written = self.writer.write(batch.x, batch.y, certificates, proofs)
+        return certificates, written
 
     def _writer(self, batch: Batch, folder: Path) -> Writer:
         from certnas.proofs import Writer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from cli.opening import opened, with_opening
 from cli.values import Bytes
 
 if TYPE_CHECKING:
-    from certnas.verify import Verdict
+    from certnas.verify import Property, Verdict
     from certnas.verify.instances import Instance, Result
     from certnas.verify.subject import Subject
 
@@ -35,6 +36,11 @@ PREPARED = ("mean", "std", "input_range", "layout", "channels", "arch")
 @click.option("--threads", type=click.IntRange(1), help="Of the CPU.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results.csv and counterexamples.")
 @click.option("--resume", is_flag=True, help="Continue the list whose results --out holds.")
+@click.option(
+    "--certificates",
+    type=click.Path(path_type=Path),
+    help="Folder for proofs of unsat that `certnas check` checks.",
+)
 @with_opening
 def verify(**options: Any) -> None:
     """Prove or refute a property of a network.
@@ -73,6 +79,10 @@ class Verification:
             [Instance(options["net"], options["prop"], None)] if listed is None else read_instances(listed)
         )
         self.results: list[Result] = []
+        if options["certificates"] is not None:
+            from certnas.proofs import open_folder
+
+            open_folder(options["certificates"])
         if options["resume"] and options["out"] is None:
             raise UserError("--resume needs the folder to continue: add --out DIR")
         if options["out"] is not None:
@@ -138,6 +148,7 @@ class Verification:
                     timeout=timeout,
                     memory=self.options["memory"],
                     seed=self.options["seed"],
+                    proof=self.options["certificates"] is not None,
                     progress=tell,
                 )
         except (UserError, BoundsError, MemoryError) as error:
@@ -147,6 +158,7 @@ class Verification:
             spent = time.monotonic() - began
             return Result(self.category, instance.network, instance.prop, spent, "error", 0.0), None
         self._keep(instance, verdict)
+        verdict = self._certified(instance, prop, verdict)
         line = (self.category, instance.network, instance.prop, prepared, verdict.status, verdict.seconds)
         return Result(*line), verdict
 
@@ -171,11 +183,27 @@ class Verification:
 
     def _keep(self, instance: Instance, verdict: Verdict) -> None:
         from certnas.runs.files import write_atomically
-        from certnas.verify.instances import counterexample_name, counterexample_text
+        from certnas.verify.instances import counterexample_text, instance_name
 
         if verdict.counterexample is not None and self.options["out"] is not None:
-            name = counterexample_name(instance.network, instance.prop)
+            name = f"{instance_name(instance.network, instance.prop)}.counterexample"
             write_atomically(self.options["out"] / name, counterexample_text(verdict.counterexample))
+
+    def _certified(self, instance: Instance, prop: Property, verdict: Verdict) -> Verdict:
+        """Writes the certificate of an `unsat`; the verdict's note says what came of it."""
+        from certnas.errors import UserError
+        from certnas.proofs import Uncertified, write_proof
+        from certnas.verify.instances import instance_name
+
+        if verdict.proof is None:
+            return verdict
+        path = self.options["certificates"] / f"{instance_name(instance.network, instance.prop)}.npz"
+        about = {"network": instance.network, "property": instance.prop}
+        try:
+            size = write_proof(path, prop, verdict.proof, memory=self.options["memory"], about=about)
+        except (Uncertified, UserError) as error:
+            return replace(verdict, note=f"no certificate: {error}")
+        return replace(verdict, note=f"certificate {path.name}, {size / 2**20:.1f} MiB")
 
     def _show(self, instance: Instance, result: Result, verdict: Verdict | None) -> None:
         from rich.console import Console

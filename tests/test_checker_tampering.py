@@ -12,9 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from oracles import sample_region
-from test_checker import certified, image, small
+from test_checker import certified, enclosure, image, small
 
-from certnas.checker import Certificate, Network, Plane, Planes, Rejected, check, enclosure
+from certnas.checker import Certificate, Network, Part, Plane, Planes, Rejected, Step, check
 from certnas.checker.numbers import dyadic
 from certnas.checker.relaxations import sandwiched
 from certnas.proofs import encode, read
@@ -48,28 +48,36 @@ def one(array: np.ndarray, rng: Rng, change: Callable[[float], float]) -> np.nda
     return changed
 
 
+def with_steps(found: Certificate, steps: list[Step]) -> Certificate:
+    return replace(found, parts=(replace(found.parts[0], steps=tuple(steps)),))
+
+
 def narrower(found: Certificate, rng: Rng) -> Certificate:
     """One claimed bound of one tensor moved inward."""
-    steps = list(found.steps)
+    steps = list(found.parts[0].steps)
     number = int(rng.integers(len(steps)))
     side, sign = (("lower", 1), ("upper", -1))[rng.integers(2)]
     moved = one(
         getattr(steps[number], side), rng, lambda v: v + sign * 10.0 ** rng.uniform(-7, -1) * (1 + abs(v))
     )
     steps[number] = replace(steps[number], **{side: moved})
-    return replace(found, steps=tuple(steps))
+    return with_steps(found, steps)
 
 
 def higher(found: Certificate, rng: Rng) -> Certificate:
-    return replace(found, bounds=one(found.bounds, rng, lambda v: v + 10.0 ** rng.uniform(-7, 0)))
+    (given,) = found.parts[0].refutations
+    lie = replace(given, bounds=one(given.bounds, rng, lambda v: v + 10.0 ** rng.uniform(-7, 0)))
+    return replace(found, parts=(replace(found.parts[0], refutations=(lie,)),))
 
 
 def farther(found: Certificate, rng: Rng) -> Certificate:
-    return replace(found, eps=found.eps * (1 + 10.0 ** rng.uniform(-5, 0)))
+    eps = found.eps * (1 + 10.0 ** rng.uniform(-5, 0))
+    return replace(found, eps=eps, box=(np.maximum(found.x - eps, 0), np.minimum(found.x + eps, 1)))
 
 
 def elsewhere(found: Certificate, rng: Rng) -> Certificate:
-    return replace(found, x=one(found.x, rng, lambda v: (v + rng.uniform(0.05, 0.5)) % 1.0))
+    x = one(found.x, rng, lambda v: (v + rng.uniform(0.05, 0.5)) % 1.0)
+    return replace(found, x=x, box=(np.maximum(x - found.eps, 0), np.minimum(x + found.eps, 1)))
 
 
 def larger_ball(found: Certificate, rng: Rng) -> Certificate:
@@ -104,7 +112,9 @@ def test_a_narrower_claim_is_rejected_or_true(proved: tuple[Certificate, Network
         if refused(lie, network):
             rejected += 1
             continue
-        (step,) = [new for new, old in zip(lie.steps, found.steps, strict=True) if new is not old]
+        (step,) = [
+            new for new, old in zip(lie.parts[0].steps, found.parts[0].steps, strict=True) if new is not old
+        ]
         inner = copy.copy(network)
         inner.output = step.target
         for point in points.numpy():
@@ -124,9 +134,9 @@ def test_planes_that_do_not_hold_are_rejected(proved: tuple[Certificate, Network
     """One slope or intercept is moved.  Where the planes are no sandwich any more, and are used, nothing is proved."""
     found, network = proved
     rng = np.random.default_rng(13)
-    used = {key: node for step in found.steps for node, key in step.planes.items()}
-    used |= {key: node for node, key in found.final.items()}
-    boxes = {step.target: (step.lower, step.upper) for step in found.steps}
+    used = {key: node for step in found.parts[0].steps for node, key in step.planes.items()}
+    used |= {key: node for node, key in found.parts[0].refutations[0].planes.items()}
+    boxes = {step.target: (step.lower, step.upper) for step in found.parts[0].steps}
     broken = caught = 0
     for _ in range(2 * COUNT):
         key = str(rng.choice(sorted(used)))
@@ -159,10 +169,13 @@ def test_one_weight_changed_is_rejected(seed: int, proved: tuple[Certificate, Ne
     def renamed(planes: dict[str, str]) -> dict[str, str]:
         return {ids[node]: key for node, key in planes.items()}
 
-    steps = tuple(replace(s, target=ids[s.target], planes=renamed(s.planes)) for s in found.steps)
-    forged = replace(found, network=changed.output, steps=steps, final=renamed(found.final))
+    (part,), (given,) = found.parts, found.parts[0].refutations
+    steps = tuple(replace(s, target=ids[s.target], planes=renamed(s.planes)) for s in part.steps)
+    given = replace(given, planes=renamed(given.planes))
+    forged = replace(found, network=changed.output, parts=(Part(steps, (given,)),))
     honest, _ = certified(model, image(), "l2", 0.06)
-    assert refused(forged, changed) or (honest is not None and (honest.bounds >= found.bounds - 1e-6).all())
+    bounds = None if honest is None else honest.parts[0].refutations[0].bounds
+    assert refused(forged, changed) or (bounds is not None and (bounds >= given.bounds - 1e-6).all())
 
 
 def test_a_sandwich_must_come_from_the_right_box() -> None:
@@ -246,14 +259,14 @@ def test_planes_of_a_maximum_against_all_corners() -> None:
 def test_a_file_is_what_was_written(proved: tuple[Certificate, Network], tmp_path: Path) -> None:
     found, network = proved
     path = tmp_path / "one.npz"
-    path.write_bytes(encode(found))
+    path.write_bytes(encode([found, found]))
     again = read(path)
-    assert encode(again) == encode(found)
-    assert (check(again, network).derived >= found.bounds).all()
+    assert encode(again) == encode([found, found])
+    assert (check(again[1], network) >= found.parts[0].refutations[0].bounds).all()
 
 
 def test_damaged_and_foreign_files_are_refused(proved: tuple[Certificate, Network], tmp_path: Path) -> None:
-    data = encode(proved[0])
+    data = encode([proved[0]])
     rng = np.random.default_rng(3)
     path = tmp_path / "one.npz"
     for attempt in range(120):
@@ -305,8 +318,13 @@ def test_certify_writes_what_check_proves(tmp_path: Path) -> None:
     result = runner.invoke(main, ["check", str(folder), "digits-cell"])
     assert result.exit_code == 1 and "another network" in result.output
     files = sorted(folder.glob("*.npz"))
-    forged = read(files[0])
-    files[0].write_bytes(encode(replace(forged, eps=forged.eps * 1.5)))
+    (forged,) = read(files[0])
+    eps = 1.5 * forged.eps
+    files[0].write_bytes(encode([replace(forged, eps=eps)]))
+    result = runner.invoke(main, ["check", str(files[0]), "digits-cnn"])
+    assert result.exit_code == 0 and "distance" not in result.output, "its box is still the smaller ball's"
+    wide = np.maximum(forged.x - eps, 0), np.minimum(forged.x + eps, 1)
+    files[0].write_bytes(encode([replace(forged, eps=eps, box=wide)]))
     result = runner.invoke(main, ["check", str(files[0]), "digits-cnn"])
     assert result.exit_code == 1 and "rejected" in result.output
 

@@ -16,8 +16,8 @@ from certnas.errors import UserError
 from certnas.verify import Counterexample, Verdict, read_vnnlib
 from certnas.verify.instances import (
     Instance,
-    counterexample_name,
     counterexample_text,
+    instance_name,
     read_instances,
 )
 from certnas.verify.subject import open_onnx
@@ -180,7 +180,7 @@ def test_lists_are_read_with_and_without_header(tmp_path: Path) -> None:
 
 
 def test_counterexample_files() -> None:
-    assert counterexample_name("x/net.v1.onnx.gz", "y/p_0.03.vnnlib.gz") == "net.v1_p_0.03.counterexample"
+    assert instance_name("x/net.v1.onnx.gz", "y/p_0.03.vnnlib.gz") == "net.v1_p_0.03"
     inputs = np.array([0.1, -1e-30], np.float32)
     text = counterexample_text(Counterexample(inputs, np.array([1 / 3])))
     assert text.splitlines()[0] == "((X_0 0.10000000149011612)"

@@ -1,19 +1,21 @@
 """An independent check of certificates: numpy, integers and nothing of the bound engine."""
 
-from certnas.checker.certificate import Certificate, Plane, Planes, Step
-from certnas.checker.check import Checked, Rejected, check, enclosure
+from certnas.checker.certificate import Certificate, Part, Plane, Planes, Refutation, Split, Step
+from certnas.checker.check import Known, Rejected, check
 from certnas.checker.network import Network, Node, Unsupported
 
 __all__ = [
     "Certificate",
-    "Checked",
+    "Known",
     "Network",
     "Node",
+    "Part",
     "Plane",
     "Planes",
+    "Refutation",
     "Rejected",
+    "Split",
     "Step",
     "Unsupported",
     "check",
-    "enclosure",
 ]

@@ -36,21 +36,56 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """rows·f(x') ≥ bounds > 0 for every x' with ‖x' − x‖ ≤ eps (and box[0] ≤ x' ≤ box[1]), as is claimed.
+class Refutation:
+    """Σₛ mix_rs (rows_cs·f − offsets_cs) ≥ bounds_r > 0 for some clauses c = clauses_r, as is claimed.
 
-    network: the digest of f.  x [*shape], rows [S, K], bounds [S]; norm linf, l2 or l1.  steps: claims about tensors
-    inside, each from those before it; final: the planes for the rows.  about: what is not proved, such as versions.
+    clauses [R], mix [R, S], bounds [R]; planes of R rows, or one for all; multipliers [R, D] of the splits on the way.
+    """
+
+    clauses: tuple[int, ...]
+    mix: np.ndarray
+    bounds: np.ndarray
+    planes: Mapping[str, str]
+    multipliers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Split:
+    """Unit `unit` (flat) of a tensor is ≤ point in the part halves[0], ≥ point in the part halves[1]."""
+
+    tensor: str
+    unit: int
+    point: float
+    halves: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the area: claims about it, clauses refuted on all of it, and splits, in both parts of which others are.
+
+    The parts that a split makes know what is claimed here, and have greater numbers.
+    """
+
+    steps: tuple[Step, ...]
+    refutations: tuple[Refutation, ...]
+    splits: tuple[Split, ...] = ()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """No x' of the area meets a clause c: rows_cs·f(x') ≤ offsets_cs for all s.  network: the digest of f.
+
+    The area is ‖x' − x‖ ≤ eps (norm linf, l2 or l1) and box[0] ≤ x' ≤ box[1].  x and the sides of the box [*shape];
+    rows [C, S, *out], offsets [C, S].  parts[0] is all of the area.  about: what is not proved, such as versions.
     """
 
     network: str
     norm: str
     x: np.ndarray
     eps: float
-    box: tuple[float, float] | None
+    box: tuple[np.ndarray, np.ndarray]
     rows: np.ndarray
-    bounds: np.ndarray
-    steps: tuple[Step, ...]
-    final: Mapping[str, str]
+    offsets: np.ndarray
+    parts: tuple[Part, ...]
     planes: Mapping[str, Planes]
     about: Mapping[str, Any]

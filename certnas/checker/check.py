@@ -2,75 +2,68 @@
 
 Theorem.  Let f be the real-valued function of a `Network` whose digest is the certificate's: its operators in real
 arithmetic, its weights the rational numbers that their float64 values are.  If `check(certificate, network)` returns,
-then rows_s·f(x') ≥ bounds_s > 0 for every row s and every x' of the certificate's region.
+then no x' of a claim's area meets any of its clauses: for each clause c some s has rows_cs·f(x') > offsets_cs.  (Where
+every clause is one row and its offset 0, all rows of f are positive on the area.)
 
 Proof, as it is computed.  (a) A box around a node's value follows from boxes around its operands, by interval
-arithmetic rounded outward, and from the region at the input.  (b) Two planes sandwich a nonlinear node where
+arithmetic rounded outward, and from the area at the input.  (b) Two planes sandwich a nonlinear node where
 `sandwiched` decides so, exactly, on its operand's box; on one true box is for every value of the node.  (c) A linear
 form of a node's value is at least a linear form of its operands' values plus a constant: by W and b where it is affine,
 by the lower plane for positive coefficients and the upper plane for negative ones where it is not; so, node by node,
-at least a linear form of x', whose minimum over the region is bounded below.  (d) A claimed box is accepted where (a)
-or (c) imply it, and then tightens what was known.  (e) The rows are bounded by (c).  In float64 each step of (c) is
-moved down by a bound of its rounding: with |x| ≤ M for a node's operands, coefficients rounded in a sum of m products
-change the form by at most γ_m |coef| |W| M.
+at least a linear form of x', whose minimum over the area is bounded below.  (d) A claimed box is accepted where (a)
+or (c) imply it, and then tightens what was known.  (e) A split makes two parts of a part of the area: where a unit z of
+some tensor, or of the input, is ≤ p and where it is ≥ p.  Every point lies in one of them, so a clause that is refuted
+in both is refuted in the part; what was known of the part is known in both; where z's box leaves no room, no point is.
+(f) In a part with splits σ_j (z_j − p_j) ≥ 0 a clause c is refuted where, for mix_s ≥ 0 and multipliers β_j ≥ 0,
+Σ_s mix_s (rows_cs·f − offsets_cs) − Σ_j β_j σ_j (z_j − p_j) is positive by (c): then so is the first sum.
+In float64 each step of (c) is moved down by a bound of its rounding: with |x| ≤ M for a node's operands, coefficients
+rounded in a sum of m products change the form by at most γ_m |coef| |W| M.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import replace
 from functools import reduce
+from math import prod
+from typing import Any
 
 import numpy as np
 
-from certnas.checker.certificate import Certificate, Planes, Step
+from certnas.checker.certificate import Certificate, Planes, Refutation, Split, Step
 from certnas.checker.network import RELAXED, Network, Node, gather, pull, push, scatter
 from certnas.checker.numbers import GUARD, LARGE, Arithmetic, Numbers, dyadic, lowered
 from certnas.checker.region import Region
 from certnas.checker.relaxations import corners, greatest, sandwiched, sigma_end, value
 
 Box = tuple[np.ndarray, np.ndarray]
-EXACT_WORK = 1_000_000
-"""Rows times units up to which integers are used where the caller does not say."""
+Pending = dict[str, Numbers]
 CHUNK = 1 << 22
-MALFORMED = (ValueError, KeyError, IndexError, TypeError, OverflowError, ZeroDivisionError)
+MALFORMED = (ValueError, KeyError, IndexError, TypeError, OverflowError, ZeroDivisionError, RecursionError)
 
 
 class Rejected(Exception):
     """The certificate does not prove its claim; the text says where."""
 
 
-@dataclass(frozen=True)
-class Checked:
-    """derived: the bounds of the rows that the check arrived at, no less than those claimed.  [S]"""
-
-    derived: np.ndarray
-    exact: bool
+def _demand(holds: object, otherwise: str) -> None:
+    if not holds:
+        raise Rejected(otherwise)
 
 
-def check(certificate: Certificate, network: Network, *, exact: bool | None = None) -> Checked:
-    """Proves the theorem above, in integers (exact), in float64, or in whichever the size suggests (None).
+def check(certificate: Certificate, network: Network, *, exact: bool = False) -> np.ndarray:
+    """Proves the theorem above, in integers (exact) or in float64; the bound by which each clause is refuted, [C].
 
     Raises Rejected where the certificate proves nothing about this network.
     """
-    if certificate.network != network.output:
-        raise Rejected("the certificate is about another network: the digests differ")
+    _demand(certificate.network == network.output, "it is about another network: the digests differ")
     try:
-        if exact is None:
-            rows = len(certificate.rows) + sum(
-                2 * step.lower.size for step in certificate.steps if step.planes
-            )
-            exact = rows * sum(int(np.prod(node.shape)) for node in network.nodes.values()) <= EXACT_WORK
-        return _Check(certificate, network, Arithmetic(exact)).run()
+        found, clauses = Known(certificate, network, exact).refuted(0), range(len(certificate.rows))
     except MALFORMED as error:
         raise Rejected(f"the certificate is malformed: {type(error).__name__}: {error}") from error
-
-
-def enclosure(network: Network, x: np.ndarray) -> Box:
-    """Bounds of f(x) in real arithmetic at one image x [*shape].  [K] each"""
-    point = Certificate(network.output, "linf", x, 0.0, None, x, x, (), {}, {}, {})
-    low, high = _Check(point, network, Arithmetic(False)).box(network.output)
-    return low[0], high[0]
+    _demand(clauses and set(clauses) <= set(found), f"only clauses {sorted(found)} are refuted")
+    return np.array([found[c] for c in clauses])
 
 
 def _dot(coef: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -78,65 +71,98 @@ def _dot(coef: np.ndarray, size: np.ndarray) -> np.ndarray:
     return (np.abs(coef) * size).reshape(len(coef), -1).sum(1)
 
 
-class _Check:
-    def __init__(self, certificate: Certificate, network: Network, arithmetic: Arithmetic) -> None:
-        self.certificate, self.network, self.arithmetic = certificate, network, arithmetic
-        self.region = Region.of(certificate, arithmetic)
-        if certificate.x.shape != network.nodes[network.input].shape:
-            raise Rejected("the image does not have the shape of the network's input")
-        exact = Region.of(certificate, Arithmetic(True))
-        ends = (exact.x + exact.down).down(), -(-exact.x - exact.up).down()
-        self.claimed: dict[str, Box] = {network.input: ends}
+class Known:
+    """What is known of one part of an area: boxes of tensors, planes that hold, the splits (z, σ, p)."""
+
+    def __init__(self, certificate: Certificate, network: Network, exact: bool) -> None:
+        self.certificate, self.network, self.arithmetic = certificate, network, Arithmetic(exact)
+        shapes = {network.nodes[network.input].shape, *(a.shape for a in (certificate.x, *certificate.box))}
+        _demand(len(shapes) == 1, "the area does not have the shape of the network's input")
+        self.region = Region.of(certificate, self.arithmetic)
+        self.claimed: dict[str, Box] = {network.input: (certificate.box[0][None], certificate.box[1][None])}
         self.boxes: dict[str, Box] = dict(self.claimed)
         self.sound: set[tuple[str, str]] = set()
+        self.splits: tuple[Any, ...] = ()  # (tensor, index, σ, p)
 
-    def run(self) -> Checked:
-        rows, bounds = self.certificate.rows, self.certificate.bounds
-        shaped = rows.ndim == 2 and len(rows) and bounds.shape == rows.shape[:1]
-        if not (shaped and (bounds > 0).all() and np.isfinite(rows).all()):
-            raise Rejected("the claimed bounds are not one positive number a row")
-        for number, step in enumerate(self.certificate.steps):
-            self._claim(step, f"step {number}")
-        coef = self.arithmetic.read(rows)
-        derived = self._rows(self.network.output, coef, self.certificate.final, "the rows")
-        if not (derived >= self.arithmetic.read(bounds)).all():
-            raise Rejected("the bounds of the rows do not follow from the planes")
-        return Checked(derived.nearest(), self.arithmetic.exact)
+    def refuted(self, number: int) -> dict[int, float]:
+        """The clauses that a part of the certificate refutes here, and by how much."""
+        part, where, found = self.certificate.parts[number], f"part {number}", dict[int, float]()
+        for step in part.steps:
+            self._claim(step, where)
+        for given in part.refutations:
+            found |= self._refutes(given, where)
+        for split in part.splits:
+            _demand(number < min(split.halves), f"{where}: it is split into earlier parts")
+            below, above = (self._half(split, side) for side in (0, 1))
+            found |= {c: min(below[c], above[c]) for c in below if c in above}
+        return found
+
+    def _half(self, split: Split, above: int) -> dict[int, float]:
+        """(e)"""
+        low, high = (end.copy() for end in self.box(split.tensor))
+        at = np.unravel_index(split.unit, low.shape[1:])
+        end, best = (low, np.maximum) if above else (high, np.minimum)
+        end[0][at] = best(end[0][at], split.point)
+        if low[0][at] > high[0][at]:
+            return dict.fromkeys(range(len(self.certificate.rows)), np.inf)
+        half, now = copy(self), {split.tensor: (low, high)}
+        half.splits = (*self.splits, (split.tensor, at, above * 2.0 - 1, split.point))
+        half.claimed, half.boxes, half.sound = self.claimed | now, self.boxes | now, set(self.sound)
+        if split.tensor == self.network.input:
+            area = replace(self.certificate, box=(low[0], high[0]))
+            half.region, half.boxes = Region.of(area, self.arithmetic), dict(half.claimed)
+        return half.refuted(split.halves[above])
+
+    def _refutes(self, given: Refutation, where: str) -> dict[int, float]:
+        """(f)"""
+        of, mix, beta, clauses = self.certificate, given.mix, given.multipliers, list(given.clauses)
+        rows, offsets, output = of.rows[clauses], of.offsets[clauses], self.network.output
+        read, dot, count = self.arithmetic.read, self.arithmetic.dot, len(rows)
+        out = self.network.nodes[output].shape
+        sizes = mix.shape, (*mix.shape, *out), (count, len(self.splits)), (count,)
+        fits = sizes == tuple(array.shape for array in (offsets, rows, beta, given.bounds))
+        signs = (mix >= 0).all() and (beta >= 0).all() and (given.bounds > 0).all()
+        _demand(fits and signs, f"{where}: a share or multiplier is missing or below 0, or a bound not above")
+        terms = read(mix.reshape(*mix.shape, *[1] * (rows.ndim - 2))) * read(rows)
+        pending, size = {output: terms.moved(lambda n: n.sum(1))}, terms.moved(lambda n: np.abs(n).sum(1))
+        total = self._cost(dot(read(-mix), read(offsets)), mix.shape[1] + 1, size, output)
+        for (tensor, at, side, point), column in zip(self.splits, beta.T, strict=True):
+            coef = np.zeros((count, *self.network.nodes[tensor].shape))
+            coef[(slice(None), *at)] = -side * column
+            total = self._add(pending, tensor, read(coef), total)
+            edge = dot(read(side * column[:, None]), read(np.full((1, 1), point)))
+            total = self.arithmetic.plus(total, edge)
+        derived = self._rows(pending, total, given.planes, where)
+        _demand((derived >= read(given.bounds)).all(), f"{where}: a bound does not follow from the planes")
+        return dict(zip(clauses, derived.nearest().tolist(), strict=True))
 
     def _claim(self, step: Step, where: str) -> None:
         """(d)"""
-        low, high = self.box(step.target)
-        shape = low.shape[1:]
-        if not (step.lower.shape == step.upper.shape == shape and (step.lower <= step.upper).all()):
-            raise Rejected(f"{where}: the claimed bounds are no interval of the tensor's shape")
-        many = max(1, CHUNK // max(int(np.prod(node.shape)) for node in self.network.nodes.values()))
+        (low, high), read = self.box(step.target), self.arithmetic.read
+        fits = step.lower.shape == step.upper.shape == low.shape[1:] and (step.lower <= step.upper).all()
+        _demand(fits, f"{where}: the claimed bounds are no interval of the tensor's shape")
+        many = max(1, CHUNK // max(prod(node.shape) for node in self.network.nodes.values()))
         for sign, claim, known in ((1.0, step.lower, low[0]), (-1.0, -step.upper, -high[0])):
             unproved = np.flatnonzero(~(known >= claim))
             for first in range(0, len(unproved), many):
                 units = unproved[first : first + many]
                 rows = np.zeros((len(units), claim.size))
                 rows[np.arange(len(units)), units] = sign
-                coef = self.arithmetic.read(rows.reshape(-1, *shape))
-                found = self._rows(step.target, coef, step.planes, where)
-                if not (found >= self.arithmetic.read(claim.reshape(-1)[units])).all():
-                    raise Rejected(f"{where}: a claimed bound does not follow from the planes before it")
+                pending = {step.target: read(rows.reshape(-1, *claim.shape))}
+                found = self._rows(pending, read(np.zeros(len(units))), step.planes, where)
+                proved = (found >= read(claim.reshape(-1)[units])).all()
+                _demand(proved, f"{where}: a claimed bound does not follow from the planes before it")
         self.claimed[step.target] = np.maximum(low, step.lower), np.minimum(high, step.upper)
         self.boxes = dict(self.claimed)
 
-    # (a)
-
     def box(self, name: str) -> Box:
-        """[1, *shape] each"""
-        wanted, stack = set(), [name]
-        while stack:
-            current = stack.pop()
-            if current not in self.boxes and current not in wanted:
-                wanted.add(current)
-                stack += self.network.nodes[current].operands
-        for node in [self.network.nodes[known] for known in self.network.nodes if known in wanted]:
+        """(a)  [1, *shape] each"""
+        for node in (node for node in self.network.nodes.values() if node.id not in self.boxes):
+            if name in self.boxes:
+                break
             low, high = self._interval(node, [self.boxes[operand] for operand in node.operands])
-            if not ((low >= -LARGE) & (low <= high) & (high <= LARGE)).all():
-                raise Rejected(f"the values of a {node.op} grow beyond 2^100")
+            fits = (low >= -LARGE) & (low <= high) & (high <= LARGE)
+            _demand(fits.all(), f"the values of a {node.op} grow beyond 2^100")
             self.boxes[node.id] = low, high
         return self.boxes[name]
 
@@ -151,12 +177,11 @@ class _Check:
         if node.op in RELAXED:
             return sigma_end(node.op == "tanh", lows[0], -1), sigma_end(node.op == "tanh", highs[0], 1)
         weight, bias, _ = node.parts
-        if weight is None:
-            low, high = push(node, lows, None), push(node, highs, None)
-        else:
-            plus, minus = np.maximum(weight, 0), np.minimum(weight, 0)
-            low = push(node, lows, plus) + push(node, highs, minus)
-            high = push(node, highs, plus) + push(node, lows, minus)
+        plus = None if weight is None else np.maximum(weight, 0)
+        low, high = push(node, lows, plus), push(node, highs, plus)
+        if weight is not None:
+            minus = np.minimum(weight, 0)
+            low, high = low + push(node, highs, minus), high + push(node, lows, minus)
         size, shift, unsure = self._size(node), np.zeros(()) if bias is None else bias, self._unsure(node)
         size, terms = size + np.abs(shift) + unsure, 2 * node.terms + 4
         return lowered(low + shift - unsure, terms, size), -lowered(-high - shift - unsure, terms, size)
@@ -173,34 +198,32 @@ class _Check:
 
     def _unsure(self, node: Node) -> np.ndarray:
         """What the rounding of W and b to float64 can change: δW M + δb.  [1, *out]"""
-        slack = node.parts[2]
-        if slack is None or not (slack[0].any() or slack[1].any()):
+        if node.op != "scale":
             return np.zeros((1, *node.shape))
-        return GUARD * (slack[0] * self._most(node.operands[0]) + slack[1])
+        weight, shift = node.parts[2]
+        return GUARD * (weight * self._most(node.operands[0]) + shift)
 
-    # (c)
-
-    def _rows(self, target: str, coef: Numbers, planes: Mapping[str, str], where: str) -> Numbers:
-        """Lower bounds of ⟨coef, target⟩.  coef [S, *shape] -> [S]"""
-        if coef.n.shape[1:] != self.network.nodes[target].shape:
-            raise Rejected(f"{where}: the rows do not have the tensor's shape")
-        self.box(target)
-        total, pending = self.arithmetic.read(np.zeros(len(coef.n))), {target: coef}
-        for node in reversed(self.network.nodes.values()):
-            if node.id not in pending or node.id == self.network.input:
+    def _rows(self, pending: Pending, total: Numbers, planes: Mapping[str, str], where: str) -> Numbers:
+        """(c)  Lower bounds of total + Σ ⟨coef, tensor⟩ of the pending tensors.  coef [S, *shape], total [S] -> [S]"""
+        for node in list(self.network.nodes.values())[:0:-1]:  # the input is the first
+            rows = pending.pop(node.id, None)
+            if rows is None or not rows.n.any():
                 continue
-            rows = pending.pop(node.id)
-            found = (
-                self._relaxed(node, rows, planes, where) if node.op in RELAXED else self._affine(node, rows)
-            )
-            total = self.arithmetic.plus(total, found[1])
-            for operand, part in zip(node.operands, found[0], strict=True):
-                if operand in pending:
-                    part = pending[operand] + part
-                    total = self._cost(total, 1, part, operand)
-                pending[operand] = part
+            both = self._planes(node, planes, len(rows.n), where) if node.op in RELAXED else None
+            parts, const = self._relaxed(node, rows, both) if both else self._affine(node, rows)
+            total = self.arithmetic.plus(total, const)
+            for operand, part in zip(node.operands, parts, strict=True):
+                total = self._add(pending, operand, part, total)
         if self.network.input in pending:
             total = self.arithmetic.plus(total, self.region.minimum(pending[self.network.input]))
+        return total
+
+    def _add(self, pending: Pending, name: str, coef: Numbers, total: Numbers) -> Numbers:
+        """Adds to the pending coefficients of a tensor; `total` less what their rounding can change."""
+        if name in pending:
+            coef = pending[name] + coef
+            total = self._cost(total, 1, coef, name)
+        pending[name] = coef
         return total
 
     def _cost(self, total: Numbers, terms: int, coef: Numbers, operand: str) -> Numbers:
@@ -217,13 +240,10 @@ class _Check:
         const = arithmetic.below(const, node.terms, lambda: _dot(rows.n, self._size(node)))
         return [Numbers(part, rows.k + (0 if w is None else w.k)) for part in parts], const
 
-    def _relaxed(
-        self, node: Node, rows: Numbers, planes: Mapping[str, str], where: str
-    ) -> tuple[list[Numbers], Numbers]:
-        both, (operand,) = self._planes(node, planes, len(rows.n), where), node.operands
+    def _relaxed(self, node: Node, rows: Numbers, planes: Planes) -> tuple[list[Numbers], Numbers]:
+        (operand,), low, high = node.operands, planes.lower, planes.upper
         rising, falling = rows.positive(), rows.negative()
         read, dot = self.arithmetic.read, self.arithmetic.dot
-        low, high = both.lower, both.upper
         const = self.arithmetic.plus(dot(rising, read(low.bias)), dot(falling, read(high.bias)))
         if node.op == "max":
             rising, falling = rising.at((..., None)), falling.at((..., None))
@@ -233,22 +253,18 @@ class _Check:
             coef, size = (form.moved(lambda n: scatter(n, node, shape)) for form in (coef, size))
         return [coef], self._cost(const, node.terms + 1, size, operand)
 
-    # (b)
-
     def _planes(self, node: Node, planes: Mapping[str, str], rows: int, where: str) -> Planes:
-        if node.id not in planes:
-            raise Rejected(f"{where}: no planes for a {node.op} on the way")
+        """(b)"""
+        _demand(node.id in planes, f"{where}: no planes for a {node.op} on the way")
         key = planes[node.id]
         both = self.certificate.planes[key]
         wide = node.arrays["index"].shape if node.op == "max" else node.shape
         for plane in (both.lower, both.upper):
-            count = len(plane.bias)
-            fits = plane.bias.shape == (count, *node.shape) and plane.slope.shape == (count, *wide)
-            if not fits or count not in (1, rows):
-                raise Rejected(f"{where}: a plane does not have the shape of its node")
+            shapes = plane.bias.shape == (len(plane.bias), *node.shape), plane.slope.shape[1:] == wide
+            fits = all(shapes) and len(plane.bias) == len(plane.slope) and len(plane.bias) in (1, rows)
+            _demand(fits, f"{where}: a plane does not have the shape of its node")
         if (node.id, key) not in self.sound:
-            low, high = (dyadic(side[0]) for side in self.box(node.operands[0]))
-            if not sandwiched(node, both, low, high):
-                raise Rejected(f"{where}: planes of a {node.op} do not hold on its box")
+            holds = sandwiched(node, both, *(dyadic(side[0]) for side in self.box(node.operands[0])))
+            _demand(holds, f"{where}: planes of a {node.op} do not hold on its box")
             self.sound.add((node.id, key))
         return both

@@ -36,14 +36,14 @@ class Node:
     arrays: Mapping[str, np.ndarray] = field(repr=False)
 
     @cached_property
-    def parts(self) -> tuple[np.ndarray | None, np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
-        """(W, None where it is all 0 and 1; b [1, *shape], None for 0; (δW, δb) with |W − true W| ≤ δW, or None)."""
+    def parts(self) -> tuple[np.ndarray | None, np.ndarray | None, tuple[np.ndarray, ...]]:
+        """(W, None where it is all 0 and 1; b [1, *shape], None for 0; of a scale (δW, δb), |W − true W| ≤ δW)."""
         if self.op == "linear":
             weight, bias = self.arrays["weight"], self.arrays["bias"]
             every = np.repeat(bias, prod(self.shape) // prod(bias.shape), -1)
-            return weight, every.reshape(1, *self.shape), None
+            return weight, every.reshape(1, *self.shape), ()
         if self.op != "scale":
-            return None, None, None
+            return None, None, ()
         columns = np.broadcast_arrays(*(self.arrays[name] for name in SCALE))
         rows = [_scaling(*values) for values in zip(*(c.reshape(-1).tolist() for c in columns), strict=True)]
         wide = [np.broadcast_to(np.reshape(r, columns[0].shape), self.shape) for r in zip(*rows, strict=True)]
@@ -126,15 +126,13 @@ def scatter(coef: np.ndarray, node: Node, shape: Shape) -> np.ndarray:
     return flat.reshape(len(coef), *shape)
 
 
-def _scaling(
-    gamma: float, mean: float, divisor: float, variance: float, eps: float, beta: float
-) -> tuple[float, ...]:
+def _scaling(*values: float) -> tuple[float, ...]:
     """W = γ / (d √(σ²+ε)), b = β − μW, rounded, δW, δb.  s² ≤ 4^p / (σ²+ε) < (s + 1)² for the integer root s."""
-    square, known = Fraction(variance) + Fraction(eps), Fraction(gamma) / Fraction(divisor)
-    w, unsure = known, Fraction(0)
+    gamma, mean, divisor, variance, eps, beta = map(Fraction, values)
+    square, w, unsure = variance + eps, gamma / divisor, Fraction(0)
     if square != 1:
         bits = 160 + abs(square.numerator.bit_length() - square.denominator.bit_length())
-        w, unsure = known * Fraction(isqrt(int(4**bits / square)), 2**bits), abs(known) / 2**bits
-    b = Fraction(beta) - Fraction(mean) * w
-    errors = abs(w - Fraction(float(w))) + unsure, abs(b - Fraction(float(b))) + abs(Fraction(mean)) * unsure
+        w, unsure = w * Fraction(isqrt(int(4**bits / square)), 2**bits), abs(w) / 2**bits
+    b = beta - mean * w
+    errors = abs(w - Fraction(float(w))) + unsure, abs(b - Fraction(float(b))) + abs(mean) * unsure
     return float(w), float(b), *(float(np.nextafter(float(e), np.inf)) if e else 0.0 for e in errors)

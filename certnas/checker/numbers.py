@@ -94,8 +94,8 @@ class Numbers:
 
 
 def dyadic(values: np.ndarray) -> Numbers:
-    """Float64 values as integers over the least common power of two."""
-    fraction, exponent = np.frexp(np.asarray(values, dtype=np.float64))
+    """Float64 values as integers over the least common power of two.  Raises ValueError where they are not finite."""
+    fraction, exponent = np.frexp(np.asarray_chkfinite(values, dtype=np.float64))
     whole = (fraction * 2.0**53).astype(np.int64)
     low_bit = np.where(whole == 0, 1, whole & -whole)
     places = np.where(whole == 0, 0, exponent - 54 + np.frexp(low_bit.astype(np.float64))[1])

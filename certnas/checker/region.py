@@ -26,25 +26,14 @@ class Region:
     arithmetic: Arithmetic
 
     @classmethod
-    def of(cls, certificate: Certificate, arithmetic: Arithmetic) -> Region:
-        """Raises ValueError for an unknown norm, a negative radius, or an image outside of the box."""
-        given = [certificate.eps, *certificate.x.reshape(-1), *(certificate.box or ())]
-        if (
-            certificate.norm not in ("linf", "l2", "l1")
-            or certificate.eps < 0
-            or not np.isfinite(given).all()
-        ):
-            raise ValueError(f"no ball of norm {certificate.norm!r} and radius {certificate.eps}")
-        x, eps = arithmetic.read(certificate.x[None]), arithmetic.read(np.full((1,), certificate.eps))
-        up = arithmetic.read(np.full(x.n.shape, certificate.eps))
-        down = -up
-        if certificate.box is not None:
-            low, high = (arithmetic.read(np.full(x.n.shape, side)) for side in certificate.box)
-            if not ((x >= low).all() and (high >= x).all()):
-                raise ValueError("the image lies outside of the box")
-            down = down.maximum(arithmetic.plus(low, -x))
-            up = up.minimum(-arithmetic.plus(-high, x))
-        return cls(certificate.norm, x, eps, down, up, arithmetic)
+    def of(cls, given: Certificate, arithmetic: Arithmetic) -> Region:
+        """Raises ValueError for an unknown norm or a negative radius."""
+        if given.norm not in ("linf", "l2", "l1") or not given.eps >= 0:
+            raise ValueError(f"no ball of norm {given.norm!r} and radius {given.eps}")
+        sides = (given.x, *given.box, np.full(given.x.shape, given.eps), np.full((), given.eps))
+        x, low, high, ball, eps = (arithmetic.read(side[None]) for side in sides)
+        down, up = arithmetic.plus(low, -x).maximum(-ball), (-arithmetic.plus(-high, x)).minimum(ball)
+        return cls(given.norm, x, eps, down, up, arithmetic)
 
     def minimum(self, coef: Numbers) -> Numbers:
         """At most min over R of ⟨coef, x'⟩.  coef [S, *shape] -> [S]
@@ -85,8 +74,7 @@ class Region:
             middle = (low + high) / 2
             spent = np.where(size > middle, room, 0).sum(1, keepdims=True)
             if self.norm == "l2":
-                spent = np.linalg.norm(
-                    np.minimum(room, size / np.maximum(middle, SMALL)), axis=1, keepdims=True
-                )
+                moved = np.minimum(room, size / np.maximum(middle, SMALL))
+                spent = np.linalg.norm(moved, axis=1, keepdims=True)
             low, high = np.where(spent > eps, middle, low), np.where(spent > eps, high, middle)
         return (high * (room if self.norm == "l2" else np.ones_like(room))).reshape(coef.shape)

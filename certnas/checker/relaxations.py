@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
 from mpmath.ctx_iv import MPIntervalContext
@@ -18,25 +17,26 @@ Line = tuple[Numbers, Numbers]
 
 
 def sandwiched(node: Node, planes: Planes, low: Numbers, high: Numbers) -> bool:
-    """Whether both planes hold on [low, high], exact numbers of the operand's shape."""
+    """Whether both planes hold on [low, high], exact numbers of the operand's shape.
+
+    Piecewise linear f minus a plane is straight between the ends and the kinks: least and greatest at one of these.
+    """
     lower, upper = ((dyadic(p.slope), dyadic(p.bias)) for p in (planes.lower, planes.upper))
     if node.op == "max":
         return _max(node, lower, upper, low, high)
     if node.op == "piecewise":
-        return _piecewise(node, lower, upper, low, high)
+        at = corners(node, low, high)
+        below = all((value(node, x) >= lower[0] * x + lower[1]).all() for x in at)
+        return below and all((upper[0] * x + upper[1] >= value(node, x)).all() for x in at)
     return _sigmoid(node.op == "tanh", planes, low.down(), -(-high).down())
 
 
 def value(node: Node, x: Numbers) -> Numbers:
     """The piecewise linear function, exactly."""
     kinks, slopes = dyadic(node.arrays["kinks"]), dyadic(node.arrays["slopes"])
-    at = [kinks.at(i) for i in range(len(kinks.n))]
-    steps = [(x - at[0]).negative()]
-    steps += [(x - a).positive().minimum(b - a) for a, b in pairwise(at)]
-    steps.append((x - at[-1]).positive())
-    total = dyadic(node.arrays["value"])
-    for i, step in enumerate(steps):
-        total = total + step * slopes.at(i)
+    total = dyadic(node.arrays["value"]) + (x - kinks.at(0)) * slopes.at(0)
+    for i in range(len(kinks.n)):
+        total = total + (x - kinks.at(i)).positive() * (slopes.at(i + 1) - slopes.at(i))
     return total
 
 
@@ -44,14 +44,6 @@ def corners(node: Node, low: Numbers, high: Numbers) -> list[Numbers]:
     """The ends, and the kinks brought into [low, high]: where a piecewise linear function may turn."""
     kinks = [dyadic(np.full(low.n.shape, kink)) for kink in node.arrays["kinks"]]
     return [low, high, *(kink.maximum(low).minimum(high) for kink in kinks)]
-
-
-def _piecewise(node: Node, lower: Line, upper: Line, low: Numbers, high: Numbers) -> bool:
-    """f − plane is straight between the ends and the kinks, so it is least and greatest at one of these."""
-    points = corners(node, low, high)
-    below = (value(node, x) >= lower[0] * x + lower[1] for x in points)
-    above = (upper[0] * x + upper[1] >= value(node, x) for x in points)
-    return all(bool(holds.all()) for holds in (*below, *above))
 
 
 def greatest(windows: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -65,9 +57,8 @@ def _max(node: Node, lower: Line, upper: Line, low: Numbers, high: Numbers) -> b
     lower: for w ≥ 0, max x − Σwx ≥ (1 − Σw)·max x, and max x lies in [max l, max u].
     upper: for each i of the window, t + Σwx − xᵢ ≥ 0 on the whole box, which is least at a corner.
     """
-    index = node.arrays["index"]
-    inside = index >= 0
-    low, high = (side.moved(lambda n: gather(n[None], index)[0]) for side in (low, high))
+    inside = node.arrays["index"] >= 0
+    low, high = (side.moved(lambda n: gather(n[None], node.arrays["index"])[0]) for side in (low, high))
     (w, t), (v, s) = lower, upper
     if (w.n[:, ~inside] != 0).any() or (v.n[:, ~inside] != 0).any() or (w.n < 0).any():
         return False
@@ -126,7 +117,6 @@ def _sigma(q: Fraction):  # type: ignore[no-untyped-def]
 
 def sigma_end(tanh: bool, values: np.ndarray, side: int) -> np.ndarray:
     """σ or tanh as float64, rounded down (side −1) or up (1)."""
-    found = [_sigma((1 + tanh) * Fraction(x)) for x in values.reshape(-1).tolist()]
-    found = [2 * y - 1 for y in found] if tanh else found
+    found = (_sigma((1 + tanh) * Fraction(x)) * (1 + tanh) - tanh for x in values.reshape(-1).tolist())
     ends = np.array([float((y.a if side < 0 else y.b).mid) for y in found])
     return np.nextafter(ends, side * np.inf).reshape(values.shape)

@@ -14,6 +14,7 @@ from bounds.analysis import Analysis
 from bounds.ops import Nonlinear, rule_for
 from certnas.verify.deadline import Deadline
 from certnas.verify.problem import Problem
+from certnas.verify.proof import Note
 from certnas.verify.relaxed import Batch, Bounded, Choice, Split, splittable
 
 LARGEST_BATCH = 64
@@ -78,11 +79,11 @@ class Branching:
     """The search for one problem.
 
     root: an analysis that knows the bounds of every nonlinear operand over each box.  memory: bytes for the
-    coefficients of one batch, and again for the slopes that open domains keep.
+    coefficients of one batch, and again for the slopes that open domains keep.  note: told every proved domain.
     """
 
-    def __init__(self, problem: Problem, root: Analysis, memory: int) -> None:
-        self.problem, self.root = problem, root
+    def __init__(self, problem: Problem, root: Analysis, memory: int, note: Note) -> None:
+        self.problem, self.root, self.note = problem, root, note
         graph = problem.network.graph
         nodes = root.relaxed_before(graph.output)
         self.nodes = [name for name in nodes if splittable(problem.network, name)]
@@ -118,7 +119,7 @@ class Branching:
             children, ends = self._children(parents)
             if ends and self._close(tree, ends, judge):
                 return
-            children = [child for child in children if not child.lower > self._needed(child)]
+            children = [child for child in children if not self._proved(child, child.lower, child.choice)]
             if children and self._grow(tree, children, self._bounded(children, ITERATIONS), judge):
                 return
             state.done += len(parents)
@@ -128,8 +129,8 @@ class Branching:
     def _close(self, tree: Tree, ends: Sequence[Domain], judge: Callable[[Tensor], bool]) -> bool:
         """Domains with nothing to split: a longer optimisation, and if that does not prove them they are stuck."""
         found = self._bounded(ends, LAST_ITERATIONS)
-        for domain, lower in zip(ends, self._best(found), strict=True):
-            if not lower > self._needed(domain):
+        for domain, lower, choice in zip(ends, self._best(found), found.choices, strict=True):
+            if not self._proved(domain, lower, choice):
                 tree.stuck.append(
                     Domain(domain.clause, domain.splits, max(lower, domain.lower), domain.choice)
                 )
@@ -141,7 +142,7 @@ class Branching:
         """Adds the domains that their bounds do not prove; whether a counterexample was met."""
         crowded = len(tree.heap) > self.kept
         for domain, lower, choice in zip(domains, self._best(found), found.choices, strict=True):
-            if not lower > self._needed(domain):
+            if not self._proved(domain, lower, choice):
                 tree.push(
                     Domain(
                         domain.clause,
@@ -152,8 +153,12 @@ class Branching:
                 )
         return judge(found.worst)
 
-    def _needed(self, domain: Domain) -> float:
-        return float(self.problem.needed[domain.clause])
+    def _proved(self, domain: Domain, lower: float, choice: Choice | None) -> bool:
+        """Whether a bound proves a domain, by the choice that gave it."""
+        proved = lower > float(self.problem.needed[domain.clause])
+        if proved:
+            self.note(domain.clause, domain.splits, choice)
+        return proved
 
     def _best(self, found: Bounded) -> list[float]:
         """The best row's bound of each; −∞ for NaN, which proves nothing."""

@@ -17,6 +17,8 @@ from bounds.memory import budget
 from certnas.verify.branch import State
 from certnas.verify.deadline import Deadline
 from certnas.verify.problem import Problem, box_region
+from certnas.verify.proof import Note
+from certnas.verify.relaxed import Split
 
 FEW_INPUTS = 24
 LARGEST_BATCH = 128
@@ -24,20 +26,25 @@ LARGEST_BATCH = 128
 
 @dataclass(frozen=True)
 class Part:
-    """A box [n] of one clause, what is proved of the clause's excess there, and the input to halve next."""
+    """A box [n] of one clause, what is proved of the clause's excess there, the input to halve next, past halvings."""
 
     clause: int
     lower: Tensor
     upper: Tensor
     bound: float
     axis: int = 0
+    splits: tuple[Split, ...] = ()
 
-    def halves(self) -> tuple[Part, Part]:
-        """The two boxes that its middle makes of it."""
+    def halves(self, name: str) -> tuple[Part, Part]:
+        """The two boxes that its middle makes of it; name: the input's in the graph."""
         middle = self.lower[self.axis] / 2 + self.upper[self.axis] / 2
         low, high = self.lower.clone(), self.upper.clone()
         high[self.axis] = low[self.axis] = middle
-        return replace(self, upper=high), replace(self, lower=low)
+        below, above = (Split(name, self.axis, float(middle), side) for side in (-1, 1))
+        return (
+            replace(self, upper=high, splits=(*self.splits, below)),
+            replace(self, lower=low, splits=(*self.splits, above)),
+        )
 
 
 def free_inputs(problem: Problem) -> int:
@@ -46,13 +53,16 @@ def free_inputs(problem: Problem) -> int:
 
 
 class InputSplitting:
-    """The search for one problem; memory: bytes for one pass of bounds and, with as many, for the open boxes."""
+    """The search for one problem; memory: bytes for one pass of bounds and, with as many, for the open boxes.
 
-    def __init__(self, problem: Problem, memory: int) -> None:
-        self.problem = problem
+    note: told every proved box.
+    """
+
+    def __init__(self, problem: Problem, memory: int, note: Note) -> None:
+        self.problem, self.note = problem, note
         self.network = problem.network
         self.budget = budget(memory, self.network.dtype, self.network.device)
-        self.most = memory // (32 * problem.region.x[0].numel() + 500)
+        self.most = memory // (32 * problem.region.x[0].numel() + 1000)
         self.heap: list[tuple[float, int, Part]] = []
         self.count = itertools.count()
 
@@ -79,7 +89,7 @@ class InputSplitting:
             if len(self.heap) > self.most:
                 raise MemoryError
             parents = [heapq.heappop(self.heap)[2] for _ in range(min(LARGEST_BATCH // 2, len(self.heap)))]
-            wave = [half for parent in parents for half in parent.halves()]
+            wave = [half for parent in parents for half in parent.halves(self.network.graph.input)]
 
     def _whole(self, clause: int, bound: float) -> Part:
         box = self.problem.region.at(self.problem.group[clause : clause + 1]).box()
@@ -104,6 +114,8 @@ class InputSplitting:
             if not bound > least:
                 kept = replace(part, bound=max(bound, part.bound), axis=a)
                 heapq.heappush(self.heap, (kept.bound, next(self.count), kept))
+            else:
+                self.note(part.clause, part.splits, None)
         return region.x - region.radii * slope.sign()
 
     def _axis(self, slope: Tensor, radius: Tensor) -> Tensor:

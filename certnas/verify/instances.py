@@ -111,13 +111,13 @@ def read_results(folder: Path) -> list[Result]:
         raise UserError(f"cannot continue '{path}': it holds no results of this command") from error
 
 
-def counterexample_name(network: str, prop: str) -> str:
-    """NETWORK_PROPERTY.counterexample, suffixes left out."""
+def instance_name(network: str, prop: str) -> str:
+    """NETWORK_PROPERTY, suffixes left out."""
     stems = []
     for name, suffix in ((network, ".onnx"), (prop, ".vnnlib")):
         base = Path(name).name.removesuffix(".gz")
         stems.append(base.removesuffix(suffix))
-    return f"{'_'.join(stems)}.counterexample"
+    return "_".join(stems)
 
 
 def counterexample_text(found: Counterexample) -> str:

@@ -77,11 +77,16 @@ class Clause:
 
 @dataclass(frozen=True)
 class Property:
-    """A disjunction of clauses; it is `unsat`, and the network safe, where no input meets any."""
+    """A disjunction of clauses; it is `unsat`, and the network safe, where no input meets any.
+
+    The shapes are those that VNN-LIB 2.0 declares, None where only the numbers of inputs and outputs are known.
+    """
 
     inputs: int
     outputs: int
     clauses: tuple[Clause, ...]
+    input_shape: tuple[int, ...] | None = None
+    output_shape: tuple[int, ...] | None = None
 
     def violated_by(self, inputs: np.ndarray, outputs: np.ndarray) -> bool:
         """Whether a float32 input [n] and the outputs [m] that it gives are a counterexample."""

@@ -25,7 +25,10 @@ from bounds.relaxation import Relaxation
 
 @dataclass(frozen=True)
 class Split:
-    """Unit `unit` (flat) of the operand of nonlinear node `node` is ≥ point (side 1) or ≤ point (side −1)."""
+    """Unit `unit` (flat) of the operand of nonlinear node `node` is ≥ point (side 1) or ≤ point (side −1).
+
+    Where `node` is the graph's input, the unit is one of the input itself.
+    """
 
     node: str
     unit: int
@@ -104,7 +107,7 @@ class Batch:
         self.network = root.network
         self.coef, self.offset = coef, offset
         self.region = root.region.at(group)
-        self.analysis = Analysis(self.network, self.region, Budget(1), root.slope)
+        self.analysis = type(root)(self.network, self.region, Budget(1), root.slope)
         self.nodes = root.relaxed_before(self.network.graph.output)
         for name in self.nodes:
             for operand in self.network.graph.nodes[name].operands:

@@ -16,7 +16,8 @@ from certnas.verify.branch import Branching, State
 from certnas.verify.deadline import Deadline
 from certnas.verify.input_split import FEW_INPUTS, InputSplitting, free_inputs
 from certnas.verify.problem import Problem
-from certnas.verify.relaxed import Choice
+from certnas.verify.proof import Proof
+from certnas.verify.relaxed import Choice, Split
 from certnas.verify.verdict import Step
 
 CHEAP: dict[str, bounds.Method] = {"ibp": bounds.IBP(), "crown-ibp": bounds.CrownIBP()}
@@ -33,7 +34,7 @@ class Search:
     """The state of one search: the clauses still open, what is proved of them.
 
     met: told points [M, *shape] that may be counterexamples, says whether to stop; attack: the same for an attack on
-    the present problem, by its name.
+    the present problem, by its name.  proof: where to keep how each clause was proved.
     """
 
     problem: Problem
@@ -42,12 +43,15 @@ class Search:
     met: Callable[[Tensor], bool]
     attack: Callable[[Problem, str], bool]
     progress: Callable[[Step], None] | None = None
+    proof: Proof | None = None
     stage: str = "start"
     state: State = field(init=False)
     root: Analysis | None = None
 
     def __post_init__(self) -> None:
         self.state = State(dict.fromkeys(range(len(self.problem)), -math.inf))
+        self.clauses = list(range(len(self.problem)))  # of the problem at the start, those still open
+        self.groups = list(range(len(self.problem.region.x)))
 
     def go(self) -> None:
         """All stages, until nothing is open, a counterexample is met, or there is no more to try.
@@ -70,14 +74,14 @@ class Search:
             return
         if self.problem.region.is_box and free_inputs(self.problem) <= FEW_INPUTS:
             self._tell("input splitting")
-            InputSplitting(self.problem, self.memory).search(
+            InputSplitting(self.problem, self.memory, self._note).search(
                 self.deadline, self.state, lambda: self._tell(self.stage), self.met
             )
             return
         starts = self._alpha(seconds)
         if self.state.left:
             self._tell("branch and bound")
-            Branching(self.problem, self.root, self.memory).search(
+            Branching(self.problem, self.root, self.memory, self._note).search(
                 starts, self.deadline, self.state, lambda: self._tell(self.stage), self.met
             )
 
@@ -111,11 +115,21 @@ class Search:
         best = excess.nan_to_num(nan=-torch.inf).amax(1).tolist()
         left = self.problem.unproved(excess)
         self.state.lower = {i: max(best[c], before[c]) for i, c in enumerate(left)}
+        if self.proof is not None:
+            proved = set(range(len(self.problem))) - set(left)
+            self.proof.methods |= {self.clauses[c]: self.stage for c in proved}
+        self.clauses = [self.clauses[c] for c in left]
         if left:
             self.problem, groups = self.problem.only(left)
+            self.groups = [self.groups[g] for g in groups.tolist()]
             if self.root is not None:
                 self.root = self._narrowed(self.root, groups)
         return not left
+
+    def _note(self, clause: int, splits: tuple[Split, ...], choice: Choice | None) -> None:
+        """Keeps a proved subproblem of the present problem."""
+        if self.proof is not None:
+            self.proof.note(self.clauses[clause], splits, choice)
 
     def _narrowed(self, root: Analysis, groups: Tensor) -> Analysis:
         """The same for some regions, knowing the bounds of what nonlinear operators read and nothing derived."""
@@ -140,10 +154,10 @@ class Search:
         tuned = bounds.AlphaCrown(iterations).optimise(self.root, problem.rows)
         with torch.no_grad():
             lower = tuned.lower(self.root, problem.rows)
-        left = problem.unproved(problem.excess(lower))
-        slopes = tuned.slopes[problem.network.graph.output]
+        output = problem.network.graph.output
+        slopes = tuned.slopes[output]
         choices: list[Choice | None] = []
-        for c in left:
+        for c in range(len(problem)):
             g, first = int(problem.group[c]), int(problem.slot[c]) * width
             own = [
                 *range(first, first + width),
@@ -153,5 +167,15 @@ class Search:
                 name: tuple(t[g, own].to(torch.float32) for t in tuning) for name, tuning in slopes.items()
             }
             choices.append(Choice(chosen, {}))
+        left = problem.unproved(problem.excess(lower))
+        if self.proof is not None:
+            inner = {target: tunings for target, tunings in tuned.slopes.items() if target != output}
+            for g, group in enumerate(self.groups):
+                self.proof.slopes[group] = {
+                    target: {name: tuple(t[g : g + 1] for t in ts) for name, ts in tunings.items()}
+                    for target, tunings in inner.items()
+                }
+            for c in set(range(len(problem))) - set(left):
+                self.proof.note(self.clauses[c], (), choices[c])
         self._settled(lower)
-        return choices
+        return [choices[c] for c in left]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 import bounds
 from certnas.errors import UserError
@@ -16,8 +17,10 @@ from certnas.verify.verification import network_of
 
 @dataclass(frozen=True)
 class Subject:
-    """network: in float64, for bounds; replay: inputs [n] float32 to outputs [m], None for the network in float64."""
+    """module: the network; network: the same in float64, for bounds; replay: inputs [n] float32 to outputs [m], None
+    for the network in float64."""
 
+    module: nn.Module
     network: bounds.Network
     replay: Replay | None
 
@@ -57,9 +60,9 @@ def open_onnx(path: Path) -> Subject:
         (outputs,) = session.run([module.output], {module.input: x})
         return np.asarray(outputs[0], dtype=np.float64).flatten()
 
-    return Subject(network_of(module, module.input_shape), replay)
+    return Subject(module, network_of(module, module.input_shape), replay)
 
 
 def of_opened(model: OpenedModel) -> Subject:
     """Any other network that certnas opens; X_i are its input images in their flattened order."""
-    return Subject(network_of(model.module, model.input_shape), None)
+    return Subject(model.module, network_of(model.module, model.input_shape), None)

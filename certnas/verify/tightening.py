@@ -17,6 +17,7 @@ from certnas.certifier.request import NORMS, TARGETS, Box, Norm, chosen
 from certnas.errors import UserError
 from certnas.verify.deadline import Deadline, OutOfTime
 from certnas.verify.problem import Problem
+from certnas.verify.proof import Proof
 from certnas.verify.search import Search
 from certnas.verify.verification import LEAST_MEMORY
 
@@ -40,18 +41,20 @@ def tighten(
     seed: int = 0,
     memory: int | None = None,
     progress: Callable[[int, float, float], None] | None = None,
+    proved: Callable[[int, Proof], None] | None = None,
 ) -> Certificates:
     """The certificates of images x [N, *shape], y [N], `radius_lower` raised as far as `timeout` seconds each allow.
 
     Every radius is proved as `certify` proves it, in float64 with its margin, at exactly that radius, by the cascade
     of `verify`: for every x' of the ball (and `clip`), f_y(x') > f_j(x') for all targets j.
-    An image is done where lower ≥ upper · (1 − tol).  `progress(image, lower, upper)` after each radius tried.
+    An image is done where lower ≥ upper · (1 − tol).  `progress(image, lower, upper)` after each radius tried;
+    `proved(image, proof)` for each raised one, at its last radius.
     network: `network_of(model, shape)`; clip, targets, eps_max and seed as `certify` was given them.  Raises UserError
     for a count that differs.
     """
     if not len(certificates) == len(x) == len(y):
         raise UserError(f"tighten: {len(certificates)} certificates for {len(x)} images and {len(y)} labels")
-    question = _Question(network, NORMS[certificates.norm], clip, memory)
+    question = _Question(network, NORMS[certificates.norm], clip, memory, proved is not None)
     x, y = x.detach().to(network.device, torch.float64), y.to(network.device)
     with torch.no_grad():
         logits = network(x)
@@ -65,8 +68,10 @@ def tighten(
         upper = min(float(certificates.radius_upper[i]), math.inf if eps_max is None else eps_max)
         tell = partial(progress or _silent, i)
         about = (x[i : i + 1], rows[i])
-        lower[i] = _raised(question, *about, float(lower[i]), upper, tol, deadline, tell)
+        lower[i], proof = _raised(question, *about, float(lower[i]), upper, tol, deadline, tell)
         seconds[i] += deadline.spent
+        if proof is not None and proved is not None:
+            proved(i, proof)
     status = tuple("certified" if r > 0 else s for r, s in zip(lower, certificates.status, strict=True))
     method = f"{certificates.method}, then branch and bound"
     return replace(certificates, method=method, radius_lower=lower, seconds=seconds, status=status)
@@ -85,32 +90,35 @@ def _raised(
     tol: float,
     deadline: Deadline,
     tell: Callable[[float, float], None],
-) -> float:
+) -> tuple[float, Proof | None]:
     """The largest radius proved from `lower`, proved already, to `upper`: bisected, each within a share of the time."""
+    last = None
     while deadline.left > 0 and lower < upper * (1 - tol):
         radius = (lower + upper) / 2 if math.isfinite(upper) else lower * GROWTH
         if not radius > lower:
             break
         share = SHARE * deadline.left if math.isfinite(deadline.left) else None
-        if question.proved(x, rows, radius, share):
-            lower = radius
+        proof = question.proved(x, rows, radius, share)
+        if proof is not None:
+            lower, last = radius, proof
         else:
             upper = radius
         tell(lower, upper)
-    return lower
+    return lower, last
 
 
 @dataclass(frozen=True)
 class _Question:
-    """Whether rows are positive throughout a ball of some norm."""
+    """Whether rows are positive throughout a ball of some norm; kept: with how each subproblem was proved."""
 
     network: bounds.Network
     norm: Norm
     clip: Box | None
     memory: int | None
+    kept: bool
 
-    def proved(self, x: Tensor, rows: Tensor, radius: float, seconds: float | None) -> bool:
-        """Whether every row [S, K] is proved positive on the ball round x [1, *shape]."""
+    def proved(self, x: Tensor, rows: Tensor, radius: float, seconds: float | None) -> Proof | None:
+        """The proof that every row [S, K] is positive on the ball round x [1, *shape], if there is one."""
         box = {} if self.clip is None else {"lower": self.clip[0], "upper": self.clip[1]}
         region = self.norm.ball(x, radius, **box)
         coef = rows.unsqueeze(1)
@@ -130,10 +138,11 @@ class _Question:
             return bool(((length <= radius) & (search.problem.met_at(inside) <= 0)).any())
 
         memory = self.memory or max(free_memory(self.network.device) // 4, LEAST_MEMORY)
-        search = Search(problem, deadline, memory, refuted, lambda problem, name: False)
+        proof = Proof(problem, memory if self.kept else 0)
+        search = Search(problem, deadline, memory, refuted, lambda problem, name: False, proof=proof)
         try:
             with deadline.enforced():
                 search.go()
         except (OutOfTime, MemoryError):
-            return False
-        return not search.state.left
+            return None
+        return None if search.state.left else proof

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from certnas.verify.proof import Proof
+
 UNSAT, SAT, UNKNOWN, TIMEOUT, ERROR = "unsat", "sat", "unknown", "timeout", "error"
 
 
@@ -25,7 +27,7 @@ class Verdict:
     search ended without either; `timeout`; `error`.  bound: no input comes nearer than this to a counterexample, as
     proved so far: the least over clauses of the greatest proved lower bound of a violated constraint's excess
     Σ coef·Y − bound; above 0 where unsat.  by: what decided, or what ran last.  domains: subproblems bounded by
-    branch and bound.  interrupted: whether it was stopped from outside.
+    branch and bound.  interrupted: whether it was stopped from outside.  proof: of `unsat`, where it was asked for.
     """
 
     status: str
@@ -36,6 +38,7 @@ class Verdict:
     counterexample: Counterexample | None = None
     note: str = ""
     interrupted: bool = False
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True)

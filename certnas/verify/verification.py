@@ -15,6 +15,7 @@ from certnas.errors import UserError
 from certnas.verify.attack import DESCENTS, Judge, Replay, attack
 from certnas.verify.deadline import Deadline, OutOfTime
 from certnas.verify.problem import Problem, problem_of
+from certnas.verify.proof import Proof
 from certnas.verify.property import Property
 from certnas.verify.search import Search
 from certnas.verify.verdict import SAT, TIMEOUT, UNKNOWN, UNSAT, Counterexample, Step, Verdict
@@ -41,6 +42,7 @@ def verify(
     timeout: float | None = None,
     memory: int | None = None,
     seed: int = 0,
+    proof: bool = False,
     progress: Callable[[Step], None] | None = None,
 ) -> Verdict:
     """Whether any input of the property's boxes gives outputs that meet its constraints.
@@ -52,7 +54,8 @@ def verify(
     network: `network_of(model, shape)`; X_i are its inputs in flattened order, Y_j its outputs.  replay: inputs [n]
     float32 to outputs [m], the network as it will be run; the network in float64 where None.  timeout in seconds,
     memory in bytes for the coefficients of a batch (None: a quarter of what is free).  Ctrl-C ends the search as
-    the timeout does.  Raises UserError where property and network do not fit.
+    the timeout does.  proof: whether an `unsat` comes with what `certnas.proofs` writes down as a certificate, in as
+    much memory again.  Raises UserError where property and network do not fit.
     """
     deadline = Deadline(timeout)
     _check_sizes(network, prop)
@@ -73,7 +76,9 @@ def verify(
         return bool(found)
 
     room = memory if memory is not None else max(free_memory(network.device) // 4, LEAST_MEMORY)
-    search = Search(problem_of(network, prop), deadline, room, met, attacked, progress)
+    problem = problem_of(network, prop)
+    kept = Proof(problem, room) if proof else None
+    search = Search(problem, deadline, room, met, attacked, progress, kept)
 
     def verdict(status: str, note: str = "") -> Verdict:
         state, example = search.state, found[0] if found else None
@@ -88,7 +93,9 @@ def verify(
         return replace(verdict(UNKNOWN, "interrupted"), interrupted=True)
     except MemoryError:
         return verdict(UNKNOWN, "the open subproblems exceed the memory budget")
-    return verdict(SAT if found else UNKNOWN if search.state.left else UNSAT)
+    if found or search.state.left:
+        return verdict(SAT if found else UNKNOWN)
+    return replace(verdict(UNSAT), proof=kept)
 
 
 def _check_sizes(network: bounds.Network, prop: Property) -> None:
@@ -98,6 +105,18 @@ def _check_sizes(network: bounds.Network, prop: Property) -> None:
             f"verify: the property has {prop.inputs} inputs and {prop.outputs} outputs, the network {inputs} and "
             f"{outputs}; give the network that the property was written for"
         )
+    for kind, declared, own in (
+        ("inputs", prop.input_shape, network.graph.input_shape),
+        ("outputs", prop.output_shape, network.graph.output_shape),
+    ):
+        said, has = ([size for size in shape or () if size != 1] for shape in (declared, own))
+        if (
+            said != has and min(len(said), len(has)) > 1
+        ):  # sizes of 1, or one list of all, leave the order as it is
+            raise UserError(
+                f"verify: the property declares {kind} of shape {list(declared or ())}, the network has {list(own)}; "
+                "give the network that the property was written for"
+            )
 
 
 def _in_double(network: bounds.Network) -> Replay:

@@ -1,4 +1,4 @@
-"""VNN-LIB 1.0: a strict reader of the properties that the competitions of 2021 to 2024 use.
+"""VNN-LIB 1.0: a strict reader of the properties that the competitions of 2021 to 2024 use; 2.0 through `vnnlib2`.
 
 Accepted: `declare-const` of X_i and Y_j as Real, and assertions of and, or, and comparisons of linear expressions;
 the inputs bounded one by one.  Decimals are exact rationals; rounding, outward, comes only when floats are asked for.
@@ -7,14 +7,15 @@ the inputs bounded one by one.  Decimals are exact rationals; rounding, outward,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from certnas.errors import UserError
 from certnas.verify.property import Box, Clause, Constraint, Interval, Property
 from certnas.verify.sexpr import Atom, Expression, Form, parse, read_text
+from certnas.verify.vnnlib2 import is_version_2, read_query
 
 MOST_CLAUSES = 10_000
 MOST_ATOMS = 2_000_000
@@ -61,7 +62,7 @@ ONE = Fraction(1)
 
 
 def read_vnnlib(path: Path) -> Property:
-    """The property that a .vnnlib or .vnnlib.gz file states.
+    """The property that a .vnnlib or .vnnlib.gz file of version 1.0 or 2.0 states.
 
     Raises UserError, one line with the line number, for whatever is malformed, unbounded, contradictory or not of
     the accepted form.
@@ -71,21 +72,25 @@ def read_vnnlib(path: Path) -> Property:
 
 def parse_vnnlib(text: str, where: str = "property") -> Property:
     """The property that a text states; `where` names it in messages."""
-    return _Reader(where).read(text)
+    if not is_version_2(text):
+        return _Reader(where, "{}_{}".format).read(parse(text, where))
+    query = read_query(text, where)
+    stated = _Reader(where, query.shown).read(query.forms())
+    return replace(stated, input_shape=query.input.shape, output_shape=query.output.shape)
 
 
 class _Reader:
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, shown: Callable[[str, int], str]) -> None:
+        self.where, self.shown = where, shown
         self.declared: dict[Variable, int] = {}
 
     def fail(self, line: int, reason: str) -> UserError:
         return UserError(f"{self.where}, line {line}: {reason}")
 
-    def read(self, text: str) -> Property:
+    def read(self, forms: Iterable[Form]) -> Property:
         common: list[Inequality] = []
         choices: list[Conjunction] = [()]
-        for form in parse(text, self.where):
+        for form in forms:
             if form.head == "declare-const":
                 self.declare(form)
             elif form.head == "assert":
@@ -223,10 +228,9 @@ class _Reader:
                 clauses.append(Clause(box, constraints))
             else:
                 crossed = box.empty
-        if not clauses:
-            raise UserError(
-                f"{self.where}: no input at all: the lower bound of X_{crossed} exceeds its upper"
-            )
+        if crossed is not None and not clauses:
+            named = self.shown("X", crossed)
+            raise UserError(f"{self.where}: no input at all: the lower bound of {named} exceeds its upper")
         return Property(inputs, outputs, tuple(clauses))
 
     def count(self, kind: str) -> int:
@@ -273,5 +277,5 @@ class _Reader:
         for index, (low, high) in enumerate(sides):
             if low is None or high is None:
                 side = "lower" if low is None else "upper"
-                raise self.fail(self.declared["X", index], f"X_{index} has no {side} bound")
+                raise self.fail(self.declared["X", index], f"{self.shown('X', index)} has no {side} bound")
             yield low, high

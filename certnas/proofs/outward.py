@@ -1,0 +1,101 @@
+"""The bound engine's analysis moved outward by more than its rounding, and its planes as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import bounds
+from bounds.analysis import EVERYTHING, Analysis, Meet, Tunings
+from bounds.ops.rule import Tuning
+from bounds.relaxation import Diagonal, LinearMap, Relaxation, Slope, Windowed
+from bounds.relaxation import Plane as Engine
+from certnas.checker import Plane
+from certnas.proofs.reading import array
+
+WIDENED = 2.0**-34
+"""A claimed bound is moved outward by this share of 1 + its size: above float64's rounding, in the engine and the
+checker, and below what a radius can show."""
+LIFTED = 2.0**-40
+"""A plane is moved outward by this share of its terms, and of LEAST."""
+LEAST = 2.0**-30
+"""Where a curve is almost flat its terms alone would be less than what the checker's enclosures tell apart."""
+
+
+class Outward(Analysis):
+    """The engine's analysis with every plane, and every interval that planes are made for, moved outward."""
+
+    def tuned(
+        self, name: str, tuning: Tuning, images: slice | Tensor = EVERYTHING, slope: Slope | None = None
+    ) -> Relaxation:
+        """The relaxation for a given choice among the sound planes."""
+        relaxed = super().tuned(name, tuning, images, slope)
+        operand = self.interval(self.network.graph.nodes[name].operands[0]).at(images)
+        size = torch.maximum(operand.lower.abs(), operand.upper.abs()).unsqueeze(1)
+        return Relaxation(_lifted(relaxed.lower, size, -1), _lifted(relaxed.upper, size, 1))
+
+    def refine(
+        self, target: str, tunings: Tunings | None = None, *, meet: Meet = bounds.Interval.intersect
+    ) -> None:
+        """Tighten the interval of a tensor, and widen it by less."""
+        super().refine(target, tunings, meet=meet)
+        self.widen(target)
+
+    def widen(self, target: str) -> None:
+        """Moves the interval of a tensor outward."""
+        x = self.interval(target)
+        self.intervals[target] = bounds.Interval(below(x.lower), -below(-x.upper))
+
+    def met_exactly(self) -> list[str]:
+        """Tensors affine in the input whose bounds against the region itself interval arithmetic goes on from."""
+        plan, graph = self.plan, self.network.graph
+        nodes = [node for node in graph.nodes.values() if node.name not in plan.prefix]
+        read = {operand for node in nodes for operand in node.operands} & plan.prefix
+        plain = plan.plain if self.region.is_box else {graph.input}
+        return [name for name in plan.order if name in read and name not in plain]
+
+    def again(self) -> Outward:
+        """A fresh analysis that knows the bounds of what nonlinear operators read, and what those start from."""
+        fresh = Outward(self.network, self.region, self.budget, self.slope)
+        known = {*self.plan.readers, *self.met_exactly()} & set(self.intervals)
+        fresh.intervals.update({name: self.intervals[name] for name in known})
+        return fresh
+
+    def tail_ends(self) -> list[str]:
+        """The nonlinear nodes at which the affine tail of the output begins."""
+        graph, tail = self.network.graph, self.plan.linear_tail
+        starts = {operand for name in tail for operand in graph.nodes[name].operands} | {graph.output}
+        return [name for name in graph.nodes if name in starts and name not in tail]
+
+
+def below(value: Tensor) -> Tensor:
+    """A little less, by WIDENED."""
+    return value - WIDENED * (1 + value.abs())
+
+
+def _lifted(plane: Engine, size: Tensor, sign: int) -> Engine:
+    terms = plane.map.magnitude().apply(size) + plane.bias.abs() + LEAST
+    return Engine(plane.map, plane.bias + sign * LIFTED * terms)
+
+
+def written(plane: Engine, image: int, row: int | None) -> Plane:
+    """One image's biases, [R, *out], and slopes, [R, *out] or [R, *out, k]; of one row, or of all."""
+    slope, bias = _slope(plane.map), plane.bias
+    if isinstance(plane.map, Diagonal):
+        slope, bias = torch.broadcast_tensors(slope, bias)
+    return Plane(_own(slope, image, row), _own(bias, image, row))
+
+
+def _slope(linear: LinearMap) -> Tensor:
+    """[N, R, *out] or [N, R, *out, k]"""
+    if isinstance(linear, Diagonal):
+        return linear.slopes[0]
+    assert isinstance(linear, Windowed)
+    weights = linear.weights
+    return weights.transpose(-1, -2).reshape(*weights.shape[:2], *linear.output, -1)
+
+
+def _own(tensor: Tensor, image: int, row: int | None) -> np.ndarray:
+    rows = tensor[image if len(tensor) > 1 else 0]
+    return array(rows if row is None or len(rows) == 1 else rows[row : row + 1])

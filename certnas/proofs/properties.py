@@ -1,0 +1,236 @@
+"""The certificates of a property that was proved: one for each box of inputs, its clauses refuted, if in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+import bounds
+from bounds.alpha import Slopes
+from bounds.memory import budget
+from certnas.checker import Certificate, Part, Refutation, Split
+from certnas.proofs.extract import Plain
+from certnas.proofs.outward import WIDENED, Outward
+from certnas.proofs.reading import array
+from certnas.proofs.record import Record, area, refuted
+from certnas.verify import relaxed
+from certnas.verify.problem import box_region
+from certnas.verify.proof import Leaf, Proof
+
+BATCH = 64
+RETRIES = 100
+"""Steps of the optimiser for a leaf whose proof, its slopes rounded and its planes moved outward, falls short."""
+DEEPEST = 300
+METHODS = ("ibp", "crown-ibp", "crown")
+
+
+class Uncertified(Exception):
+    """A proof that cannot be written as a certificate; the text says why, in one line."""
+
+
+def certificates_of(
+    plain: Plain, proof: Proof, *, memory: int | None = None, about: Mapping[str, object] | None = None
+) -> list[Certificate]:
+    """Of each region of a proved problem, a certificate that refutes all of its clauses.
+
+    plain: `extract.plain` of the problem's network.  Raises Uncertified where an argument does not survive being
+    rounded outward, or was not kept.
+    """
+    if not proof.complete:
+        raise Uncertified(f"its proof takes more than the {proof.most} bytes that it was given (--memory)")
+    with torch.no_grad():
+        return [
+            _Region(plain, proof, group, memory).certificate(about or {})
+            for group in range(len(proof.problem.region.x))
+        ]
+
+
+class _Region:
+    """One region and its certificate so far: parts are numbered as they come, the whole region first."""
+
+    def __init__(self, plain: Plain, proof: Proof, group: int, memory: int | None) -> None:
+        self.proof, self.problem, self.group = proof, proof.problem, group
+        network = self.problem.network
+        self.record = Record(plain)
+        self.region = self.problem.region.at(torch.tensor([group], device=network.device))
+        self.budget = budget(memory, network.dtype, network.device)
+        self.clauses = (self.problem.group == group).nonzero().flatten().tolist()
+        self.parts: list[Part] = [Part((), ())]
+
+    def certificate(self, about: Mapping[str, object]) -> Certificate:
+        leaves = {c: self.proof.leaves[c] for c in self.clauses if c in self.proof.leaves}
+        halved = [c for c, own in leaves.items() if all(self._box(leaf) for leaf in own)]
+        methods = {c: self.proof.methods[c] for c in self.clauses if c not in leaves}
+        methods |= {c: "crown" for c in halved if leaves[c] == [Leaf((), None)]}
+        self._whole(methods)
+        for c, own in leaves.items():
+            if c not in methods:
+                self._tree(own, self._boxes(c, own) if c in halved else self._activations(c, own))
+        return Certificate(
+            network=self.record.plain.network.output,
+            **area(self.region),
+            rows=array(self.problem.coef[self.clauses]),
+            offsets=array(self.problem.offset[self.clauses]),
+            parts=tuple(self.parts),
+            planes=self.record.planes,
+            about=dict(about),
+        )
+
+    def _box(self, leaf: Leaf) -> bool:
+        """Whether a leaf is a box of inputs that CROWN proves."""
+        name = self.problem.network.graph.input
+        return leaf.choice is None and all(split.node == name for split in leaf.splits)
+
+    def _add(self, part: Part, to: int = 0) -> None:
+        """Appends what a part holds to an earlier one."""
+        old = self.parts[to]
+        self.parts[to] = Part(
+            old.steps + part.steps, old.refutations + part.refutations, old.splits + part.splits
+        )
+
+    def _analysis(self, region: bounds.Region) -> Outward:
+        return Outward(self.problem.network, region, self.budget, bounds.Slope.ADAPTIVE)
+
+    def _claimed(self, analysis: Outward, slopes: Slopes | None) -> Outward:
+        """The analysis, its bounds claimed on the whole region."""
+        (steps,) = self.record.steps(analysis, slopes)
+        self._add(Part(tuple(steps), ()))
+        return analysis
+
+    @cached_property
+    def _crowned(self) -> Outward:
+        """CROWN's bounds on the whole region."""
+        return self._claimed(self._analysis(self.region), {})
+
+    @cached_property
+    def _root(self) -> Outward:
+        """The bounds that hold before any split of activations: CROWN's, then those of alpha-crown's slopes."""
+        slopes = self.proof.slopes.get(self.group)
+        return self._crowned if slopes is None else self._claimed(self._crowned.again(), slopes)
+
+    # Clauses that a bound over the whole region refutes
+
+    def _whole(self, methods: Mapping[int, str]) -> None:
+        """Refutes clauses by the methods that proved them, or the next better one."""
+        left: list[int] = []
+        for method in METHODS:
+            left += [c for c in methods if methods[c] == method]
+            if not left:
+                continue
+            analysis = (
+                self._crowned if method == "crown" else self._claimed(self._analysis(self.region), None)
+            )
+            ways = [self.record.boxed] if method == "ibp" else [self.record.formed, self.record.boxed]
+            for way in ways:
+                rows = self.problem.coef[left].flatten(0, 1).unsqueeze(0)
+                formed = way(analysis, rows)
+                excess = formed.lower[0].reshape(len(left), -1) - array(self.problem.offset[left])
+                refutation, places = refuted(excess, [self.clauses.index(c) for c in left], formed.planes[0])
+                if places:
+                    self._add(Part((), (refutation,)))
+                left = [c for place, c in enumerate(left) if place not in places]
+                if not left:
+                    break
+        if left:
+            raise Uncertified(f"{len(left)} clauses are proved by less than the rounding of a certificate")
+
+    # Leaves
+
+    def _boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+        """Of each leaf, a box of inputs: bounds inside by CROWN, and the clause refuted."""
+        whole = self.region.box()
+        place = [self.clauses.index(clause)]
+        for first in range(0, len(leaves), BATCH):
+            own = leaves[first : first + BATCH]
+            lower, upper = (side.flatten().repeat(len(own), 1) for side in (whole.lower, whole.upper))
+            for b, leaf in enumerate(own):
+                for split in leaf.splits:
+                    side, met = (lower, max) if split.side > 0 else (upper, min)
+                    side[b, split.unit] = met(float(side[b, split.unit]), split.point)
+            analysis = self._analysis(box_region(lower, upper, self.problem.network))
+            steps = self.record.steps(analysis, {})
+            rows = self.problem.coef[clause].expand(len(own), *self.problem.coef.shape[1:])
+            offset = array(self.problem.offset[clause])
+            ways = [way(analysis, rows) for way in (self.record.formed, self.record.boxed)]
+            for b, leaf in enumerate(own):
+                excess = [np.nan_to_num(way.lower[b] - offset, nan=-np.inf) for way in ways]
+                best = int(np.argmax([rows.max() for rows in excess]))
+                planes = ways[best].planes[b]
+                refutation, places = refuted(excess[best][None], place, planes, len(leaf.splits))
+                if not places:
+                    raise Uncertified("a box of inputs is proved by less than the rounding of a certificate")
+                yield Part(tuple(steps[b]), (refutation,))
+
+    def _activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+        """Of each leaf, splits of activations: the clause refuted by its slopes and multipliers."""
+        for first in range(0, len(leaves), BATCH):
+            own = leaves[first : first + BATCH]
+            c = torch.tensor([clause] * len(own), device=self.problem.group.device)
+            coef, offset, splits = self.problem.coef[c], self.problem.offset[c], [leaf.splits for leaf in own]
+            batch = relaxed.Batch(self._root, torch.zeros_like(c), coef, offset, splits)
+            choices = [leaf.choice for leaf in own]
+            choice = batch.start(choices)
+            lower = batch.bound(choice, batch.region)
+            if not bool((lower.amax(1) > 2 * WIDENED * (1 + lower.amax(1).abs())).all()):
+                found = batch.optimise(choices, RETRIES, 4 * self.problem.needed[c])
+                choice = batch.start(found.choices)
+                lower = batch.bound(choice, batch.region)
+            planes = {name: batch.analysis.tuned(name, choice.tunings[name]) for name in batch.nodes}
+            for b, leaf in enumerate(own):
+                row = int(lower[b].nan_to_num(nan=-torch.inf).argmax())
+                bound = float(lower[b, row] - WIDENED * (1 + lower[b, row].abs()))
+                if not bound > 0:
+                    raise Uncertified(
+                        "a subproblem is proved by less than the rounding of a certificate: "
+                        f"excess {float(lower[b, row]):.3g}"
+                    )
+                mix = np.eye(coef.shape[1] + 1)[row, :-1]
+                if row == coef.shape[1] and choice.mix is not None:
+                    mix = array(choice.mix[b].softmax(0))
+                multipliers = np.zeros((1, len(leaf.splits)))
+                for split, k in _binding(leaf.splits).items():
+                    multipliers[0, k] = max(
+                        0.0, float(choice.multipliers[split[0]][b, row].flatten()[split[1]])
+                    )
+                named, place = self.record.named(planes, b, row), (self.clauses.index(clause),)
+                yield Part((), (Refutation(place, mix[None], np.array([bound]), named, multipliers),))
+
+    # The tree of splits
+
+    def _tree(self, leaves: Sequence[Leaf], parts: Iterator[Part]) -> None:
+        """Adds the leaves of a clause, as the parts that their splits make of the region."""
+        self._grow(0, list(zip((leaf.splits for leaf in leaves), parts, strict=True)), 0)
+
+    def _grow(
+        self, number: int, leaves: Sequence[tuple[tuple[relaxed.Split, ...], Part]], depth: int
+    ) -> None:
+        """Puts leaves, which share their first `depth` splits, into a part."""
+        if len(leaves) == 1 and len(leaves[0][0]) == depth:
+            self._add(leaves[0][1], number)
+            return
+        if depth == DEEPEST:
+            raise Uncertified(f"its tree of splits is deeper than {DEEPEST}")
+        first = leaves[0][0][depth]
+        halves = [[leaf for leaf in leaves if leaf[0][depth].side == side] for side in (-1, 1)]
+        numbers = (len(self.parts), len(self.parts) + 1)
+        self.parts += [Part((), ()), Part((), ())]
+        graph, tensor = self.problem.network.graph, first.node
+        if tensor != graph.input:
+            (tensor,) = graph.nodes[tensor].operands
+        split = Split(self.record.plain.ids[tensor], first.unit, first.point, numbers)
+        self._add(Part((), (), (split,)), number)
+        for half, own in zip(numbers, halves, strict=True):
+            self._grow(half, own, depth + 1)
+
+
+def _binding(splits: Sequence[relaxed.Split]) -> dict[tuple[str, int], int]:
+    """Of each unit that is split, the place of the split that its multiplier speaks of: the tightest from above."""
+    places: dict[tuple[str, int], int] = {}
+    for k, split in enumerate(splits):
+        held = places.get((split.node, split.unit))
+        if held is None or split.side < 0 or splits[held].side > 0:
+            places[split.node, split.unit] = k
+    return places

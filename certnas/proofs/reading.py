@@ -1,0 +1,73 @@
+"""One traced operator on its way into the checker's network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bounds.graph import Call
+from certnas.checker import Network
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One traced node on its way: `call` with its constants, `operands` by their ids."""
+
+    network: Network
+    call: Call
+    operands: tuple[str, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return self.call.shape
+
+    @property
+    def source(self) -> Shape:
+        return self.call.shapes[0]
+
+    def add(self, op: str, shape: Shape | None = None, **arrays: np.ndarray) -> str:
+        return self.network.add(op, self.operands, self.shape if shape is None else shape, arrays)
+
+    def reshaped(self) -> str:
+        return self.add("select", index=np.arange(prod(self.shape)).reshape(self.shape))
+
+    def then(self, operand: str) -> Reading:
+        return Reading(self.network, self.call, (operand,))
+
+    def scale(self, gamma: Any = 1.0, beta: Any = 0.0, divisor: Any = 1.0, **norm: np.ndarray | float) -> str:
+        """γ (x − mean) / (divisor √(variance + eps)) + β with constants that broadcast over the batch and the shape."""
+        given = {"gamma": gamma, "beta": beta, "divisor": divisor, "mean": 0.0, "variance": 1.0, "eps": 0.0}
+        arrays = {name: self._constant(value) for name, value in (given | norm).items()}
+        return self.network.add("scale", self.operands, self.shape, arrays)
+
+    def _constant(self, value: Any) -> np.ndarray:
+        constant = array(value)
+        while constant.ndim > len(self.shape):
+            constant = constant[0]
+        return constant.reshape(*[1] * (len(self.shape) - constant.ndim), *constant.shape)
+
+
+def array(value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().double().numpy()
+    return np.asarray(value, dtype=np.float64)
+
+
+def constant_of(r: Reading) -> tuple[Any, bool]:
+    """The constant operand and whether it stands on the left; (None, False) where both are perturbed."""
+    arguments = r.call.node.arguments
+    own = [r.call.is_operand(arguments[key]) for key in ("self", "other")]
+    if all(own):
+        return None, False
+    return (r.call["other"], False) if own[0] else (r.call["self"], True)
+
+
+Rule = Callable[[Reading], str]
+"""Adds what a traced operator computes to the checker's network, and returns the id of its value."""
