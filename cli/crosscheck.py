@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.failure import UNSOUND, Ended, refusals
+from cli.bars import bar
+from cli.engine import chosen_engine, with_engine
+from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
 from cli.opening import OPENING, opened
 from cli.values import Numbers
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from certnas.crosscheck import Comparison
-
+    from certnas.crosscheck import Comparison, Crosscheck, Part
+    from certnas.engine import Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,7 +48,9 @@ def _with_model(function: F) -> F:
 )
 @click.option("--tolerance", type=float, help="How much looser, in shares of its width.  [default: 0.01]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the images and the points.")
+@click.option("--threads", type=click.IntRange(1), help="Of the CPU.")
 @click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all figures.")
+@with_engine
 def crosscheck(**options: Any) -> None:
     """Compare the bounds of certnas and auto_LiRPA on MODEL.
 
@@ -55,31 +59,69 @@ def crosscheck(**options: Any) -> None:
     unsound and not by a known mistake of auto_LiRPA's.
     """
     with refusals():
+        if options["threads"] is not None:
+            import torch
+
+            torch.set_num_threads(options["threads"])
         _crosscheck(options)
 
 
 def _crosscheck(options: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from certnas.crosscheck import TOLERANCE, compare
+    from certnas.crosscheck import TOLERANCE, Crosscheck, parts
     from certnas.data import load
+    from certnas.errors import UserError
 
     data = load(options["data"], root=options["data_root"], count=options["images"], seed=options["seed"])
     channels, height, width = data.x.shape[1:]
     model = opened(options["model"], options, (channels, height, width))
     methods = [name.strip() for name in options["methods"].split(",")]
     tolerance = TOLERANCE if options["tolerance"] is None else options["tolerance"]
-    found: list[Comparison] = []
-    for eps in options["eps"]:
-        found += compare(
-            model.module,
-            data.x,
-            eps,
-            options["norm"],
-            methods=methods,
-            samples=options["samples"],
-            seed=options["seed"],
-        )
+    engine = chosen_engine(options)
+    job = Crosscheck(model.module, options["norm"], methods, options["samples"], options["seed"])
+    work = parts(data.x, options["eps"])
+    found: dict[int, list[Comparison]] = {}
+    try:
+        _compare(engine, job, work, found)
+    except (KeyboardInterrupt, UserError) as error:
+        if found:
+            _report(options, _joined(found), tolerance)
+        if isinstance(error, UserError):
+            raise
+        raise Ended(f"interrupted: {len(found)} of {len(work)} parts are compared", INTERRUPTED) from error
+    failures = _report(options, _joined(found), tolerance)
+    if failures:
+        raise Ended("error: " + "; ".join(failures), UNSOUND)
+
+
+def _compare(engine: Engine, job: Crosscheck, work: list[Part], found: dict[int, list[Comparison]]) -> None:
+    """Adds what comes of each part to `found`, by its position."""
+    from contextlib import closing
+
+    from rich.console import Console
+
+    with bar(Console(stderr=True), "[bold]comparing", "parts") as shown:
+        task = shown.add_task("comparing", total=len(work))
+        with closing(engine.run(job, work, lambda *_: None)) as results:
+            for position, comparisons in results:
+                found[position] = comparisons
+                shown.update(task, completed=len(found))
+
+
+def _joined(found: dict[int, list[Comparison]]) -> list[Comparison]:
+    """One comparison for each radius and method, in the order of the parts."""
+    from certnas.crosscheck import joined
+
+    groups: dict[tuple[float, str], list[Comparison]] = {}
+    for _, comparisons in sorted(found.items()):
+        for one in comparisons:
+            groups.setdefault((one.eps, one.method), []).append(one)
+    return [joined(group) for group in groups.values()]
+
+
+def _report(options: dict[str, Any], found: list[Comparison], tolerance: float) -> list[str]:
+    """Shows and writes the comparisons; returns what must not be."""
+    from rich.console import Console
+
     failures = [line for one in found for line in one.failures(tolerance)]
     console = Console()
     console.print(_table(found))
@@ -89,8 +131,7 @@ def _crosscheck(options: dict[str, Any]) -> None:
         console.print(f"auto_LiRPA has no bounds: {reason}", markup=False)
     if options["out"] is not None:
         _write(options, found, failures, tolerance)
-    if failures:
-        raise Ended("error: " + "; ".join(failures), UNSOUND)
+    return failures
 
 
 def _table(found: list[Comparison]) -> Table:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.crosscheck import Comparison, compare, comparison
+from certnas.data import load
 from certnas.errors import UserError
+from certnas.models import open_model
 from cli.main import main
 
 
@@ -117,3 +119,36 @@ def test_crosscheck_leaves_the_random_state_alone() -> None:
     state = torch.get_rng_state()
     compare(model, images(), 0.01, methods=["ibp"])
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.slow
+def test_parts_joined_are_the_whole(tmp_path: Path) -> None:
+    """Six images in two parts, on one process and on two; against one batch of all."""
+    for name, workers in (("one", "1"), ("two", "2")):
+        options = (
+            "--images",
+            "6",
+            "--methods",
+            "ibp,crown",
+            "--eps",
+            "0.01,0.02",
+            "--threads",
+            "1",
+            "--samples",
+            "3",
+        )
+        line = ["crosscheck", "digits-cnn", *options, "--workers", workers, "--out", str(tmp_path / name)]
+        assert CliRunner().invoke(main, line).exit_code == 0
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
+    assert [(c["eps"], c["method"], c["images"]) for c in one["comparisons"]] == [
+        (eps, method, 6) for eps in (0.01, 0.02) for method in ("ibp", "crown")
+    ]
+    for record in (one, two):
+        for figures in record["comparisons"]:
+            del figures["our_seconds"], figures["their_seconds"]
+    assert one == two
+    data = load("digits", count=6, seed=0)
+    whole = compare(open_model("digits-cnn").module, data.x, 0.02, methods=["ibp", "crown"])
+    for figures, comparison_ in zip(one["comparisons"][2:], whole, strict=True):
+        for name in ("looser", "worst", "relative", "absolute"):
+            assert figures[name] == pytest.approx(getattr(comparison_, name), rel=1e-6, abs=1e-12)

@@ -9,16 +9,21 @@ from certnas.crosscheck.auto_lirpa import (
     lirpa_version,
 )
 from certnas.crosscheck.comparison import METHODS, TOLERANCE, Comparison, compare
+from certnas.crosscheck.sharding import Crosscheck, Part, joined, parts
 
 __all__ = [
     "METHODS",
     "TOLERANCE",
     "Comparison",
+    "Crosscheck",
     "LirpaBounds",
     "Method",
     "Norm",
     "OracleUnusable",
+    "Part",
     "auto_lirpa_bounds",
     "compare",
+    "joined",
     "lirpa_version",
+    "parts",
 ]

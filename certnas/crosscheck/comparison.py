@@ -32,16 +32,17 @@ CLEAN = 1e-9
 class Comparison:
     """One method at one radius; nothing is said about auto_LiRPA where `unusable` says why it has no bounds.
 
-    known: why auto_LiRPA is known to be wrong here, empty where it is not.  absolute, relative: greatest difference of
-    two bounds, the second in widths of auto_LiRPA's.  looser: by how much of that width certnas is looser in the mean
-    (negative: tighter), worst: at one bound.  violations: how many bounds some point passes; beyond: by how much at
-    most.  seconds: for all images.
+    images: how many.  known: why auto_LiRPA is known to be wrong here, empty where it is not.  absolute, relative:
+    greatest difference of two bounds, the second in widths of auto_LiRPA's.  looser: by how much of that width certnas
+    is looser in the mean (negative: tighter), worst: at one bound.  violations: how many bounds some point passes;
+    beyond: by how much at most.  seconds: for all images.
     """
 
     method: str
     norm: str
     eps: float
     clean: float
+    images: int = 1
     known: str = ""
     unusable: str = ""
     absolute: float = float("nan")
@@ -131,9 +132,8 @@ def _compared(
     our_seconds = perf_counter() - began
     lower, upper = both[:, : rows.shape[1]], -both[:, rows.shape[1] :]
     violations, beyond = _violations(lower, upper, found)
-    mine = Comparison(
-        name, norm, eps, clean, our_violations=violations, our_beyond=beyond, our_seconds=our_seconds
-    )
+    mine = Comparison(name, norm, eps, clean, len(region.x), our_seconds=our_seconds)
+    mine = replace(mine, our_violations=violations, our_beyond=beyond)
     known = ""
     try:
         try:
