@@ -1,4 +1,4 @@
-"""Mutated network files: each must be read, or refused on one line, in ten seconds and without running code."""
+"""Mutated files of networks and properties: each is read or refused on one line, in ten seconds, running no code."""
 
 from __future__ import annotations
 
@@ -27,10 +27,21 @@ from certnas.errors import UserError
 from certnas.models import ARCHITECTURES, open_model
 from certnas.models.conversion import convert
 from certnas.models.opened import OpenedModel
+from certnas.verify import read_vnnlib
 
 SECONDS = 10.0
 WORDS = (b"-1", b"0", b"2", b"9" * 18, b"1e999", b"null", b"true", b"[]", b"{}", b'"x"', b'"aten.add.Tensor"')
 """What a word of a text is replaced with."""
+JSON_WORD = re.compile(rb'-?\d+(\.\d+)?|true|false|null|"[\w.]*"')
+PROPERTY_WORD = re.compile(rb"-?\d+(\.\d+)?|[A-Za-z][\w-]*|[<>!=]=?")
+PROPERTIES = {
+    "property 1.0": b"""(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n
+(assert (>= X_0 -1.0))(assert (<= X_0 0.1))(assert (>= X_1 0))(assert (<= X_1 1e-3))
+(assert (or (and (<= Y_0 0.5) (> Y_0 -2)) (= (+ (* 2.0 Y_0) (- Y_0) 1) 4)))""",
+    "property 2.0": b"""(vnnlib-version <2.0>)\n(declare-network N (declare-input X float32 [1, 2]) ; its batch is 1
+(declare-output Y Real []))\n(assert (and (>= X[0,0] -1.0) (<= X[0,0] 0.1) (>= X[0,1] 0) (<= X[0,1] 0.001)))
+(assert (or (and (<= Y 0.5) (!= Y -2)) (== (+ (* 2.0 Y) (- Y) 1) 4)))""",
+}
 
 
 class Marker:
@@ -68,6 +79,7 @@ def seeds(folder: Path, marker: Path) -> dict[str, tuple[str, bytes, dict[str, A
     torch.save(weights, stream, _use_new_zipfile_serialization=False)
     found["old state dict"] = ("net.pt", stream.getvalue(), arch)
     found["weights"] = ("weights.safetensors", save(weights), arch)
+    found |= {name: ("net.vnnlib", text, {}) for name, text in PROPERTIES.items()}
     found["raw pickle"] = ("net.th", pickle.dumps({"a": Marker(marker)}), arch)
     return found
 
@@ -90,8 +102,8 @@ def mutated(data: bytes, random: Random) -> bytes:
 def _changed(data: bytes, random: Random) -> bytes:
     """The bytes with some flipped, cut, doubled, moved, or replaced by numbers and words that are often mishandled."""
     content = bytearray(data)
-    if data.startswith(b"{") and random.random() < 0.8:
-        words = list(re.finditer(rb'-?\d+(\.\d+)?|true|false|null|"[\w.]*"', data))
+    if data.startswith((b"{", b"(")) and random.random() < 0.8:
+        words = list((JSON_WORD if data.startswith(b"{") else PROPERTY_WORD).finditer(data))
         for word in sorted(
             random.sample(words, min(len(words), random.choice((1, 1, 2, 4)))), key=lambda w: -w.start()
         ):
@@ -123,7 +135,10 @@ def attempt(path: Path, options: dict[str, Any]) -> tuple[str, float]:
     """How opening a file ended, and after how many seconds: opened, refused, or what else was raised."""
     started = time.perf_counter()
     try:
-        open_model(str(path), **options)
+        if path.suffix == ".vnnlib":
+            read_vnnlib(path)
+        else:
+            open_model(str(path), **options)
         ended = "opened"
     except UserError as error:
         ended = "refused" if "\n" not in str(error) else f"refused on several lines: {error!r}"
