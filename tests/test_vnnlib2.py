@@ -205,7 +205,7 @@ def test_mutated_text_is_read_or_refused_in_one_line_and_at_once() -> None:
             text = text[:a] + change + text[a + int(rng.integers(0, 3)) :]
         try:
             stated = parse_vnnlib(text)
-            assert all(c.constraints and len(c.box.sides) == stated.inputs for c in prop.clauses)
+            assert all(c.constraints and len(c.box.sides) == stated.inputs for c in stated.clauses)
             read += 1
         except UserError as error:
             assert "\n" not in str(error)
