@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.engine import chosen_engine, with_engine
 from cli.failure import INTERRUPTED, UNSOUND, Ended, one_line, refusals
-from cli.opening import opened, with_opening
+from cli.opening import with_opening
 from cli.values import Bytes
 
 if TYPE_CHECKING:
-    from certnas.verify import Property, Verdict
+    from certnas.verify import Step, Verdict
     from certnas.verify.instances import Instance, Result
-    from certnas.verify.subject import Subject
 
 COLOURS = {"unsat": "green", "sat": "red", "unknown": "yellow", "timeout": "yellow", "error": "magenta"}
 OPPOSITE = {"unsat": "sat", "sat": "unsat"}
-PREPARED = ("mean", "std", "input_range", "layout", "channels", "arch")
 
 
 @click.command()
@@ -41,6 +38,7 @@ PREPARED = ("mean", "std", "input_range", "layout", "channels", "arch")
     type=click.Path(path_type=Path),
     help="Folder for proofs of unsat that `certnas check` checks.",
 )
+@with_engine
 @with_opening
 def verify(**options: Any) -> None:
     """Prove or refute a property of a network.
@@ -63,9 +61,9 @@ class Verification:
     def __init__(self, options: dict[str, Any]) -> None:
         from certnas.errors import UserError
         from certnas.verify.instances import Instance, read_instances, read_results
+        from certnas.verify.verification import share_of_memory
 
         self.options = options
-        self.subjects: dict[str, Subject] = {}
         if (options["instances"] is None) == (options["net"] is None or options["prop"] is None):
             raise UserError("give a network and a property, or --instances with a CSV of them")
         if options["timeout"] is not None and not options["timeout"] > 0:
@@ -79,6 +77,11 @@ class Verification:
             [Instance(options["net"], options["prop"], None)] if listed is None else read_instances(listed)
         )
         self.results: list[Result] = []
+        self.wrong: list[Instance] = []
+        if listed is None and (options["workers"] not in (None, 1) or options["engine"] != "processes"):
+            raise UserError("one property is one process's work: leave out --workers and --engine")
+        self.engine = chosen_engine(options)
+        self.memory: int | None = options["memory"] or share_of_memory(options["workers"] or 1)
         if options["certificates"] is not None:
             from certnas.proofs import open_folder
 
@@ -102,108 +105,57 @@ class Verification:
             raise UserError(f"cannot write to {path}: {error.strerror}; choose another --out") from error
 
     def go(self) -> None:
-        """Answers what is not answered yet, one after the other; keeps each answer before the next begins."""
-        from certnas.verify.instances import write_results
-
+        """Answers what is not answered yet; keeps each answer as it comes, in the order of the list."""
         done = {(result.network, result.prop) for result in self.results}
-        wrong = []
-        for instance in self.instances:
-            if (instance.network, instance.prop) in done:
-                continue
-            result, verdict = self._answer(instance)
-            self._show(instance, result, verdict)
-            if result.verdict == OPPOSITE.get(instance.expected):
-                wrong.append(instance)
-            if verdict is not None and verdict.interrupted:
-                raise Ended(
-                    f"interrupted: {len(self.results)} of {len(self.instances)} are done", INTERRUPTED
-                )
-            self.results.append(result)
-            if self.options["out"] is not None:
-                write_results(self.options["out"], self.results)
+        left = [one for one in self.instances if (one.network, one.prop) not in done]
+        try:
+            self._answer(left)
+        except KeyboardInterrupt as error:
+            raise self._interrupted() from error
         if len(self.instances) > 1:
             self._summary()
-        if wrong:
-            named = ", ".join(f"{i.network} {i.prop}" for i in wrong[:3])
-            raise Ended(f"error: {len(wrong)} answers are the opposite of the expected one: {named}", UNSOUND)
+        if self.wrong:
+            named = ", ".join(f"{i.network} {i.prop}" for i in self.wrong[:3])
+            raise Ended(
+                f"error: {len(self.wrong)} answers are the opposite of the expected one: {named}", UNSOUND
+            )
 
-    def _answer(self, instance: Instance) -> tuple[Result, Verdict | None]:
-        """The result of one instance; in a list, what cannot be opened or bounded is an error and the list goes on."""
-        from bounds import BoundsError
-        from certnas.errors import UserError
-        from certnas.verify import read_vnnlib, verify
-        from certnas.verify.instances import Result
+    def _answer(self, left: list[Instance]) -> None:
+        """Shows and keeps the answers to these instances."""
+        from contextlib import closing
 
-        began = time.monotonic()
-        try:
-            prop = read_vnnlib(self.root / instance.prop)
-            subject = self._subject(instance.network)
-            prepared = time.monotonic() - began
-            timeout = self.options["timeout"] or instance.timeout
-            with progress(instance) as tell:
-                verdict = verify(
-                    subject.network,
-                    prop,
-                    replay=subject.replay,
-                    timeout=timeout,
-                    memory=self.options["memory"],
-                    seed=self.options["seed"],
-                    proof=self.options["certificates"] is not None,
-                    progress=tell,
-                )
-        except (UserError, BoundsError, MemoryError) as error:
-            if self.options["instances"] is None:
-                raise
-            click.echo(f"certnas: {one_line(click.ClickException(str(error)))}", err=True)
-            spent = time.monotonic() - began
-            return Result(self.category, instance.network, instance.prop, spent, "error", 0.0), None
-        self._keep(instance, verdict)
-        verdict = self._certified(instance, prop, verdict)
-        line = (self.category, instance.network, instance.prop, prepared, verdict.status, verdict.seconds)
-        return Result(*line), verdict
+        from cli.answers import Answers
 
-    def _subject(self, source: str) -> Subject:
-        """The network; the last one is kept, since lists ask of one network after another."""
-        from certnas.errors import UserError
-        from certnas.verify.subject import is_onnx, of_opened, open_onnx
+        alone = self.options["instances"] is None
+        job = Answers(self.options, self.root, self.category, alone, self.memory)
+        with progress(left) as tell, closing(self.engine.run(job, left, tell)) as answers:
+            for position, answer in answers:
+                instance, verdict = left[position], answer.verdict
+                if answer.error:
+                    click.echo(f"certnas: {one_line(click.ClickException(answer.error))}", err=True)
+                self._show(instance, answer.result, verdict)
+                if answer.result.verdict == OPPOSITE.get(instance.expected):
+                    self.wrong.append(instance)
+                if verdict is not None and verdict.interrupted:
+                    raise self._interrupted()
+                self._keep(instance, answer.result, verdict)
 
-        if source not in self.subjects:
-            path = self.root / source
-            if is_onnx(source):
-                given = [name for name in PREPARED if self.options[name] is not None]
-                if given:
-                    raise UserError(
-                        f"an ONNX file is verified as it is stored: leave out --{given[0].replace('_', '-')}"
-                    )
-                subject = open_onnx(path)
-            else:
-                subject = of_opened(opened(str(path) if path.exists() else source, self.options))
-            self.subjects = {source: subject}
-        return self.subjects[source]
+    def _interrupted(self) -> Ended:
+        return Ended(f"interrupted: {len(self.results)} of {len(self.instances)} are done", INTERRUPTED)
 
-    def _keep(self, instance: Instance, verdict: Verdict) -> None:
+    def _keep(self, instance: Instance, result: Result, verdict: Verdict | None) -> None:
         from certnas.runs.files import write_atomically
-        from certnas.verify.instances import counterexample_text, instance_name
+        from certnas.verify.instances import counterexample_text, instance_name, write_results
 
-        if verdict.counterexample is not None and self.options["out"] is not None:
+        order = {(one.network, one.prop): at for at, one in enumerate(self.instances)}
+        self.results.append(result)
+        self.results.sort(key=lambda one: order.get((one.network, one.prop), -1))
+        if self.options["out"] is None:
+            return
+        if verdict is not None and verdict.counterexample is not None:
             name = f"{instance_name(instance.network, instance.prop)}.counterexample"
             write_atomically(self.options["out"] / name, counterexample_text(verdict.counterexample))
-
-    def _certified(self, instance: Instance, prop: Property, verdict: Verdict) -> Verdict:
-        """Writes the certificate of an `unsat`; the verdict's note says what came of it."""
-        from certnas.errors import UserError
-        from certnas.proofs import Uncertified, write_proof
-        from certnas.verify.instances import instance_name
-
-        if verdict.proof is None:
-            return verdict
-        path = self.options["certificates"] / f"{instance_name(instance.network, instance.prop)}.npz"
-        about = {"network": instance.network, "property": instance.prop}
-        try:
-            size = write_proof(path, prop, verdict.proof, memory=self.options["memory"], about=about)
-        except (Uncertified, UserError) as error:
-            return replace(verdict, note=f"no certificate: {error}")
-        return replace(verdict, note=f"certificate {path.name}, {size / 2**20:.1f} MiB")
+        write_results(self.options["out"], self.results)
 
     def _show(self, instance: Instance, result: Result, verdict: Verdict | None) -> None:
         from rich.console import Console
@@ -229,20 +181,19 @@ class Verification:
 
 
 @contextmanager
-def progress(instance: Instance) -> Iterator[Any]:
+def progress(instances: Sequence[Instance]) -> Iterator[Callable[[int, Step], None]]:
     """A line on standard error, where that is a terminal, with the stage and the bound so far."""
     from rich.console import Console
 
-    from certnas.verify import Step
-
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield None
+        yield lambda *_: None
         return
-    with console.status(Path(instance.prop).name) as status:
+    with console.status(f"{len(instances)} properties") as status:
 
-        def tell(step: Step) -> None:
+        def tell(position: int, step: Step) -> None:
+            name = Path(instances[position].prop).name
             counts = f"{step.done} done, {step.open} open" if step.done else f"{step.clauses} clauses open"
-            status.update(f"{Path(instance.prop).name}: {step.stage}, {counts}, excess ≥ {step.bound:.4g}")
+            status.update(f"{name}: {step.stage}, {counts}, excess ≥ {step.bound:.4g}")
 
         yield tell

@@ -119,6 +119,35 @@ def test_a_list_is_answered_kept_and_continued(files: dict[str, Path]) -> None:
     assert len(results.read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("engine", [("--workers", "2"), ("--engine", "ray", "--workers", "2")])
+@pytest.mark.slow
+def test_a_list_on_several_processes_is_that_on_one(files: dict[str, Path], engine: tuple[str, ...]) -> None:
+    """Continued, too: what is missing is answered and put in its place."""
+    if "ray" in engine:
+        pytest.importorskip("ray")
+    folder = files["net"].parent
+    listed = folder / "instances.csv"
+    lines = ["net.onnx,sat.vnnlib,60", "net.onnx,absent.vnnlib,60", "net.onnx,unsat.vnnlib,60"]
+    listed.write_text("\n".join([*lines, "digits-cnn,sat.vnnlib,60"]) + "\n")
+    one = run("--instances", listed, "--out", files["out"])
+    assert one.exit_code == 0, one.output
+    (folder / "two").mkdir()
+    begun = (files["out"] / "results.csv").read_text().splitlines()[2]
+    (folder / "two" / "results.csv").write_text(begun + "\n")
+    two = run("--instances", listed, "--out", folder / "two", "--resume", *engine)
+    assert two.exit_code == 0, two.output
+    assert "cannot read" in two.stderr and "absent.vnnlib" in two.stderr
+    kept = {path.name for path in files["out"].iterdir()}
+    assert kept == {path.name for path in (folder / "two").iterdir()} and len(kept) == 2
+    rows = [
+        [line.split(",")[k] for line in (out / "results.csv").read_text().splitlines() for k in (0, 1, 2, 4)]
+        for out in (files["out"], folder / "two")
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 16
+    name = "net_sat.counterexample"
+    assert (files["out"] / name).read_text() == (folder / "two" / name).read_text()
+
+
 def test_an_answer_against_the_published_one_is_an_alarm(files: dict[str, Path]) -> None:
     listed = files["net"].parent / "instances.csv"
     listed.write_text("property,network,expected\nunsat.vnnlib,net.onnx,sat\nsat.vnnlib,net.onnx,sat\n")
@@ -148,6 +177,7 @@ def test_ctrl_c_shows_the_bound_so_far(files: dict[str, Path], monkeypatch: pyte
         (["{net}", "{unsat}", "--memory", "0"], "at least 1 byte"),
         (["{net}", "{unsat}", "--resume"], "add --out DIR"),
         (["{net}", "{unsat}", "--mean", "0.5"], "verified as it is stored: leave out --mean"),
+        (["{net}", "{unsat}", "--workers", "2"], "leave out --workers and --engine"),
         (["digits-cnn", "{unsat}"], "2 inputs and 2 outputs, the network 64 and 10"),
     ],
 )

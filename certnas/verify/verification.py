@@ -23,6 +23,12 @@ from certnas.verify.verdict import SAT, TIMEOUT, UNKNOWN, UNSAT, Counterexample,
 LEAST_MEMORY = 1 << 26
 
 
+def share_of_memory(workers: int) -> int | None:
+    """The memory for each of several processes of this machine that verify at a time; None for one: it sees itself."""
+    free = free_memory(torch.device("cpu"))
+    return None if workers == 1 else max(free // (4 * workers), LEAST_MEMORY)
+
+
 def network_of(model: nn.Module, shape: tuple[int, ...]) -> bounds.Network:
     """The model, in evaluation mode on inputs [N, *shape], as `verify` takes it: traced, in float64.
 
@@ -109,10 +115,9 @@ def _check_sizes(network: bounds.Network, prop: Property) -> None:
         ("inputs", prop.input_shape, network.graph.input_shape),
         ("outputs", prop.output_shape, network.graph.output_shape),
     ):
+        # sizes of 1, or one list of all, leave the order of the elements as it is
         said, has = ([size for size in shape or () if size != 1] for shape in (declared, own))
-        if (
-            said != has and min(len(said), len(has)) > 1
-        ):  # sizes of 1, or one list of all, leave the order as it is
+        if said != has and min(len(said), len(has)) > 1:
             raise UserError(
                 f"verify: the property declares {kind} of shape {list(declared or ())}, the network has {list(own)}; "
                 "give the network that the property was written for"
