@@ -9,6 +9,7 @@
 
 from bounds.alpha import AlphaCrown, TunedCrown
 from bounds.errors import BoundsError, InvalidInput, UnsupportedOp
+from bounds.estimates import Estimate, estimates
 from bounds.graph import Graph, Network, Node
 from bounds.interval import Interval
 from bounds.methods import IBP, Crown, CrownIBP, Method, Zonotope, ZonotopeCrown, lower_bounds, output_bounds
@@ -38,6 +39,7 @@ __all__ = [
     "BoundsError",
     "Crown",
     "CrownIBP",
+    "Estimate",
     "Graph",
     "Interval",
     "InvalidInput",
@@ -52,6 +54,7 @@ __all__ = [
     "Zonotope",
     "ZonotopeCrown",
     "check",
+    "estimates",
     "logits",
     "lower_bounds",
     "margins",

@@ -1,16 +1,18 @@
-"""What a row costs: how many coefficients it has at its widest place."""
+"""What a row costs: how many coefficients it has at its widest place, and how many multiplications."""
 
 from __future__ import annotations
 
 from math import prod
 from weakref import WeakKeyDictionary
 
-from bounds.graph import Graph, Network
+from torch import Tensor
+
+from bounds.graph import Call, Graph, Network
 from bounds.local import reach_of
 from bounds.patch import Grid
 
-_KNOWN: WeakKeyDictionary[Graph, dict[tuple[str, bool], int]] = WeakKeyDictionary()
-"""By graph: the cost does not depend on the values of parameters."""
+_KNOWN: WeakKeyDictionary[Graph, dict[tuple[str, bool], tuple[int, int]]] = WeakKeyDictionary()
+"""By graph: the costs do not depend on the values of parameters."""
 
 
 def row_cost(network: Network, target: str, *, unit: bool) -> int:
@@ -18,23 +20,49 @@ def row_cost(network: Network, target: str, *, unit: bool) -> int:
 
     unit: whether the row reads a single unit, and goes as a window for as long as that is small.
     """
+    return _costs(network, target, unit)[0]
+
+
+def row_work(network: Network, target: str, *, unit: bool) -> int:
+    """Multiplications by which one row of `target` is pulled back to the input; `unit` as in `row_cost`."""
+    return _costs(network, target, unit)[1]
+
+
+def work_per_unit(call: Call) -> int:
+    """Multiplications per unit of an operator's output; one where it only weighs or moves its operands."""
+    node = call.node
+    if not any(part in node.op for part in ("conv", "linear", "matmul", "mm")):
+        return 1
+    held = (call[key] for key in ("weight", "self", "other", "mat2") if key in node.arguments)
+    weight = next((value for value in held if isinstance(value, Tensor)), None)
+    if weight is None:
+        return 1
+    if "conv" in node.op:
+        return weight[0].numel()
+    return weight.shape[-1 if "linear" in node.op or weight.dim() < 2 else -2]
+
+
+def _costs(network: Network, target: str, unit: bool) -> tuple[int, int]:
     known = _KNOWN.setdefault(network.graph, {})
     if (target, unit) not in known:
-        known[target, unit] = _widest(network, target, unit)
+        known[target, unit] = _walk(network, target, unit)
     return known[target, unit]
 
 
-def _widest(network: Network, target: str, unit: bool) -> int:
+def _walk(network: Network, target: str, unit: bool) -> tuple[int, int]:
+    """(coefficients at the widest place, multiplications) of one row's way to the input."""
     graph = network.graph
     start = graph.shape(target)
     live: dict[str, Grid | None] = {target: Grid() if unit and len(start) == 3 else None}
     sizes = {target: _size(start, live[target])}
-    widest = sizes[target]
+    widest, work = sizes[target], 0
     for name in reversed(list(graph.nodes)):
         if name not in live:
             continue
         node, grid = graph.nodes[name], live.pop(name)
-        reach = reach_of(network.call(node)) if grid is not None else None
+        call = network.call(node)
+        work += sizes[name] * work_per_unit(call)
+        reach = reach_of(call) if grid is not None else None
         for operand in node.operands:
             shape = graph.shape(operand)
             pulled = reach.on(grid) if reach is not None and grid is not None and len(shape) == 3 else None
@@ -45,7 +73,7 @@ def _widest(network: Network, target: str, unit: bool) -> int:
             sizes[operand] = _size(shape, live[operand])
         widest = max(widest, sum(sizes.values()))
         sizes.pop(name, None)
-    return max(1, widest)
+    return max(1, widest), work
 
 
 def _size(shape: tuple[int, ...], grid: Grid | None) -> int:

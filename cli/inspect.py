@@ -85,8 +85,8 @@ def _costs(found: Inspection, classes: int) -> Table:
     shown.add_column("method")
     shown.add_column("10⁹ multiplications", justify="right")
     shown.add_column("memory", justify="right")
-    for cost in found.costs:
-        shown.add_row(cost.method, f"{cost.multiplications / 1e9:.3g}", _size(cost.memory))
+    for method, cost in found.costs.items():
+        shown.add_row(method, f"{cost.multiplications / 1e9:.3g}", _size(cost.memory))
     return shown
 
 

@@ -6,20 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import bounds
 from bounds import BoundsError, Graph, Node
-from bounds.memory import CACHE_COEFFICIENTS, COPIES
 from bounds.ops import Nonlinear, rule_for
-from bounds.plan import plan_of
 from certnas.models.normalize import Normalize
 from certnas.models.opened import OpenedModel
-
-BYTES = 8  # bounds are computed in float64
 
 
 @dataclass(frozen=True)
@@ -31,15 +26,6 @@ class Operator:
     units: int
     nonlinear: bool
     supported: bool
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one bound of all margins of one image by a method, at most: multiplications and bytes."""
-
-    method: str
-    multiplications: float
-    memory: float
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,7 @@ class Inspection:
     relus: int
     unsupported: tuple[str, ...]
     normalisation: str
-    costs: tuple[Cost, ...]
+    costs: Mapping[str, bounds.Estimate]
 
 
 def inspect(opened: OpenedModel) -> Inspection:
@@ -67,7 +53,7 @@ def inspect(opened: OpenedModel) -> Inspection:
     try:
         graph = bounds.trace(opened.module, torch.zeros(2, *opened.input_shape))
     except BoundsError as error:
-        return Inspection(parameters, (), 0, 0, (str(error),), _normalisation(layer, None), ())
+        return Inspection(parameters, (), 0, 0, (str(error),), _normalisation(layer, None), {})
     refused = {node.name: line for node in graph.nodes.values() if (line := _refusal(node)) is not None}
     nonlinear = {
         node.name: prod(node.shape)
@@ -81,7 +67,7 @@ def inspect(opened: OpenedModel) -> Inspection:
         relus=sum(units for name, units in nonlinear.items() if graph.nodes[name].op == "aten.relu.default"),
         unsupported=tuple(refused.values()),
         normalisation=_normalisation(layer, graph),
-        costs=() if refused else _costs(graph, nonlinear, opened.classes),
+        costs={} if refused else bounds.estimates(graph.bind(), opened.classes - 1),
     )
 
 
@@ -130,52 +116,3 @@ def _normalisation(layer: nn.Module | None, graph: Graph | None) -> str:
         if found
         else "none found: the network reads [0, 1] pixels as they are"
     )
-
-
-def _costs(graph: Graph, nonlinear: dict[str, int], classes: int) -> tuple[Cost, ...]:
-    """Upper bounds from the sizes alone; what windows of convolutions save is not counted."""
-    values = graph.bind().values
-    work = {node.name: _work(node, values) for node in graph.nodes.values()}
-    total = sum(work.values())
-    below, so_far = {graph.input: 0.0}, 0.0
-    for name in graph.nodes:
-        so_far += work[name]
-        below[name] = so_far
-    plan = plan_of(graph)
-    targets = {name: 2 * prod(graph.shape(name)) for name in plan.readers if name not in plan.prefix}
-    rows = classes - 1
-    generators, forward, widest = prod(graph.input_shape), 0.0, 0
-    for name, node in graph.nodes.items():
-        forward += generators * work[name]
-        widest = max(widest, generators * prod(node.shape))
-        generators += nonlinear.get(name, 0)
-    stored = prod(graph.input_shape) + sum(prod(node.shape) for node in graph.nodes.values())
-    backward = sum(count * below[name] for name, count in targets.items()) + rows * total
-    row = max(1, *(prod(node.shape) for node in graph.nodes.values())) * 2
-    held = COPIES * BYTES * min(CACHE_COEFFICIENTS, row * max([rows, *targets.values()]))
-    boxes = 2 * BYTES * stored
-    few = COPIES * BYTES * min(CACHE_COEFFICIENTS, row * rows)
-    steps = bounds.AlphaCrown().iterations
-    return (
-        Cost("ibp", 2 * total, boxes),
-        Cost("crown-ibp", (2 + rows) * total, boxes + few),
-        Cost("zonotope", forward, boxes + 2 * BYTES * widest),
-        Cost("zonotope+crown", forward + rows * total, boxes + 2 * BYTES * widest + few),
-        Cost("crown", 2 * total + backward, boxes + held),
-        Cost("alpha-crown", 2 * total + backward * (1 + 3 * steps), boxes + 2 * held),
-    )
-
-
-def _work(node: Node, values: Mapping[str, Any]) -> int:
-    """Multiplications of one evaluation of an operator."""
-    units = prod(node.shape)
-    held = (
-        values.get(getattr(node.arguments.get(key), "name", ""))
-        for key in ("weight", "self", "other", "mat2")
-    )
-    weight = next((value for value in held if isinstance(value, Tensor)), None)
-    if weight is None or not any(part in node.op for part in ("conv", "linear", "matmul", "mm")):
-        return units
-    if "conv" in node.op:
-        return units * weight[0].numel()
-    return units * weight.shape[-1 if "linear" in node.op or weight.dim() < 2 else -2]
