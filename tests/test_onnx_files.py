@@ -136,6 +136,7 @@ def with_tensor(shape: list[int]) -> onnx.ModelProto:
     return content
 
 
+QUANTISED = {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8), "w": np.ones((2, 3, 3, 3), np.uint8)}
 REFUSALS: dict[str, tuple[onnx.ModelProto, str]] = {
     "an unknown operator": (
         model([node("Relu", "x", to="a"), node("LSTM", "a")]),
@@ -202,9 +203,14 @@ REFUSALS: dict[str, tuple[onnx.ModelProto, str]] = {
         model([node("Relu", "c")], {"c": weights(2, 3)}),
         "the ONNX network's output 'y' does not depend on its input",
     ),
-    "local functions": (
-        renamed(classifier(), lambda m: m.functions.add(name="f")),
-        "the ONNX model has local functions; inline them: onnx.inliner.inline_local_functions",
+    "quantised layers": (
+        model([node("QuantizeLinear", "x", "s", "z", to="q"), node("QLinearConv", *"qszwszsz", to="r"),
+               node("DequantizeLinear", "r", "s", "z")], QUANTISED),
+        "no importer for ONNX operator QuantizeLinear at node 0 'quantizelinear_q'",
+    ),
+    "quantised weights": (
+        model([node("DequantizeLinear", "w", "s", "z", to="v"), node("Conv", "x", "v")], QUANTISED),
+        "no importer for ONNX operator DequantizeLinear at node 0 'dequantizelinear_v'",
     ),
     "a subgraph": (
         renamed(classifier(), lambda m: m.graph.node[0].attribute.append(

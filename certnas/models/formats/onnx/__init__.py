@@ -28,9 +28,13 @@ def _imported(path: Path, *, softmax: bool) -> OnnxNetwork:
         check_against_onnxruntime,  # here: onnxruntime loads slowly
     )
     from certnas.models.formats.onnx.importing import import_graph
+    from certnas.models.formats.onnx.inlining import inlined
     from certnas.models.formats.onnx.reading import read_model, without_softmax
 
-    model = read_model(path)
+    stored = read_model(path)
+    model = inlined(stored)
+    if model is not stored:  # onnxruntime replaces the functions by code of its own
+        check_against_onnxruntime(import_graph(model), stored, f"'{path}'")
     if not softmax:
         without_softmax(model)
     network = import_graph(model)

@@ -35,7 +35,7 @@ _NUMBERS: dict[int, torch.dtype] = {
 
 
 def import_graph(model: onnx.ModelProto) -> OnnxNetwork:
-    """The network of a model whose tensors are all inside it.  x [N, *input] -> [N, *output], float32.
+    """The network of a model without local functions, all tensors inside.  x [N, *input] -> [N, *output], float32.
 
     A fixed batch size in the file is made free: every tensor that depends on the input must keep its batch as
     dimension 0.  Of several outputs the first counts.
@@ -157,10 +157,6 @@ def _opset(model: onnx.ModelProto) -> int:
     found = versions.get("", versions.get("ai.onnx", 0))
     if found < OLDEST:
         raise UserError(f"ONNX opset {found} is not supported; export with opset {OLDEST} or newer")
-    if len(model.functions):
-        raise UserError(
-            "the ONNX model has local functions; inline them: onnx.inliner.inline_local_functions"
-        )
     return found
 
 

@@ -30,7 +30,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not len(model.graph.node):
         raise UserError(f"cannot read '{path}' as ONNX: it holds no graph")
     total = 0
-    for tensor in _tensors(model.graph):
+    for tensor in _tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             total += _bring_in(tensor, path, LARGEST_FILE - total)
     return model
@@ -73,12 +73,13 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    for part in (model.graph, *model.functions):
+        for node in part.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
 
 
 def _bring_in(tensor: TensorProto, path: Path, room: int) -> int:
