@@ -79,6 +79,64 @@ def test_a_network_is_what_keras_describes(tmp_path: Path) -> None:
     assert torch.allclose(opened.module(x), by_hand(x), atol=1e-5)
 
 
+NORMS = {
+    name: {"gamma": weights(size, seed=4), "beta": weights(size, seed=5), "moving_mean": weights(size, seed=6),
+           "moving_variance": weights(size, seed=7) ** 2}
+    for name, size in (("bn", 4), ("flat_bn", 36))
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("scale", "center"), [(True, True), (False, True), (True, False)])
+def test_batch_normalisation_is_along_the_channels(scale: bool, center: bool, tmp_path: Path) -> None:
+    layers = [
+        {**LAYERS[0], "config": {**LAYERS[0]["config"], "activation": "linear"}},
+        layer("BatchNormalization", "bn", axis=[3], epsilon=0.01),
+        layer("ReLU", "relu"),
+        *LAYERS[1:5],
+        layer("BatchNormalization", "flat_bn", axis=-1, scale=scale, center=center),
+        LAYERS[5],
+    ]
+    flat = {k: v for k, v in NORMS["flat_bn"].items() if (scale or k != "gamma") and (center or k != "beta")}
+    arrays = {"conv": ARRAYS["conv"], "bn": NORMS["bn"], "flat_bn": flat, "dense": ARRAYS["dense"]}
+    opened = open_model(str(write(tmp_path / "net.h5", layers, arrays)))
+
+    def normalised(y: np.ndarray, own: dict[str, np.ndarray], epsilon: float) -> np.ndarray:
+        y = (y - own["moving_mean"]) / np.sqrt(own["moving_variance"] + np.float32(epsilon))
+        return y * own.get("gamma", 1) + own.get("beta", 0)
+
+    x = torch.rand(3, 2, 7, 6)
+    kernel = torch.from_numpy(ARRAYS["conv"]["kernel"].transpose(3, 2, 0, 1).copy())
+    y = F.conv2d(F.pad(x, (0, 1, 1, 1)), kernel, torch.from_numpy(ARRAYS["conv"]["bias"]), stride=2)
+    z = np.maximum(normalised(y.permute(0, 2, 3, 1).numpy(), NORMS["bn"], 0.01), 0)
+    z = np.tanh(np.maximum(z[:, :-1], z[:, 1:])).reshape(3, -1)
+    expected = normalised(z, flat, 1e-3) @ ARRAYS["dense"]["kernel"] + ARRAYS["dense"]["bias"]
+    assert not opened.module.training
+    assert np.allclose(opened.module(x).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def normed(**config: Any) -> list[dict[str, Any]]:
+    return [LAYERS[0], layer("BatchNormalization", "bn", **config), *LAYERS[1:]]
+
+
+@pytest.mark.parametrize(
+    ("layers", "missing", "line"),
+    [
+        (normed(axis=[1]), "", r"BatchNormalization along axis \[1\]; accepted: the last, channels"),
+        (normed(), "gamma", "the arrays of layer 'bn' do not fit its configuration"),
+        (normed(), "moving_variance", "the arrays of layer 'bn' do not fit its configuration"),
+        (normed(scale=False), "", "the arrays of layer 'bn' do not fit its configuration"),
+        (normed(epsilon="x"), "", "does not describe a Keras Sequential of images"),
+    ],
+)
+def test_a_batch_normalisation_that_is_not_whole_is_refused(
+    layers: list[dict[str, Any]], missing: str, line: str, tmp_path: Path
+) -> None:
+    own = {key: value for key, value in NORMS["bn"].items() if key != missing}
+    path = write(tmp_path / "net.h5", layers, {**ARRAYS, "bn": own})
+    with pytest.raises(UserError, match=line):
+        open_model(str(path))
+
+
 def test_arrays_alone_are_weights_of_a_cnn_cert_network(tmp_path: Path) -> None:
     arrays = {
         "a": {"kernel": weights(3, 3, 1, 5), "bias": weights(5)},
@@ -109,7 +167,7 @@ def other(change: Callable[[list[dict[str, Any]]], object]) -> list[dict[str, An
 REFUSALS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "a lambda": (
         other(lambda ls: ls.insert(1, layer("Lambda", "f", function=["4wE="]))),
-        "no importer for Keras layer Lambda at position 1; supported: Activation, AveragePooling2D, Conv2D",
+        "no importer for Keras layer Lambda at position 1; supported: Activation, AveragePooling2D, BatchNormalization",
     ),
     "an activation": (
         other(lambda ls: ls[0]["config"].update(activation="arctan")),

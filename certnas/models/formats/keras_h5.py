@@ -28,11 +28,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
+_NORMALISATION = {
+    "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
+}  # fmt: skip
 _LAST = ("linear", "softmax")  # a softmax at the end is left out: classes keep their order
 
 
 def read_keras_h5(path: Path) -> Architecture | StateDict:
-    """A Keras Sequential of convolutions, dense layers, pools and activations, reading images [N, C, H, W].
+    """A Keras Sequential of convolutions, dense layers, batch norms, pools, activations, reading images [N, C, H, W].
 
     The file's own structure is followed, its last softmax left out; without one, arrays become layer0.weight, … as from
     an .npz.  Raises UserError for another layer, data outside the file, or a damaged file.
@@ -70,7 +73,7 @@ def read_keras_h5(path: Path) -> Architecture | StateDict:
 
 
 def _arrays(group: h5py.Group, path: Path) -> dict[str, dict[str, Tensor]]:
-    """Layer -> weight or bias -> its tensor, in the file's order.  Nothing outside the file is followed."""
+    """Layer -> torch's name -> its tensor, in the file's order.  Nothing outside the file is followed."""
     found: dict[str, dict[str, Tensor]] = {}
     for layer in group.attrs["layer_names"]:
         own = _own(group, _text(layer), path)
@@ -78,8 +81,9 @@ def _arrays(group: h5py.Group, path: Path) -> dict[str, dict[str, Tensor]]:
         for name in own.attrs["weight_names"]:
             dataset = _plain(_own(own, _text(name), path), _text(name), path)
             kind = _text(name).rsplit("/", 1)[-1].partition(":")[0]
-            key, tensor = keras_tensor(path, f"layer0_{kind}", np.asarray(dataset[()]))
-            found[_text(layer)][key.removeprefix("layer0.")] = tensor
+            like = "bias" if kind in _NORMALISATION else kind  # one number for each channel
+            key, tensor = keras_tensor(path, f"layer0_{like}", np.asarray(dataset[()]))
+            found[_text(layer)][_NORMALISATION.get(kind, key.removeprefix("layer0."))] = tensor
     return found
 
 
@@ -153,9 +157,12 @@ class _Builder:
         arrays = self.arrays.get(name, {})
         own = {key: value.shape for key, value in module.state_dict().items()}
         if own != {key: value.shape for key, value in arrays.items()}:
-            raise UserError(f"'{self.path}': the arrays of layer {name[:40]!r} do not fit its configuration")
+            raise self.unfitting(name)
         module.load_state_dict(arrays, assign=True)
         self.add(name, module)
+
+    def unfitting(self, name: str) -> UserError:
+        return UserError(f"'{self.path}': the arrays of layer {name[:40]!r} do not fit its configuration")
 
     def window(
         self, config: dict[str, Any], key: str
@@ -206,6 +213,26 @@ def _conv(builder: _Builder, config: dict[str, Any]) -> None:
     builder.linear(module, config["name"])
 
 
+def _batch_norm(builder: _Builder, config: dict[str, Any]) -> None:
+    axes = config.get("axis", -1)
+    axis = axes[0] if isinstance(axes, list) and len(axes) == 1 else axes
+    if axis not in (-1, len(builder.shape)):
+        raise UserError(
+            f"'{builder.path}': BatchNormalization along axis {axes}; accepted: the last, channels"
+        )
+    channels = builder.shape[0]
+    arrays = builder.arrays.setdefault(config["name"], {})
+    for used, key, neutral in (("scale", "weight", torch.ones), ("center", "bias", torch.zeros)):
+        if not config.get(used, True):
+            if key in arrays:
+                raise builder.unfitting(config["name"])
+            arrays[key] = neutral(channels)
+    arrays["num_batches_tracked"] = torch.tensor(0)
+    kind = nn.BatchNorm2d if len(builder.shape) == 3 else nn.BatchNorm1d
+    module = kind(channels, float(config.get("epsilon", 1e-3)), device="meta").eval()
+    builder.linear(module, config["name"])
+
+
 def _dense(builder: _Builder, config: dict[str, Any]) -> None:
     if len(builder.shape) != 1:
         raise UserError(
@@ -248,6 +275,7 @@ def _nothing(builder: _Builder, config: dict[str, Any]) -> None:
 LAYERS: dict[str, Callable[[_Builder, dict[str, Any]], None]] = {
     "Activation": _nothing,
     "AveragePooling2D": _average_pool,
+    "BatchNormalization": _batch_norm,
     "Conv2D": _conv,
     "Dense": _dense,
     "Dropout": _nothing,
