@@ -93,11 +93,14 @@ def _quick(certificate: Certificate, network: Network) -> bool:
 
 def _network(certificate: Certificate, model: nn.Module) -> Network:
     """The checker's network of a model that takes the certificate's images."""
+    x = _image(certificate.x, model)
     try:
-        return plain(bounds.trace(model, _image(certificate.x, model)).bind(dtype=torch.float64)).network
+        with torch.no_grad():
+            model(x)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise Rejected(f"the model cannot be evaluated on the certificate's image: {reason}") from error
+    return plain(bounds.trace(model, x).bind(dtype=torch.float64)).network
 
 
 def _image(x: np.ndarray, model: nn.Module) -> torch.Tensor:

@@ -23,8 +23,8 @@ def claim_of(certificates: Sequence[Certificate]) -> str:
         what = f"{len(rows)} rows are positive" if label is None else f"class {label} beats {beaten} others"
         return f"{what} within {where}"
     clauses = sum(len(kept.rows) for kept in certificates)
-    boxes = f"{len(certificates)} box" + "es" * (len(certificates) > 1)
-    return f"no input of {boxes} meets any of {clauses} conjunctions"
+    boxes = "the box" if len(certificates) == 1 else f"{len(certificates)} boxes"
+    return f"no input of {boxes} meets " + (f"any of {clauses} conjunctions" if clauses > 1 else "the conjunction")
 
 
 def covers(certificates: Sequence[Certificate], prop: Property) -> bool:

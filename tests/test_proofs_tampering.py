@@ -1,0 +1,208 @@
+"""Forged certificates of properties: trees of splits with one thing changed; parts of the area without points."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from property_networks import least
+from test_proofs import ROW, certified, nearly
+
+from certnas.checker import Certificate, Network, Part, Plane, Planes, Refutation, Rejected, Split, check
+from certnas.proofs import encode, read
+from certnas.proofs.claims import covers
+from certnas.verify import Property, search
+
+
+def altered(found: Certificate, change: Callable[[Part], Part]) -> list[Certificate]:
+    """One part changed, for each part that the change changes."""
+    certificates = []
+    for number, part in enumerate(found.parts):
+        lie = change(part)
+        if lie is not part:
+            certificates.append(
+                replace(found, parts=(*found.parts[:number], lie, *found.parts[number + 1 :]))
+            )
+    return certificates
+
+
+def refuting(change: Callable[[Refutation], Refutation]) -> Callable[[Part], Part]:
+    """Changes the refutations of a part."""
+
+    def changed(part: Part) -> Part:
+        if not part.refutations:
+            return part
+        return replace(part, refutations=tuple(change(given) for given in part.refutations))
+
+    return changed
+
+
+def splitting(change: Callable[[Split], Split]) -> Callable[[Part], Part]:
+    return lambda p: replace(p, splits=tuple(change(s) for s in p.splits)) if p.splits else p
+
+
+def less_one(given: Refutation) -> Refutation:
+    return replace(given, multipliers=np.where(given.multipliers > 0, -given.multipliers, -1.0))
+
+
+LIES: dict[str, Callable[[Part], Part]] = {
+    "a leaf removed": lambda part: part if part.splits else Part((), ()),
+    "a split removed": lambda part: replace(part, splits=()) if part.splits else part,
+    "a bound raised": refuting(lambda r: replace(r, bounds=r.bounds + 10.0)),
+    "a bound that is not above 0": refuting(lambda r: replace(r, bounds=r.bounds * 0)),
+    "multipliers below 0": refuting(lambda r: less_one(r) if r.multipliers.size else r),
+    "multipliers left out": refuting(lambda r: replace(r, multipliers=r.multipliers[:, :-1])),
+    "a share below 0": refuting(lambda r: replace(r, mix=-r.mix)),
+    "another clause": refuting(lambda r: replace(r, clauses=(1,))),
+    "one half twice": splitting(lambda s: replace(s, halves=(s.halves[0], s.halves[0]))),
+    "halves exchanged": splitting(lambda s: replace(s, halves=s.halves[::-1])),
+    "a half before its whole": splitting(lambda s: replace(s, halves=(0, 0))),
+    "no such unit": splitting(lambda s: replace(s, unit=99)),
+    "no such tensor": splitting(lambda s: replace(s, tensor="0" * 64)),
+}
+
+
+Tree = tuple[Certificate, Network, Property, float]
+"""A certificate of several parts, what it is about, and the least excess of sampled points."""
+
+
+@pytest.fixture(scope="module", params=[0, 24], ids=["activations", "inputs"])
+def tree(request: pytest.FixtureRequest) -> Tree:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "FEW_INPUTS", request.param)
+        network, prop, shape, bound = nearly("dense", 0.1)
+        (found,), made = certified(network, prop, shape)
+    assert len(found.parts) > 4
+    return found, made, prop, float((least(network, prop.clauses[0].box, shape) @ ROW).min()) - bound
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_forged_trees_are_rejected(name: str, tree: Tree) -> None:
+    found, made, *_ = tree
+    forged = altered(found, LIES[name])
+    assert forged
+    for lie in forged[:: 1 + len(forged) // 5]:
+        with pytest.raises(Rejected):
+            check(lie, made)
+    with pytest.raises(Rejected):
+        check(forged[-1], made, exact=True)
+
+
+def test_forged_claims_are_rejected(tree: Tree) -> None:
+    """A claim that sampled points contradict; and one that is true of another property."""
+    found, made, prop, _ = tree
+    wide = found.x - 3, found.x + 3
+    for lie in (
+        replace(found, offsets=found.offsets + 2.0),
+        replace(found, rows=-found.rows, offsets=-found.offsets),
+        replace(found, box=wide, eps=3.0),
+    ):
+        with pytest.raises(Rejected):
+            check(lie, made)
+    narrower = replace(found, box=(found.box[0], found.box[1] - 0.01))
+    easier = replace(found, offsets=found.offsets - 0.01)
+    for lie in (narrower, easier):
+        assert check(lie, made)[0] > 0 and not covers([lie], prop)
+
+
+def test_moved_splits_and_planes_prove_nothing_false(tree: Tree) -> None:
+    """Points of splits, multipliers and slopes moved at random: many are rejected, and what is proved stays true."""
+    found, made, _, least_excess = tree
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(30):
+        lies = altered(found, splitting(lambda s: replace(s, point=s.point + rng.normal())))
+        if rng.random() < 0.3:
+            lies = altered(found, refuting(lambda r: replace(r, multipliers=r.multipliers + rng.random())))
+        if rng.random() < 0.5:
+            key = str(rng.choice(sorted(found.planes)))
+            both = found.planes[key]
+            moved = replace(both.lower, slope=both.lower.slope + rng.normal(size=both.lower.slope.shape))
+            lies = [replace(found, planes={**found.planes, key: replace(both, lower=moved)})]
+        lie = lies[rng.integers(len(lies))]
+        try:
+            derived = check(lie, made)
+        except Rejected:
+            rejected += 1
+            continue
+        assert derived[0] <= least_excess
+    assert rejected > 8
+
+
+# Parts without points.
+
+
+def lines() -> tuple[Network, str, str]:
+    """(a, b) = (x, −x) of one input, and y = relu(a) + relu(b) = |x|."""
+    network = Network((1,))
+    arrays = {"weight": np.array([[[1.0], [-1.0]]]), "bias": np.zeros((1, 2, 1))}
+    both = network.add("linear", (network.input,), (2,), arrays)
+    kinks = {"kinks": np.zeros(1), "slopes": np.array([0.0, 1.0]), "value": np.zeros(())}
+    bent = network.add("piecewise", (both,), (2,), kinks)
+    arrays = {"weight": np.ones((1, 1, 2)), "bias": np.zeros((1, 1, 1))}
+    network.add("linear", (bent,), (1,), arrays)
+    return network, both, bent
+
+
+def claim(network: Network, parts: tuple[Part, ...], planes: dict[str, Planes], offset: float) -> Certificate:
+    """That y > offset where |x| ≤ 1."""
+    box, rows = (-np.ones(1), np.ones(1)), np.ones((1, 1, 1))
+    offsets = np.full((1, 1), offset)
+    return Certificate(network.output, "linf", np.zeros(1), 1.0, box, rows, offsets, parts, planes, {})
+
+
+def flat(bent: str, slope: float) -> tuple[dict[str, Planes], dict[str, str]]:
+    """slope·z ≤ relu(z) ≤ 2 as planes."""
+    lower = Plane(np.full((1, 2), slope), np.zeros((1, 2)))
+    return {"p": Planes(lower, Plane(np.zeros((1, 2)), np.full((1, 2), 2.0)))}, {bent: "p"}
+
+
+def refutation(planes: dict[str, str], mix: float, *multipliers: float) -> Refutation:
+    return Refutation((0,), np.full((1, 1), mix), np.full(1, 2.0**-20), planes, np.array([multipliers]))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_splits_that_leave_no_room(exact: bool) -> None:
+    network, both, bent = lines()
+    planes, keys = flat(bent, 0.5)
+    open_ = Part((), (refutation(keys, 1.0, 0.0),))
+    parts = (Part((), (), (Split(both, 0, -3.0, (1, 2)),)), Part((), ()), open_)
+    assert check(claim(network, parts, planes, -0.5), network, exact=exact)[0] > 0, "a ≤ −3 is impossible"
+    swapped = (replace(parts[0], splits=(Split(both, 0, 3.0, (1, 2)),)), *parts[1:])
+    with pytest.raises(Rejected):
+        check(claim(network, swapped, planes, -0.5), network, exact=exact)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_splits_that_contradict_each_other(exact: bool) -> None:
+    """a ≥ 1/2 and b = −a ≥ 1/2: Σ β (z − 1/2) = −1 for β = (1, 1), so no multiple of a row is needed."""
+    network, both, bent = lines()
+    planes, keys = flat(bent, 0.5)
+
+    def tree(mix: float, first: float, second: float, point: float) -> Certificate:
+        either = Part((), (refutation(keys, 1.0, 0.0),))
+        inner = Part((), (), (Split(both, 1, point, (3, 4)),))
+        ends = (
+            Part((), (refutation(keys, 1.0, 0.0, 0.0),)),
+            Part((), (refutation(keys, mix, first, second),)),
+        )
+        whole = Part((), (), (Split(both, 0, point, (1, 2)),))
+        return claim(network, (whole, either, inner, *ends), planes, -0.25)
+
+    assert check(tree(0.0, 1.0, 1.0, 0.5), network, exact=exact)[0] > 0
+    for mix, first, second, point in ((0.0, 1.0, 0.0, 0.5), (0.0, 1.0, 1.0, -0.5), (0.0, 0.0, 0.0, 0.5)):
+        with pytest.raises(Rejected):
+            check(tree(mix, first, second, point), network, exact=exact)
+
+
+def test_a_file_whose_parts_are_no_tree_is_refused(tree: Tree, tmp_path: Path) -> None:
+    """Parts that belong to two splits could make a check take for ever."""
+    found, *_ = tree
+    path = tmp_path / "one.npz"
+    path.write_bytes(encode([found]))
+    assert encode(read(path)) == encode([found])
+    (lie, *_) = altered(found, splitting(lambda s: replace(s, halves=(s.halves[0], s.halves[0]))))
+    path.write_bytes(encode([lie]))
+    with pytest.raises(ValueError, match="no tree"):
+        read(path)
