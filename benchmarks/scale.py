@@ -106,7 +106,7 @@ def tables(entries: dict[str, dict[str, Any]], assumed: Assumed) -> list[str]:
         cells = [name, f"{counts['network'] / 1e9:.2f}"]
         for method in METHODS:
             times = [_time(found[name, method, gpus].hours) for gpus in GPUS]
-                cells += [_figure(needed(counts, method, assumed) / 1e12), " / ".join(times)]
+            cells += [_figure(needed(counts, method, assumed) / 1e12), " / ".join(times)]
         lines.append(_row(cells))
     sums = [f"all {len(entries)}", ""]
     for method in METHODS:
