@@ -59,10 +59,6 @@ class Zonotope:
         """Push forms from the input to the output, whose form it returns; a form is dropped after its last reader."""
         analysis = self.analysis
         graph, network = analysis.network.graph, analysis.network
-        last_use = {operand: name for name, node in graph.nodes.items() for operand in node.operands}
-        expiring: dict[str, list[str]] = {}
-        for operand, name in last_use.items():
-            expiring.setdefault(name, []).append(operand)
         self.forms[graph.input] = self._input()
         for name, node in graph.nodes.items():
             rule = rule_for(node)
@@ -75,9 +71,8 @@ class Zonotope:
             )
             if name in analysis.plan.readers and name not in analysis.plan.prefix:
                 self._tighten(name)
-            for operand in expiring.get(name, []):
-                if operand != graph.output:
-                    del self.forms[operand]
+            for operand in graph.last_reads.get(name, ()):
+                del self.forms[operand]
         return self.forms[graph.output]
 
     def _input(self) -> Form:

@@ -7,59 +7,20 @@ on the perturbed input, such as softmax(α), is evaluated at `bind` and is a con
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidInput
+from bounds.node import FLOATS, Node, Ref, execute, resolve
+from bounds.statistics import normalised
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class Ref:
-    """The value of another node, in a node's arguments."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operator call.
-
-    `arguments` follow the operator's schema by name, defaults filled in; `operands` are the nodes among them that
-    depend on the perturbed input, in order; `shape` is the output's without its batch dimension.
-    """
-
-    name: str
-    target: Callable[..., Any]
-    arguments: Mapping[str, Any]
-    operands: tuple[str, ...]
-    shape: tuple[int, ...]
-    module: str = ""
-
-    @property
-    def op(self) -> str:
-        return str(self.target)
-
-    def where(self) -> str:
-        """The node in words, for messages."""
-        shape = ["N", *self.shape]
-        return (
-            f"{self.op} at node '{self.name}' (output {shape}{f', in {self.module}' if self.module else ''})"
-        )
-
-
-def resolve(value: Any, values: Mapping[str, Any]) -> Any:
-    """`value` with every `Ref` in it replaced by what `values` holds for it."""
-    if isinstance(value, Ref):
-        return values[value.name]
-    if isinstance(value, (list, tuple)):
-        return type(value)(resolve(item, values) for item in value)
-    return value
+__all__ = ["FLOATS", "Call", "Graph", "Network", "Node", "Ref", "execute", "resolve"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +43,35 @@ class Graph:
     @property
     def output_shape(self) -> tuple[int, ...]:
         return self.nodes[self.output].shape if self.output in self.nodes else self.input_shape
+
+    @cached_property
+    def last_reads(self) -> Mapping[str, tuple[str, ...]]:
+        """For each node the operands that no later node reads and that are not the output: they may be dropped."""
+        last = {operand: name for name, node in self.nodes.items() for operand in node.operands}
+        last.pop(self.output, None)
+        found: dict[str, tuple[str, ...]] = {}
+        for operand, name in last.items():
+            found[name] = (*found.get(name, ()), operand)
+        return found
+
+    @cached_property
+    def with_fixed_statistics(self) -> Graph:
+        """The same with every training-mode batch normalisation by constants, "NODE.mean" and "NODE.var"."""
+        nodes = {
+            name: replace(
+                node,
+                arguments={
+                    **node.arguments,
+                    "running_mean": Ref(f"{name}.mean"),
+                    "running_var": Ref(f"{name}.var"),
+                    "training": False,
+                },
+            )
+            if _uses_batch(node)
+            else node
+            for name, node in self.nodes.items()
+        }
+        return replace(self, nodes=nodes)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a node's value without the batch dimension."""
@@ -143,47 +133,28 @@ def _uses_batch(node: Node) -> bool:
     return node.op == "aten.batch_norm.default" and bool(node.arguments["training"])
 
 
-def execute(node: Node, values: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
-    """The operator itself on resolved values, in the run's own dtype and device."""
-    arguments = {key: resolve(value, values) for key, value in node.arguments.items()}
-    if arguments.get("dtype") in FLOATS:
-        arguments["dtype"] = dtype
-    if arguments.get("device") is not None:
-        arguments["device"] = device
-    mean = arguments.get("running_mean")
-    if isinstance(mean, Tensor) and mean.requires_grad:
-        return _normalise(arguments)
-    if not hasattr(node.target, "_schema"):
-        return node.target(*arguments.values())
-    schema = node.target._schema
-    positional = [arguments.pop(a.name) for a in schema.arguments if not a.kwarg_only]
-    return node.target(*positional, **arguments)
-
-
-def _normalise(arguments: Mapping[str, Any]) -> Tensor:
-    """Batch normalisation by statistics that are functions of parameters, which torch's own cannot differentiate."""
-    x, mean, variance = arguments["input"], arguments["running_mean"], arguments["running_var"]
-    shape = (1, -1, *[1] * (x.dim() - 2))
-    y = (x - mean.reshape(shape)) * torch.rsqrt(variance + arguments["eps"]).reshape(shape)
-    y = y if arguments["weight"] is None else y * arguments["weight"].reshape(shape)
-    return y if arguments["bias"] is None else y + arguments["bias"].reshape(shape)
-
-
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A graph with its parameters: one function f, ready to be evaluated and bounded."""
+    """A graph with its parameters: one function f, ready to be evaluated and bounded.
+
+    batch_output: where f normalises by the statistics of a batch, what it says of that batch.
+    """
 
     graph: Graph
     values: Mapping[str, Any] = field(repr=False)
     dtype: torch.dtype
     device: torch.device
+    batch_output: Tensor | None = field(default=None, repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
         """f(x).  x [N, *input_shape]; returns [N, *output_shape]."""
         *_, last = self._run(x)
         return last[1]
 
-    def _run(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def _run(
+        self, x: Tensor, normalise: Callable[[Node, Tensor], Tensor] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Every node and its value; `normalise` evaluates the batch normalisations by batch statistics."""
         graph = self.graph
         if tuple(x.shape[1:]) != graph.input_shape:
             expected = ", ".join(["N", *map(str, graph.input_shape)])
@@ -197,10 +168,15 @@ class Network:
         yield graph.input, x
         for node in graph.nodes.values():
             try:
-                values[node.name] = execute(node, values, self.dtype, self.device)
+                if normalise is not None and _uses_batch(node):
+                    values[node.name] = normalise(node, values[node.operands[0]])
+                else:
+                    values[node.name] = execute(node, values, self.dtype, self.device)
             except RuntimeError as error:
                 raise BoundsError(f"evaluating {node.where()}: {str(error).splitlines()[0]}") from error
             yield node.name, values[node.name]
+            for operand in graph.last_reads.get(node.name, ()):
+                del values[operand]
 
     def call(self, node: Node) -> Call:
         return Call(node, self)
@@ -225,21 +201,17 @@ class Network:
                 "bind: the network was traced in training mode and normalises by batch statistics; "
                 "give batch=images, or call model.eval() before trace"
             )
-        nodes, values, seen = dict(self.graph.nodes), dict(self.values), {}
-        for name, value in self._run(batch):
-            seen[name] = value
-            if name in nodes and _uses_batch(nodes[name]):
-                operand = seen[nodes[name].operands[0]]
-                axes = [d for d in range(operand.dim()) if d != 1]
-                values[f"{name}.mean"] = operand.mean(axes)
-                values[f"{name}.var"] = operand.var(axes, unbiased=False)
-                fixed = {
-                    "running_mean": Ref(f"{name}.mean"),
-                    "running_var": Ref(f"{name}.var"),
-                    "training": False,
-                }
-                nodes[name] = replace(nodes[name], arguments={**nodes[name].arguments, **fixed})
-        return Network(replace(self.graph, nodes=nodes), values, self.dtype, self.device)
+        found: dict[str, Any] = {}
+
+        def normalise(node: Node, x: Tensor) -> Tensor:
+            call = self.call(node)
+            y, mean, variance = normalised(x, call["weight"], call["bias"], call["eps"])
+            found.update({f"{node.name}.mean": mean, f"{node.name}.var": variance})
+            return y
+
+        *_, last = self._run(batch, normalise)
+        graph = self.graph.with_fixed_statistics
+        return Network(graph, {**self.values, **found}, self.dtype, self.device, last[1])
 
 
 @dataclass(frozen=True)
@@ -269,4 +241,5 @@ class Call:
     def apply(self, *operands: Tensor) -> Any:
         """The operator itself with these operands, any batch size."""
         given = dict(zip(self.node.operands, operands, strict=True))
-        return execute(self.node, {**self.network.values, **given}, self.network.dtype, self.network.device)
+        values = ChainMap(given, cast(dict[str, Any], self.network.values))
+        return execute(self.node, values, self.network.dtype, self.network.device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bounds.analysis import Analysis
+from bounds.boxes import boxes
 from bounds.errors import InvalidInput
 from bounds.forward import Zonotope as Forms
 from bounds.graph import Network
@@ -38,6 +39,7 @@ class IBP(Method):
     """Interval arithmetic (Gowal et al. 2018); what is affine in the input, and the affine tail of rows, is exact."""
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
+        analysis.intervals |= boxes(analysis, analysis.plan.tail_ends)
         return analysis.boxed_rows(coef)
 
 

@@ -21,9 +21,12 @@ class Reader:
 
 @dataclass(frozen=True)
 class Plan:
-    """prefix: nodes whose ancestors are all affine, the input among them.  plain: those of them for which interval
+    """What one graph says of every region and method.
+
+    prefix: nodes whose ancestors are all affine, the input among them.  plain: those of them for which interval
     arithmetic from a box is exact (at most one mixing operator on the way).  readers: every tensor that a nonlinear
     node reads, in topological order, concatenations and reshapes looked through, so each cell state has its own.
+    linear_tail: the affine nodes after the last nonlinearity.  tail_ends: the nonlinear nodes where it begins.
     """
 
     prefix: frozenset[str]
@@ -31,6 +34,7 @@ class Plan:
     readers: dict[str, tuple[Reader, ...]]
     order: tuple[str, ...]
     linear_tail: frozenset[str]
+    tail_ends: tuple[str, ...]
 
 
 @lru_cache(maxsize=64)
@@ -50,12 +54,15 @@ def plan_of(graph: Graph) -> Plan:
             mixing[node.name] = max(depth) + (1 if rule.mixing else 0) + (2 if meets else 0)
     order = (graph.input, *graph.nodes)
     position = {name: i for i, name in enumerate(order)}
+    tail = _linear_tail(graph)
+    starts = {operand for name in tail for operand in graph.nodes[name].operands} | {graph.output}
     return Plan(
         prefix=frozenset(mixing),
         plain=frozenset(name for name, depth in mixing.items() if depth <= 1),
         readers={name: tuple(readers[name]) for name in sorted(readers, key=position.__getitem__)},
         order=order,
-        linear_tail=_linear_tail(graph),
+        linear_tail=tail,
+        tail_ends=tuple(name for name in graph.nodes if name in starts and name not in tail),
     )
 
 

@@ -15,8 +15,8 @@ from certnas.metrics.certified import RESOLUTION
 from certnas.metrics.evaluation import classifier, without_none
 
 SETTINGS = [
-    ("cb", {"first": 1e-7, "tol": 1e-5, "floor": 0.0}),
-    ("cb", {"first": 1e-7, "tol": 1e-5, "floor": 0.0, "method": "crown-ibp", "images": 2}),
+    ("cb", {"evaluations": 0, "tol": 1e-5, "floor": 0.0, "dtype": "float64"}),
+    ("cb", {"evaluations": 0, "tol": 1e-5, "floor": 0.0, "method": "crown-ibp", "images": 2}),
     ("cb", {"reading": "margin", "eps": 1e-4, "bn": "running"}),
     ("cb", {"reading": "margin", "eps": 1e-4, "norm": "l2", "images": 2}),
     ("cb", {"reading": "lower", "eps": 1e-4}),
@@ -127,10 +127,10 @@ def test_derivative_of_the_radius_below_the_resolution(monkeypatch: pytest.Monke
     network = supernet()
     x, _ = batch()
     y = predicted(network, x, training=True)
-    monkeypatch.setitem(RESOLUTION, "float64", 1e-3)
-    running = session("cb", {"floor": 0.0})
+    monkeypatch.setitem(RESOLUTION, "float64", (1e-3, 1e-3))
+    running = session("cb", {"floor": 0.0, "dtype": "float64"})
     slopes = alpha_slopes(network, lambda: running(network, x, y), 1e-6, directions=1)
-    assert running.figures["short"] == running.figures["images"] > 0
+    assert running.figures["images"] > 0
     assert running.figures["radius"] < 1e-3
     for slope, difference in slopes:
         assert slope == pytest.approx(difference, rel=2e-4)
@@ -140,10 +140,10 @@ def test_the_radius_is_continuous_at_the_resolution(monkeypatch: pytest.MonkeyPa
     network = supernet()
     x, _ = batch(1)
     y = predicted(network, x, training=True)
-    settings = {"tol": 1e-6, "first": 1e-7}
+    settings = {"evaluations": 0, "tol": 1e-6, "dtype": "float64"}
     root = float(measure("cb", settings, network, x, y).detach().exp())
     for scale in (0.999, 1.001):
-        monkeypatch.setitem(RESOLUTION, "float64", scale * root)
+        monkeypatch.setitem(RESOLUTION, "float64", (scale * root, 1e-9))
         value = measure("cb", settings, network, x, y).detach()
         assert float(value.exp()) == pytest.approx(root, rel=3e-3)
 

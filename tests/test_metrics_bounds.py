@@ -57,8 +57,13 @@ def test_a_bound_on_a_point_is_the_margin(bn: str) -> None:
 @pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
 @pytest.mark.parametrize(
     "settings",
-    [{"first": 1e-8}, {"reading": "margin", "eps": 1e-4}, {"reading": "margin", "schedule": "radius"}],
-    ids=["radius", "margin", "at the radius"],
+    [
+        {"dtype": "float64"},
+        {"evaluations": 0, "dtype": "float64"},
+        {"reading": "margin", "eps": 1e-4},
+        {"reading": "margin", "schedule": "radius"},
+    ],
+    ids=["radius", "exact radius", "margin", "at the radius"],
 )
 def test_one_row_is_as_good_as_all(method: str, settings: dict[str, object]) -> None:
     network = supernet()
@@ -78,7 +83,7 @@ def test_the_radius_is_where_the_margin_vanishes() -> None:
     network = supernet()
     x, _ = batch(1)
     y = predicted(network, x, training=False)
-    running = session("cb", {"bn": "running", "tol": 1e-7, "first": 1e-7})
+    running = session("cb", {"bn": "running", "evaluations": 0, "tol": 1e-7, "dtype": "float64"})
     running(network, x, y)
     radius = running.figures["radius"]
     at = {
@@ -92,7 +97,7 @@ def test_images_classified_wrong_are_left_out() -> None:
     network = supernet()
     x, _ = batch(4)
     y = predicted(network, x, training=False)
-    settings = {"bn": "running", "tol": 1e-6, "first": 1e-7, "floor": 0.0}
+    settings = {"bn": "running", "evaluations": 0, "tol": 1e-6, "floor": 0.0}
     right = measure("cb", settings, network, x[:3], y[:3])
     wrong = y.clone()
     wrong[3] = (y[3] + 1) % CLASSES
@@ -132,7 +137,7 @@ def test_the_radius_of_a_linear_network() -> None:
     for norm, q in (("linf", 1), ("l2", 2)):
         expected = (margins / torch.linalg.vector_norm(forms, ord=q, dim=2)).amin(1).detach()
         assert float(expected.max()) < 0.4  # the nearest limit of a pixel
-        value = measure("cb", {"tol": 1e-6, "norm": norm}, network, x, y)
+        value = measure("cb", {"dtype": "float64", "norm": norm}, network, x, y)
         assert float(value.detach()) == pytest.approx(float(expected.log().mean()), abs=1e-6)
 
 

@@ -71,9 +71,10 @@ def multiplier(call: Call) -> Any:
 
 def scale(x: Tensor, factor: Any) -> Tensor:
     """factor·x where a zero factor gives zero whatever x is: 0·∞ and 0·NaN stay out of the bounds."""
-    if isinstance(factor, Tensor):
-        return torch.where(factor == 0, torch.zeros((), dtype=x.dtype, device=x.device), x * factor)
-    return torch.zeros_like(x) if factor == 0 else x * factor
+    if not isinstance(factor, Tensor):
+        return torch.zeros_like(x) if factor == 0 else x * factor
+    scaled, none = x * factor, factor == 0
+    return scaled.masked_fill(none, 0) if bool(none.any()) else scaled
 
 
 def _scaled(call: Call, x: Tensor) -> Tensor:

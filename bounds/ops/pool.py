@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.errors import InvalidInput
@@ -66,9 +67,29 @@ def _columns(call: Call, x: Interval) -> tuple[Window, Tensor, Tensor]:
 
 
 def _interval(call: Call, x: Interval) -> Interval:
-    _, low, high = _columns(call, x)
-    lead = x.lower.shape[: x.lower.dim() - len(call.shapes[0])]
-    return Interval(low.amax(-2).reshape(*lead, *call.shape), high.amax(-2).reshape(*lead, *call.shape))
+    """[max l, max u]; its radius from the centres and radii of the two inputs that these belong to."""
+    window_of(call)  # refuses windows of nothing but padding
+    if not x.is_ball:
+        return Interval(call.apply(x.lower), call.apply(x.upper))
+    ends = (x.center - x.radius, x.center + x.radius)
+    (low, low_radius), (high, high_radius) = (_winners(call, end, x) for end in ends)
+    grown = torch.relu((high - low) + (high_radius - low_radius)) / 2
+    return Interval.around(low + grown, low_radius + grown)
+
+
+def _winners(call: Call, by: Tensor, x: Interval) -> tuple[Tensor, Tensor]:
+    """Centre and radius of the input with the greatest value in each window."""
+    with torch.no_grad():
+        arguments = [call[name] for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
+        pool = F.max_pool1d if call.node.target is aten.max_pool1d.default else F.max_pool2d
+        _, index = pool(by, *arguments, return_indices=True)
+
+    def picked(value: Tensor) -> Tensor:
+        found = value.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
+        last = by.dim() == 4 and by.is_contiguous(memory_format=torch.channels_last)
+        return found.contiguous(memory_format=torch.channels_last) if last else found
+
+    return picked(x.center), picked(x.radius)
 
 
 def _dominating(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,19 @@ def _interval(negative: NegativeSlope) -> Callable[..., Interval]:
     return interval
 
 
+def _relu_interval(call: Call, x: Interval) -> Interval:
+    """relu(c ± r): upper end u = relu(c + r), radius min(r, u/2), so that one below an ulp of c is not lost.
+
+    Written as r₊ − relu(r₊ − u/2), r₊ = r where u > 0 and 0 elsewhere: a minimum takes twenty times as long.
+    """
+    if not x.is_ball:
+        return _interval(_nothing)(call, x)
+    upper = torch.relu(x.center + x.radius)
+    radius = aten.threshold_backward.default(x.radius, upper, 0)
+    radius = radius - torch.relu(torch.sub(radius, upper, alpha=0.5))
+    return Interval.around(upper - radius, radius)
+
+
 def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
     return ((x.lower < 0) & (x.upper > 0),)
 
@@ -94,6 +107,14 @@ def _rule(negative: NegativeSlope) -> Rule:
     return Nonlinear(_interval(negative), _relax(negative), _tuning, _unstable)
 
 
+def _nothing(call: Call) -> float:
+    return 0.0
+
+
+def _relu() -> Rule:
+    return Nonlinear(_relu_interval, _relax(_nothing), _tuning, _unstable)
+
+
 def _prelu_weight(call: Call) -> Tensor:
     weight = call["weight"]
     return weight.reshape(1, 1, -1, *[1] * (len(call.shape) - 1))
@@ -109,7 +130,7 @@ def _prelu() -> Rule:
 
 
 RULES: dict[Any, Rule] = {
-    aten.relu.default: _rule(lambda call: 0.0),
+    aten.relu.default: _relu(),
     aten.leaky_relu.default: _rule(lambda call: float(call["negative_slope"])),
     aten.abs.default: _rule(lambda call: -1.0),
     aten.prelu.default: _prelu(),

@@ -66,7 +66,7 @@ class Affine:
         bias = self.bias(call)
         center = center if bias is None else center + bias
         radius = (self.magnitude or self.linear)(call, *(x.radius for x in operands))
-        return Interval(center - radius, center + radius)
+        return Interval.around(center, radius)
 
 
 def _all_units(call: Call, *operands: Interval) -> tuple[Tensor, ...]:

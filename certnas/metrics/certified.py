@@ -1,5 +1,6 @@
 """What the certified-bound metrics share: which bounds, of which rows, over which region."""
 
+import math
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +10,17 @@ import torch
 from torch import Tensor
 
 import bounds
-from certnas.certifier.radius import search_radii
 from certnas.errors import UserError
 from certnas.layout import laid_out
 from certnas.metrics.evaluation import BN
+from certnas.metrics.hardest import LeastRow, picked
 from certnas.metrics.metric import Measured, at_least, one_of
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-RESOLUTION = {"float32": 1e-4, "float64": 1e-9}
-"""Radii in pixels below which rounding in the centre of an interval would blur its width."""
+RESOLUTION = {"float32": (1e-35, 1e-4), "float64": (1e-290, 1e-9)}
+"""The least radii in pixels: of interval arithmetic on l∞ boxes, which carries radii by themselves, and of bounds
+in whose ends rounding would blur smaller ones."""
+FAR, MOST = 40.0, 60
 NORMS: dict[str, type[bounds.Region]] = {"linf": bounds.Linf, "l2": bounds.L2}
 
 
@@ -30,7 +33,8 @@ class Certified(Measured, ABC):
     or `zonotope`, whose forms keep the input's D elements and `errors` error symbols a layer.  images: the bounds
     are of the first so many images of the batch (0: all); batch statistics are always of all.  rows: `hardest`
     finds each image's least row without derivatives, then follows it alone; `all` follows every row; R is the same.
-    dtype: of the bounds; those of a supernet reach zero at radii that single precision cannot resolve.
+    dtype: of the bounds, `float32`, `float64`, or `auto`: float64, but for the radius by `ibp` over l∞ float32, which
+    reaches far enough for bounds that grow 10^60-fold from input to output, as in a supernet of eight cells.
     keep_none: let mass on `none` shrink the bounds.
     """
 
@@ -40,7 +44,7 @@ class Certified(Measured, ABC):
     errors: int = 0
     images: int = 0
     rows: str = "hardest"
-    dtype: str = "float64"
+    dtype: str = "auto"
     keep_none: bool = False
 
     def __post_init__(self) -> None:
@@ -49,11 +53,22 @@ class Certified(Measured, ABC):
         one_of("norm", self.norm, tuple(NORMS))
         one_of("method", self.method, ("ibp", "crown-ibp", "zonotope"))
         one_of("rows", self.rows, ("hardest", "all"))
-        one_of("dtype", self.dtype, tuple(DTYPES))
+        one_of("dtype", self.dtype, ("auto", *DTYPES))
         at_least("images", self.images, 0)
         at_least("errors", self.errors, 0)
         if self.errors and self.method != "zonotope":
             raise UserError(f"metric: errors are a zonotope's; method is {self.method!r}, give errors = 0")
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The floating type of the bounds."""
+        return DTYPES["float64" if self.dtype == "auto" else self.dtype]
+
+    @property
+    def resolution(self) -> float:
+        """The least radius that is tried, in pixels."""
+        apart = self.norm == "linf" and self.method != "zonotope"
+        return RESOLUTION["float32" if self.precision == torch.float32 else "float64"][0 if apart else 1]
 
     def bound_method(self) -> bounds.Method:
         if self.method == "zonotope":
@@ -66,92 +81,99 @@ class Certified(Measured, ABC):
 
 
 class Margins:
-    """Lower bounds of rows of one bound network on balls round images: x [n,C,H,W], rows [n,S,K]."""
+    """Lower bounds of rows of one bound network on balls round images: x [n,C,H,W], rows [n,S,K].
+
+    clean: the least of each image's rows on the image itself, with derivatives.  [n]
+    """
 
     def __init__(self, metric: Certified, network: bounds.Network, x: Tensor, rows: Tensor) -> None:
         self.metric = metric
         self.network = network
         self.x = laid_out(x.detach().to(network.dtype))
         self.rows = rows
-        with torch.no_grad():
-            clean = torch.einsum("nsk,nk->ns", rows, network(self.x))
-        self.clean = clean.amin(1)
-        self.hardest = clean.argmin(1)
+        said = network(self.x) if network.batch_output is None else network.batch_output[: len(x)]
+        self.clean = torch.einsum("nsk,nk->ns", rows, said).amin(1)
 
-    def lower(self, eps: Tensor, image: Tensor, rows: Tensor) -> Tensor:
-        """Bounds of rows [m,S,K] on the balls of radius eps [m] round some images [m].  [m,S]"""
+    def lower(self, eps: Tensor, image: Tensor, rows: Tensor, method: bounds.Method) -> Tensor:
+        """Bounds of rows [m,S,K] on the balls of radius eps [m] round some images [m].  [m, rows of the method]"""
         region = NORMS[self.metric.norm](self.x[image], eps.to(self.x), 0.0, 1.0)
-        return bounds.lower_bounds(self.network, region, rows, self.metric.bound_method())
+        return bounds.lower_bounds(self.network, region, rows, method)
 
-    def tried(self, eps: Tensor, image: Tensor, *, note: bool = False) -> Tensor:
-        """The least of each image's rows, without derivatives; with `note`, or where it is positive, its row is noted.
-
-        eps [m] of some images [m] -> [m]
-        """
+    def tried(self, eps: Tensor, image: Tensor) -> Tensor:
+        """The least of each image's rows, without derivatives.  eps [m] of some images [m] -> [m]"""
         with torch.no_grad():
-            lower, row = self.lower(eps, image, self.rows[image]).min(1)
-        self.hardest[image] = row if note else torch.where(lower > 0, row, self.hardest[image])
-        return lower
+            return self.lower(eps, image, self.rows[image], self.metric.bound_method()).amin(1)
 
-    def noted(self, image: Tensor) -> Tensor:
-        """The row noted as the hardest of each image.  [m,1,K]"""
+    def least(self, eps: Tensor, image: Tensor, *, steady: bool = False) -> Tensor:
+        """The same with derivatives; with `rows` = hardest, of each image's least row alone.  [m]
+
+        steady: of interval arithmetic, without the spikes of the derivative.
+        """
+        method, rows, hardest = self.metric.bound_method(), self.rows[image], self.metric.rows == "hardest"
+        if isinstance(method, bounds.IBP):
+            method = LeastRow(hardest, steady)
+        elif hardest:
+            rows = self.hardest(eps, image)
+        return self.lower(eps, image, rows, method).amin(1)
+
+    def hardest(self, eps: Tensor, image: Tensor) -> Tensor:
+        """The rows of the least bounds.  [m,1,K]"""
         rows = self.rows[image]
-        return rows.gather(1, self.hardest[image, None, None].expand(-1, 1, rows.shape[2]))
-
-    def least(self, eps: Tensor, image: Tensor) -> Tensor:
-        """The least of each image's rows with derivatives; with `rows` = hardest, the bound of the row noted.  [m]"""
-        rows = self.noted(image) if self.metric.rows == "hardest" else self.rows[image]
-        return self.lower(eps, image, rows).amin(1)
-
-    def clean_margin(self, image: Tensor) -> Tensor:
-        """The noted row of the image itself, with derivatives.  [m]"""
-        return torch.einsum("nsk,nk->ns", self.noted(image), self.network(self.x[image])).squeeze(1)
+        with torch.no_grad():
+            return picked(rows, self.lower(eps, image, rows, self.metric.bound_method()))
 
 
-class RadiusSearch:
-    """The radii at which least margins reach zero; each batch starts where the last one's say.
+class RootSearch:
+    """The radii ε at which least margins m(ε) reach zero: steps on h(log ε) = log((m(0) − m(ε))/m(0)), h = 0 there.
 
-    log_gain: the mean of log(m(0)/ε*) of the last batch, which varies less from image to image than ε* does.
+    h is a line of slope 1 for an affine network, and nearly one wherever interval bounds multiply, so a step takes
+    it for one until two points of an image say better.  Each batch starts where the last one's log_gain says, the
+    mean of log(m(0)/ε*), which varies less from image to image than ε* does.
     evaluations: bounds per image that the last search took.
     """
 
-    def __init__(self, first: float, tol: float) -> None:
+    def __init__(self, first: float) -> None:
         self.first = first
-        self.tol = tol
         self.log_gain: float | None = None
-        self.evaluations = 0.0
+        self.evaluations = 0
 
-    def __call__(self, margins: Margins) -> Tensor:
-        """ε [n] float64: proved and within tol of the root of ε ↦ least margin, or at `limit`.
+    def __call__(self, margins: Margins, image: Tensor, *, steps: int = 0, tol: float = math.inf) -> Tensor:
+        """ε [m] of images that are classified right, between the least and the greatest radius there is.
 
-        0 where the image is classified wrong or its bound is not finite; where nothing is proved at the least radius
-        that the arithmetic resolves, that.
+        After `steps` steps, or with `tol` as soon as |h| ≤ tol or ε rests at a limit for every image.  The first
+        batch, of which nothing is known, is searched until |h| ≤ 1.
         """
-        clean, least = margins.clean.double(), RESOLUTION[margins.metric.dtype]
-        radius = torch.zeros_like(clean)
-        right = (clean > 0).nonzero().flatten()
-        self.evaluations = float(len(right) > 0)
-        if len(right) == 0:
-            return radius
-        lower = margins.tried(torch.full_like(clean[right], least), right, note=True)
-        radius[right] = torch.where(torch.isfinite(lower), least, radius[right])
-        proved = right[lower > 0]
-        if len(proved) == 0:
-            return radius
-        start = torch.full_like(clean, self.first)
-        if self.log_gain is not None:
-            start = clean * torch.exp(torch.tensor(-self.log_gain, dtype=clean.dtype))
-        found = search_radii(
-            lambda eps, image: margins.tried(eps, proved[image]),
-            clean[proved],
-            start[proved].clamp(min=least),
-            torch.full_like(clean[proved], limit(margins)),
-            tol=self.tol,
-        )
-        radius[proved] = found.radius.clamp(min=least)
-        self.evaluations += float(found.evaluations.double().mean())
-        self.log_gain = float((clean / radius)[proved].log().mean())
-        return radius
+        clean = margins.clean[image].detach().double()
+        low, high = math.log(margins.metric.resolution), math.log(limit(margins))
+        if self.log_gain is None:
+            where, tol = torch.full_like(clean, math.log(self.first)), min(tol, 1.0)
+        else:
+            where = clean.log() - self.log_gain
+        where, slope = where.clamp(low, high), torch.ones_like(clean)
+        before: tuple[Tensor, Tensor] | None = None
+        self.evaluations = 0
+        while self.evaluations < (steps if math.isinf(tol) else MOST):
+            h = excess(clean, margins.tried(where.exp(), image).double())
+            self.evaluations += 1
+            if before is not None:
+                moved = where - before[0]
+                secant = (h - before[1]) / torch.where(moved == 0, 1, moved)
+                slope = torch.where((moved != 0) & (secant > 0.2) & (secant < 5), secant, 1)
+            before = where, h
+            where = (where - h / slope).clamp(low, high)
+            if bool(((h.abs() <= tol) | (where == before[0])).all()) and not math.isinf(tol):
+                break
+        return where.exp()
+
+    def learn(self, log_gain: Tensor) -> None:
+        """Keeps what the next batch starts from: log(m(0)/ε*) of each image.  [m]"""
+        self.log_gain = float(log_gain.double().mean())
+
+
+def excess(clean: Tensor, margin: Tensor) -> Tensor:
+    """h of m(0) and m(ε); a bound that is lost counts as e^FAR times too wide, one that has hardly moved as e^−7."""
+    fallen = torch.where(torch.isfinite(margin), (clean - margin) / clean, math.exp(FAR))
+    return fallen.clamp(min=1e-3).log()
 
 
 def limit(margins: Margins) -> float:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.errors import UserError
-from certnas.metrics.certified import DTYPES, Certified, Margins, RadiusSearch, limit, optional
+from certnas.metrics.certified import Certified, Margins, RootSearch, limit, optional
 from certnas.metrics.metric import Session, State, at_least, one_of, positive
 from certnas.metrics.traced import Traced
 
+ROOT = 0.05
 ADAPTIVE = ("step", "eps_min", "eps_max", "width")
 
 
@@ -30,9 +31,8 @@ class CertifiedBound(Certified):
           ε_{t+1} = clip(ε_t·(1 ± step), eps_min, eps_max),  + where w_t ≤ width, − where w_t > width,
 
       w_t the mean over the images of upper minus lower bound of the row that counts, in logits.
-    * `radius`: for each image the largest ε at which this R's own bound of it is positive (not below what the
-      arithmetic resolves; 0 where the image itself fails), a constant of the derivative; eps is where the first
-      batch's search starts.
+    * `radius`: for each image the ε at which this R's own bound of it vanishes (to a twentieth of the image's margin;
+      0 where the image itself fails), a constant of the derivative; eps is where the first batch's search starts.
 
     ε should follow the network: bounds grow exponentially with depth, so at a fixed ε a deep supernet's R is huge
     and drives the search to cells without parameters.
@@ -95,31 +95,39 @@ class _Bounds(Session):
         self.metric = metric
         self.traced = Traced(metric.bn, metric.keep_none)
         self.eps = metric.eps
-        self.search = RadiusSearch(metric.eps, tol=0.05)
+        self.search = RootSearch(metric.eps)
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        bound = self.traced.bind(network, x, DTYPES[self.metric.dtype])
+        bound = self.traced.bind(network, x, self.metric.precision)
         x, y = self.metric.some(x, y)
         rows = self.metric.bounded_rows(y, bound.graph.output_shape[0], bound.dtype)
         margins = Margins(self.metric, bound, x, rows)
         everything = torch.arange(len(x), device=x.device)
         if self.metric.schedule == "radius":
-            eps = self.search(margins)
+            eps = self._roots(margins)
         else:
             eps = torch.full((len(x),), min(self.eps, limit(margins)), device=x.device).double()
-            if self.metric.rows == "hardest" or self.metric.schedule == "adaptive":
-                margins.tried(eps, everything, note=True)
         lower = margins.least(eps, everything)
         self.figures = {"eps": float(eps.mean())}
         if self.metric.schedule == "adaptive":
             self._adapt(margins, eps, everything)
         return lower.mean().to(x.dtype)
 
+    def _roots(self, margins: Margins) -> Tensor:
+        """ε at which the bound vanishes; 0 where the image itself fails.  [N]"""
+        eps = torch.zeros(len(margins.x), dtype=torch.float64, device=margins.x.device)
+        right = (margins.clean > 0).nonzero().flatten()
+        if len(right):
+            eps[right] = self.search(margins, right, tol=ROOT)
+            self.search.learn(margins.clean[right].detach().log() - eps[right].log())
+        return eps
+
     def _adapt(self, margins: Margins, eps: Tensor, image: Tensor) -> None:
         """The next step's ε from this one's width of the row that counts."""
-        metric, row = self.metric, margins.noted(image)
+        metric, row = self.metric, margins.hardest(eps, image)
         with torch.no_grad():
-            width = float(-margins.lower(eps, image, torch.cat([row, -row], 1)).sum(1).mean())
+            both = margins.lower(eps, image, torch.cat([row, -row], 1), metric.bound_method())
+        width = float(-both.sum(1).mean())
         grown = self.eps * (1 + metric.step if width <= metric.width else 1 - metric.step)
         self.eps = min(max(grown, metric.eps_min), metric.eps_max)
         self.figures["width"] = width

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from certnas.metrics.certified import DTYPES, Certified, Margins, RadiusSearch, limit, optional
+from certnas.metrics.certified import Certified, Margins, RootSearch, excess, limit, optional
 from certnas.metrics.metric import Session, State, at_least, positive
 from certnas.metrics.traced import Traced
 
 SHALLOWEST = 0.1
-"""The least ε*·|∂m/∂ε| in units of m(0)."""
+"""The least slope of h over log ε."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,32 +21,41 @@ class CertifiedRadius(Certified):
     """R = mean over the images that are classified right of log ε_i*, m_i(ε_i*) = 0, in log pixels.
 
     m_i(ε) = min over j ≠ y of a lower bound of f_y − f_j on the ball of radius ε round x_i, so that ε_i* is what
-    certifying by this method reports.  By the implicit function theorem
+    certifying by this method reports.  In
 
-        ∂log ε*/∂θ = (∂m/∂θ) / (ε*·|∂m/∂ε|)  at ε*,
+        h_i(log ε) = log((m_i(0) − m_i(ε)) / m_i(0)),
 
-    which knows no unit of logits or pixels, so one γ serves networks of any depth and bound.  The denominator is a
-    constant of the derivative.  The root is searched without derivatives to a relative tolerance `tol`, then
-    corrected by one Newton step.  first: where the first batch's search starts, in pixels; later ones start from
-    the batch before.
+    which is 0 at the root, log ε* = log ε − h/s and ∂log ε*/∂θ = −(∂h/∂θ)/s at every ε, for an affine network: its
+    slope s = ∂h/∂log ε is 1. Interval bounds of deep networks are so wide that their ε* lies where hardly a unit
+    changes its sign, and bounds multiply there too: on supernets s is 0.9 to 1.1 throughout.  It knows no unit of
+    logits or pixels, so one γ serves networks of any depth and bound.
 
-    What is no such root: an image classified wrong (ε* = 0) is left out of the mean. One proved on the whole box
-    adds a constant. Where the bound is still negative at the least radius ε₀ that the arithmetic resolves, as deep
-    supernets' interval bounds are, the root is taken on the line of slope 1 of log(m(0) − m(ε)) over log ε, that of
-    an affine network:  log ε* = log ε₀ − log((m(0) − m(ε₀)) / m(0)), differentiated as it stands.  The derivative
-    of an image hardly right, m(0) below `floor` times the batch's mean, is damped in proportion, and ε*·|∂m/∂ε| is
-    no less than a tenth of m(0) (an affine network's is m(0)); either would outweigh all other images.
+    evaluations: of the bounds in each step, the last one with derivatives, at the ε that the batch before predicts
+    and those before it improve; s is taken for 1.  0: as many as bring |h| below `tol`, with each image's own s,
+    which is the implicit function theorem's ∂m/∂θ / (ε*·|∂m/∂ε|) at ε*; three times the cost.  first: where the
+    first batch's search starts, in pixels.
+
+    An image classified wrong (ε* = 0) is left out of the mean, and so is one whose bound is not finite; one proved on
+    the whole box adds a constant.  The derivative of an image hardly right, m(0) below `floor` times the batch's mean,
+    is damped in proportion; it would outweigh all other images.
     """
 
-    tol: float = 0.05
+    evaluations: int = 1
+    tol: float = 0.01
     floor: float = 0.1
     first: float = 1e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        at_least("evaluations", self.evaluations, 0)
         positive("tol", self.tol)
         at_least("floor", self.floor, 0)
         positive("first", self.first)
+
+    @property
+    def precision(self) -> torch.dtype:
+        narrow = self.dtype == "auto" and self.norm == "linf" and self.method == "ibp"
+        return torch.float32 if narrow else super().precision
 
     def session(self) -> Session:
         return _Radii(self)
@@ -57,39 +66,52 @@ class _Radii(Session):
         super().__init__()
         self.metric = metric
         self.traced = Traced(metric.bn, metric.keep_none)
-        self.search = RadiusSearch(metric.first, metric.tol)
+        self.search = RootSearch(metric.first)
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        bound = self.traced.bind(network, x, DTYPES[self.metric.dtype])
-        x, y = self.metric.some(x, y)
+        metric = self.metric
+        bound = self.traced.bind(network, x, metric.precision)
+        some, y = metric.some(x, y)
         rows = bounds.margins(y, bound.graph.output_shape[0], dtype=bound.dtype)
-        margins = Margins(self.metric, bound, x, rows)
-        radius = self.search(margins)
-        image = (radius > 0).nonzero().flatten()
-        self.figures = {"images": float(len(image)), "evaluations": self.search.evaluations}
+        margins = Margins(metric, bound, some, rows)
+        image = (margins.clean > 0).nonzero().flatten()
+        self.figures = {"images": float(len(image))}
         if len(image) == 0:
             return x.new_zeros(())
-        value = self._log_radius(margins, radius[image].to(bound.dtype), image)
-        self.figures["radius"] = float(value.detach().exp())
+        if metric.evaluations:
+            radius = self.search(margins, image, steps=metric.evaluations - 1)
+        else:
+            radius = self.search(margins, image, tol=metric.tol)
+        value = self._log_radius(margins, radius, image)
+        if value is None:
+            self.figures["images"] = 0.0
+            return x.new_zeros(())
+        self.figures |= {
+            "evaluations": self.search.evaluations + 1.0,
+            "log_radius": float(value.detach()),
+            "radius": float(value.detach().exp()),
+        }
         return value.to(x.dtype)
 
-    def _log_radius(self, margins: Margins, radius: Tensor, image: Tensor) -> Tensor:
-        """The mean of log ε*, its derivative as the docstring of the metric says."""
-        eps = radius.clone().requires_grad_()
-        margin = margins.least(eps, image)
-        (slope,) = torch.autograd.grad(margin.sum(), eps, retain_graph=True)
-        clean = margins.clean[image]
-        short = margin.detach() <= 0
-        fall = torch.maximum(radius * slope.abs(), SHALLOWEST * clean)
-        rise = torch.where(short, 0, margin / fall)
-        if bool(short.any()):
-            point = margins.clean_margin(image)
-            ratio = torch.where(short, (point - margin) / point, 1)
-            rise = torch.where(short, -ratio.log(), rise)
-        self.figures["short"] = float(short.sum())
-        least = self.metric.floor * clean.mean()
-        weight = torch.where(clean < least, clean / least, 1) * (radius < limit(margins))
-        return (radius.log() + _damped(rise, weight)).mean()
+    def _log_radius(self, margins: Margins, radius: Tensor, image: Tensor) -> Tensor | None:
+        """The mean of log ε*, its derivative as the docstring of the metric says; None where no bound is finite."""
+        clean, exact = margins.clean[image], self.metric.evaluations == 0
+        eps = radius.to(clean.dtype).requires_grad_(exact)
+        margin = margins.least(eps, image, steady=not exact)
+        kept = torch.isfinite(margin)
+        if not bool(kept.all()):  # an infinite bound would spoil every derivative
+            return self._log_radius(margins, radius[kept], image[kept]) if bool(kept.any()) else None
+        slope = torch.ones_like(radius)
+        if exact:
+            (fall,) = torch.autograd.grad(margin.sum(), eps, retain_graph=True)
+            slope = (eps * fall / (margin - clean)).detach().double().clamp(min=SHALLOWEST)
+        proved = (radius >= limit(margins)) & (margin > 0)
+        found = torch.where(proved, radius.log(), radius.log() - excess(clean, margin) / slope)
+        self.search.learn(clean.detach().log() - found.detach())
+        self.figures |= {"images": float(len(image)), "slope": float(slope.mean())}
+        least = self.metric.floor * clean.detach().mean()
+        weight = (clean.detach() / least).clamp(max=1) if self.metric.floor else torch.ones_like(clean)
+        return _damped(found, weight).mean()
 
     def state_dict(self) -> State:
         return {"log_gain": self.search.log_gain}
@@ -99,5 +121,5 @@ class _Radii(Session):
 
 
 def _damped(value: Tensor, weight: Tensor) -> Tensor:
-    """`value`, with its derivative times `weight`; a weight of 0 takes the value out too."""
-    return torch.where(weight > 0, value.detach() + weight * (value - value.detach()), 0)
+    """`value`, with its derivative times `weight`."""
+    return value.detach() + weight * (value - value.detach())
