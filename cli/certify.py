@@ -15,6 +15,7 @@ from cli.opening import OPENING, opened
 from cli.values import Bytes, Number, Numbers
 
 if TYPE_CHECKING:
+    import bounds
     from certnas.certifier import Certificates
     from certnas.certifier.results import Folder
     from certnas.data import Dataset
@@ -28,7 +29,7 @@ AT = {
     "l2": (0.1, 0.25, 0.5, 1.0),
     "l1": (0.5, 1.0, 2.0, 4.0),
 }
-METHODS = "ibp, crown-ibp, zonotope, zonotope+crown, crown or alpha-crown"
+METHODS = "ibp, crown-ibp, zonotope, zonotope+crown, crown, alpha-crown, or auto"
 
 MODEL = (
     click.argument("source", metavar="[MODEL]", required=False),
@@ -56,6 +57,7 @@ PROOF = (
     click.option("--iterations", type=int, help="Of alpha-crown's optimisation."),
     click.option("--step", type=float, help="Of alpha-crown's optimisation."),
     click.option("--errors", type=int, help="Error generators that a zonotope keeps; all by default."),
+    click.option("--time-per-image", type=float, help="Seconds by which auto chooses.  [default: 10]"),
     click.option("--targets", type=click.Choice(["all", "random", "least", "runner-up"]), default="all",
                  show_default=True, help="Classes to prove the label against."),
     click.option("--eps-max", type=Number(), help="Search no radius beyond: 0.1 or 8/255."),
@@ -115,7 +117,7 @@ class Run:
     """One run of the command: what was asked, opened and checked before any work."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from certnas.certifier.request import check_box, check_numbers, open_device, resolve_method
+        from certnas.certifier.request import check_box, check_numbers, open_device
         from certnas.errors import UserError
 
         if options["source"] is not None and options["named"] is not None:
@@ -133,13 +135,25 @@ class Run:
         check_box(self.clip, options["attack"])
         self.complete = Completion(options)
         settings = {name: options[name] for name in ("slope", "iterations", "step", "errors")}
-        self.method = resolve_method(options["method"], **settings)
+        self.method = self._method(settings)
         self.device = open_device(options["device"])
         self.model, self.data = self._open()
         self.engine = chosen_engine(options, gpu=self.device.type == "cuda")
         self.folder = self._folder()
         self.work = self._work()
         self.written: list[Written] = []
+
+    def _method(self, settings: dict[str, Any]) -> bounds.Method | str:
+        from certnas.certifier.planning import AUTO
+        from certnas.certifier.request import resolve_method
+        from certnas.errors import UserError
+
+        given = [name for name, value in settings.items() if value is not None]
+        if self.options["method"] != AUTO:
+            return resolve_method(self.options["method"], **settings)
+        if given:
+            raise UserError(f"--{given[0]} is no setting of method {AUTO}, which sets its methods itself")
+        return AUTO
 
     def _open(self) -> tuple[OpenedModel, Dataset]:
         from certnas.data import load
@@ -157,14 +171,13 @@ class Run:
         return model, data
 
     def _folder(self) -> Folder | None:
-        from certnas.certifier.request import describe
         from certnas.certifier.results import Folder
 
         options = self.options
         if options["out"] is None:
             return None
         kept = ("data", "images", "seed", "norm", "targets", "eps_max", "tol", "clip", "attack", "batch_size")
-        config = {"model": options["source"], "weights": self.model.sha256, "method": describe(self.method)}
+        config = {"model": options["source"], "weights": self.model.sha256, "method": self._name()}
         config |= {name: options[name] for name in ("layout", "channels") if options[name] is not None}
         config |= {} if self.complete.seconds is None else {"complete": self.complete.seconds}
         config |= {name: options[name] for name in kept} | {
@@ -173,14 +186,24 @@ class Run:
         }
         return Folder.open(options["out"], config, self.data.index.tolist(), resume=options["resume"])
 
+    def _name(self) -> str:
+        from certnas.certifier.request import describe
+
+        if isinstance(self.method, str):
+            seconds = self.options["time_per_image"]
+            return self.method if seconds is None else f"{self.method}({seconds:g} s)"
+        return describe(self.method)
+
     def _work(self) -> Shards:
         from certnas.certifier.certification import certification
         from cli.shards import Shards
 
         options, data = self.options, self.data
-        kept = ("targets", "norm", "eps_max", "tol", "attack", "seed", "memory")
+        kept = ("targets", "norm", "eps_max", "tol", "attack", "seed", "memory", "time_per_image")
         asked = {name: options[name] for name in kept} | {"method": self.method, "clip": self.clip}
         job = certification(self.model.module, data.x, data.y, device=self.device, **asked)
+        for line in job.why:
+            click.echo(line, err=True)
         about = {"model": options["source"], "weights": self.model.sha256, "data": options["data"]}
         return Shards(job, options["certificates"], about, options["targets"], self.complete)
 
@@ -226,12 +249,13 @@ class Run:
                 self.work, work, lambda _, progress: shown.update(task, stage=stage(progress))
             )
             with closing(results):
-                for _, (batch, written) in results:
+                for position, (batch, written) in results:
                     self.written += written
                     done.append(batch)
                     if self.folder is not None:
                         self.folder.append(batch)
-                    shown.update(task, completed=sum(map(len, done)))
+                    told = f"{self.work.describe(work[position])} done"
+                    shown.update(task, completed=sum(map(len, done)), stage=told)
 
     def _show(self, batches: Sequence[Certificates]) -> Certificates | None:
         from rich.console import Console

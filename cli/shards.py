@@ -60,4 +60,4 @@ class _Worker:
         kept: dict[str, Any] = {"seed": request.seed, "tol": request.tol, "memory": request.memory}
         kept |= {"targets": self.job.targets, "about": self.job.about}
         x = batch.x.to(self.certify.device)
-        return Writer(request.model, x, folder, method=request.method, clip=request.clip, **kept)
+        return Writer(request.model, x, folder, method=request.methods[-1], clip=request.clip, **kept)

@@ -22,11 +22,13 @@ several orders above what float64 rounding adds up to in a bound."""
 SHRINKS = 12
 ROUGH = 0.05
 """The relative tolerance to which a cheaper method looks for the place to start."""
+WIDE = 0.05
+"""A tighter method is worth its time for an image that is certified to less than 1 − WIDE of its attacked radius."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `certify` was asked for, resolved."""
+    """What `certify` was asked for, resolved.  then: methods for the images that those before leave wide."""
 
     model: nn.Module
     norm: str
@@ -38,6 +40,27 @@ class Request:
     clip: Box | None
     seed: int
     memory: int | None
+    then: tuple[bounds.Method, ...] = ()
+
+    @property
+    def methods(self) -> tuple[bounds.Method, ...]:
+        return (self.method, *self.then)
+
+    @property
+    def name(self) -> str:
+        """The methods, as the command line names them."""
+        return ", then ".join(describe(method) for method in self.methods)
+
+
+@dataclass
+class _Found:
+    """Of N images: radii, the place of the method that each is due to, seconds, evaluations, any finite margin."""
+
+    radius: Tensor
+    place: Tensor
+    seconds: Tensor
+    evaluations: Tensor
+    finite: Tensor
 
 
 def certify_batch(
@@ -60,50 +83,36 @@ def certify_batch(
     tell("attack", len(right), None)
     found = _attack(request, x[right], y[right], None if target is None else target[right])
     shared = (perf_counter() - started) / len(x)
-    spent = torch.full((len(right),), shared, dtype=torch.float64)
-
-    def lower_margin(eps: Tensor, image: Tensor) -> Tensor:
-        began = perf_counter()
-        margin = part.lower_margin(eps, image, torch.float32)
-        spent[image.cpu()] += (perf_counter() - began) / len(image)
-        return margin
-
-    centre, start = part.linearised()
-    end = part.farthest()
-    if request.eps_max is not None:
-        end = end.clamp(max=request.eps_max)
-    # one step beyond the adversarial example: a bound that proves too much must be able to show it
-    end = torch.minimum(end, found.distance.to(end) * (1 + 1e-6))
-    cheaper = _cheaper(part)
-    if cheaper is not None:
-        found_before = search_radii(cheaper, centre, start, end, tol=ROUGH)
-        start = torch.where(found_before.radius > 0, found_before.radius * (1 + 2 * ROUGH), start)
-    searched = search_radii(
-        lower_margin,
-        centre,
-        start,
-        end,
-        tol=request.tol,
-        progress=lambda bracket: tell("search", len(right), bracket),
-    )
+    climbed = _climb(request, part, found.distance, lambda bracket: tell("search", len(right), bracket))
+    climbed.seconds += shared
     tell("prove", len(right), None)
     began = perf_counter()
-    radius, proved = _prove(part, searched.radius, logits[right], request.tol)
-    spent += (perf_counter() - began) / max(len(right), 1)
-    _check_sound(request, part, x[right], y[right], [index[i] for i in right.tolist()], radius, proved, found)
+    radius, proved = torch.zeros_like(climbed.radius), torch.zeros_like(climbed.radius)
+    for place, method in enumerate(request.methods):
+        own = torch.where(climbed.place == place, climbed.radius, 0)
+        at, margin = _prove(replace(part, method=method), own, logits[right], request.tol)
+        radius, proved = radius + at, proved + margin
+    climbed.seconds += (perf_counter() - began) / max(len(right), 1)
+    names = [describe(method) for method in request.methods]
+    by = [names[place] for place in climbed.place.tolist()]
+    _check_sound(
+        request, part, x[right], y[right], [index[i] for i in right.tolist()], by, radius, proved, found
+    )
 
     status = ["misclassified"] * len(x)
-    for row, r, finite in zip(right.tolist(), radius.tolist(), searched.finite.tolist(), strict=True):
+    for row, r, finite in zip(right.tolist(), radius.tolist(), climbed.finite.tolist(), strict=True):
         status[row] = "certified" if r > 0 else "zero" if finite else "failed: no finite bound at any radius"
     scatter = {
         "radius_lower": (radius, 0.0),
         "radius_upper": (found.distance, 0.0 if request.attack else float("inf")),
-        "seconds": (spent, shared),
-        "evaluations": (searched.evaluations, 0),
+        "seconds": (climbed.seconds, shared),
+        "evaluations": (climbed.evaluations, 0),
     }
+    proved_by = dict(zip(right.tolist(), by, strict=True))
     return Certificates(
         norm=request.norm,
-        method=describe(request.method),
+        method=request.name,
+        proved_by=tuple(proved_by.get(row, names[0]) for row in range(len(x))),
         index=np.asarray(index, dtype=np.int64),
         label=y.cpu().numpy().copy(),
         prediction=prediction.cpu().numpy().copy(),
@@ -111,6 +120,47 @@ def certify_batch(
         notes=found.failed,
         **{name: _spread(values, right, len(x), other) for name, (values, other) in scatter.items()},
     )
+
+
+def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bracket], None]) -> _Found:
+    """The radii by the first method, then by each of the others for the images that are still wide."""
+    centre, start = part.linearised()
+    end = part.farthest()
+    if request.eps_max is not None:
+        end = end.clamp(max=request.eps_max)
+    # one step beyond the adversarial example: a bound that proves too much must be able to show it
+    end = torch.minimum(end, attacked.to(end) * (1 + 1e-6))
+    none = torch.zeros_like(centre)
+    found = _Found(none, none.long(), torch.zeros(len(centre), dtype=centre.dtype), none.long(), none.bool())
+    for place, method in enumerate(request.methods):
+        tighter = replace(part, method=method)
+        wide = found.radius < (1 - WIDE) * torch.minimum(end, attacked.to(end))
+        image = (wide if place else torch.ones_like(wide)).nonzero().flatten()
+        if not len(image):
+            break
+
+        def lower_margin(
+            eps: Tensor, some: Tensor, image: Tensor = image, tighter: Prover = tighter
+        ) -> Tensor:
+            began = perf_counter()
+            margin = tighter.lower_margin(eps, image[some], torch.float32)
+            found.seconds[image[some].cpu()] += (perf_counter() - began) / len(some)
+            return margin
+
+        cheaper = _cheaper(tighter) if place == 0 else None
+        if cheaper is not None:
+            before = search_radii(cheaper, centre, start, end, tol=ROUGH).radius
+            start = torch.where(before > 0, before * (1 + 2 * ROUGH), start)
+        searched = search_radii(
+            lower_margin, centre[image], start[image], end[image], tol=request.tol, progress=tell
+        )
+        better = searched.radius > found.radius[image]
+        found.place = found.place.index_put((image[better],), torch.tensor(place, device=image.device))
+        found.radius = found.radius.index_put((image[better],), searched.radius[better])
+        found.evaluations = found.evaluations.index_add(0, image, searched.evaluations)
+        found.finite = found.finite.index_put((image,), found.finite[image] | searched.finite)
+        start = torch.where(found.radius > 0, found.radius * (1 + ROUGH), start)
+    return found
 
 
 def _cheaper(part: Prover) -> LowerMargin | None:
@@ -160,6 +210,7 @@ def _check_sound(
     x: Tensor,
     y: Tensor,
     index: Sequence[int],
+    by: Sequence[str],
     radius: Tensor,
     margin: Tensor,
     found: Adversarial,
@@ -174,7 +225,7 @@ def _check_sound(
             index=index[at],
             label=int(y[at]),
             norm=request.norm,
-            method=describe(request.method),
+            method=by[at],
             image=x[at].double().cpu().numpy(),
             example=found.example[at].cpu().numpy(),
             radius=float(radius[at]),

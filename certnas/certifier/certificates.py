@@ -32,12 +32,13 @@ class Certificates:
 
     index, label, prediction, evaluations [N] int; radius_lower, radius_upper [N] float64 in input units,
     radius_upper inf where no attack ran or none succeeded; seconds [N].  status per image: "certified",
-    "misclassified" (radius 0), "zero" (nothing proved) or "failed: why".  notes: attacks that were left out,
-    one line each, sorted.
+    "misclassified" (radius 0), "zero" (nothing proved) or "failed: why".  method: all that were used; proved_by: the
+    one of each image.  notes: attacks that were left out, one line each, sorted.
     """
 
     norm: str
     method: str
+    proved_by: tuple[str, ...]
     index: np.ndarray
     label: np.ndarray
     prediction: np.ndarray
@@ -69,11 +70,16 @@ class Certificates:
         arrays = {
             field.name: np.concatenate([getattr(p, field.name) for p in parts])
             for field in fields(cls)
-            if field.name not in ("norm", "method", "status", "notes")
+            if field.name not in ("norm", "method", "proved_by", "status", "notes")
         }
-        status = tuple(s for p in parts for s in p.status)
-        notes = tuple(sorted({n for p in parts for n in p.notes}))
-        return cls(norm=parts[0].norm, method=parts[0].method, status=status, notes=notes, **arrays)
+        return cls(
+            norm=parts[0].norm,
+            method=parts[0].method,
+            proved_by=tuple(name for p in parts for name in p.proved_by),
+            status=tuple(s for p in parts for s in p.status),
+            notes=tuple(sorted({n for p in parts for n in p.notes})),
+            **arrays,
+        )
 
     def ordered(self, index: Sequence[int]) -> Self:
         """The same, images in the order in which `index` names them; `index` may name others too."""
@@ -84,7 +90,8 @@ class Certificates:
             for field in fields(self)
             if isinstance(getattr(self, field.name), np.ndarray)
         }
-        return replace(self, status=tuple(self.status[at] for at in order), **columns)
+        status, proved_by = (tuple(values[at] for at in order) for values in (self.status, self.proved_by))
+        return replace(self, status=status, proved_by=proved_by, **columns)
 
     @property
     def correct(self) -> np.ndarray:

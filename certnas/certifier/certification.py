@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import bounds
 from certnas.certifier.batch import Request, certify_batch
 from certnas.certifier.certificates import Certificates
+from certnas.certifier.planning import AUTO, SECONDS, Plan, plan
 from certnas.certifier.prover import Prover, prover
 from certnas.certifier.radius import Bracket
 from certnas.certifier.request import (
@@ -80,6 +81,8 @@ class Certification(Job[Batch, Certificates]):
 
     request: Request
     device: torch.device
+    why: tuple[str, ...] = ()
+    """What `auto` chose, in lines for the user."""
 
     def open(self, rank: int) -> Certifier:
         return Certifier(self.request, placed(self.device, rank))
@@ -102,6 +105,7 @@ def certification(
     clip: Box | None = (0.0, 1.0),
     seed: int = 0,
     memory: int | None = None,
+    time_per_image: float | None = None,
     device: torch.device | None = None,
 ) -> Certification:
     """What `certify` does to `batches` of x, y; all is checked but numbers; on `device`, or the model's."""
@@ -110,8 +114,22 @@ def certification(
     check_box(clip, attack)
     check_images(x, y, clip)
     own = check_model(model)
-    request = Request(model, norm, resolve_method(method), eps_max, tol, target, attack, clip, seed, memory)
-    return Certification(request, own if device is None else device)
+    planned = _planned(model, x, method, time_per_image, memory)
+    request = Request(
+        model, norm, planned.method, eps_max, tol, target, attack, clip, seed, memory, planned.then
+    )
+    return Certification(request, own if device is None else device, planned.why)
+
+
+def _planned(
+    model: nn.Module, x: Tensor, method: bounds.Method | str, seconds: float | None, memory: int | None
+) -> Plan:
+    if method == AUTO:
+        network = bounds.trace(model, x[:1].to(check_model(model))).bind()
+        return plan(network, seconds=SECONDS if seconds is None else seconds, memory=memory)
+    if seconds is not None:
+        raise UserError(f"time per image is {seconds:g}, but only method {AUTO} chooses by it")
+    return Plan(resolve_method(method))
 
 
 def batches(x: Tensor, y: Tensor, index: Sequence[int], size: int) -> list[Batch]:
@@ -136,6 +154,7 @@ def certify(
     seed: int = 0,
     batch_size: int = BATCH,
     memory: int | None = None,
+    time_per_image: float | None = None,
     index: Sequence[int] | None = None,
     engine: Engine | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -147,10 +166,12 @@ def certify(
     bound of each margin, in float64 and at exactly that radius, exceeded PROOF_MARGIN · (1 + max |logit|).
 
     model: classifier in eval mode, its normalisation inside; x [N, *shape] pixels in `clip`; y [N] labels;
-    norm linf, l2 or l1; method an object or name of `bounds.METHODS`; radii in x's units, at most `eps_max`,
-    searched to the relative tolerance `tol`; targets all (every other class), random, least (likely) or
-    runner-up; memory in bytes for one pass of bounds; index names the images (0 … N−1).  engine: where batches are
-    proved, this process by default; the certificates are the same.  `on_batch` is given each batch as it finishes.
+    norm linf, l2 or l1; method an object, a name of `bounds.METHODS`, or "auto", which chooses methods by their
+    predicted time, `time_per_image` seconds at most (10 by default), and climbs for images that stay wide; radii in
+    x's units, at most `eps_max`, searched to the relative tolerance `tol`; targets all (every other class), random,
+    least (likely) or runner-up; memory in bytes for one pass of bounds; index names the images (0 … N−1).  engine:
+    where batches are proved, this process by default; the certificates are the same.  `on_batch` is given each batch
+    as it finishes.
     The model and the caller's random state are left as they were.
 
     Raises UserError for a request that makes no sense, bounds.UnsupportedOp for an operator without a rule,
@@ -173,6 +194,7 @@ def certify(
         "clip": clip,
         "seed": seed,
         "memory": memory,
+        "time_per_image": time_per_image,
     }
     job = certification(model, x, y, norm, method=method, targets=targets, **kept)
     names = list(range(len(x))) if index is None else list(index)

@@ -37,7 +37,7 @@ def csv_text(certificates: Certificates) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for image in _images(certificates):
-        row = {**image, "norm": certificates.norm, "method": certificates.method}
+        row = {**image, "norm": certificates.norm, "method": image["proved_by"]}
         row["seconds"] = f"{image['seconds']:.3f}"
         writer.writerow([row[column] for column in COLUMNS])
     return text.getvalue()
@@ -77,6 +77,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
         return config, Certificates(
             norm=record["norm"],
             method=record["method"],
+            proved_by=tuple(columns["proved_by"]),
             index=np.array(columns["index"], dtype=np.int64),
             label=np.array(columns["label"], dtype=np.int64),
             prediction=np.array(columns["prediction"], dtype=np.int64),
@@ -99,6 +100,7 @@ def _images(certificates: Certificates) -> list[dict[str, Any]]:
         "radius_lower",
         "radius_upper",
         "status",
+        "proved_by",
         "seconds",
         "evaluations",
     )

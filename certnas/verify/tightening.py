@@ -21,6 +21,7 @@ from certnas.verify.proof import Proof
 from certnas.verify.search import Search
 from certnas.verify.verification import LEAST_MEMORY
 
+BRANCHED = "branch and bound"
 SHARE = 0.5
 """How much of an image's remaining time one radius may take."""
 GROWTH = 1.5
@@ -73,8 +74,12 @@ def tighten(
         if proof is not None and proved is not None:
             proved(i, proof)
     status = tuple("certified" if r > 0 else s for r, s in zip(lower, certificates.status, strict=True))
-    method = f"{certificates.method}, then branch and bound"
-    return replace(certificates, method=method, radius_lower=lower, seconds=seconds, status=status)
+    raised = lower > certificates.radius_lower
+    by = tuple(BRANCHED if up else name for up, name in zip(raised, certificates.proved_by, strict=True))
+    method = f"{certificates.method}, then {BRANCHED}"
+    return replace(
+        certificates, method=method, proved_by=by, radius_lower=lower, seconds=seconds, status=status
+    )
 
 
 def _silent(image: int, lower: float, upper: float) -> None:

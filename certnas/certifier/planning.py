@@ -1,0 +1,75 @@
+"""`auto`: the methods worth their time on a network, chosen before the first bound by a model of their cost."""
+
+from dataclasses import dataclass
+
+import bounds
+from certnas.certifier.batch import WIDE
+from certnas.certifier.request import describe
+from certnas.errors import UserError
+
+AUTO, SECONDS = "auto", 10.0
+LADDER = ("crown", "crown-ibp", "ibp")
+LEAST_ITERATIONS, MOST_ITERATIONS = 5, 20
+
+RATE, VISIT, UNSTABLE, EVALUATIONS = 3e9, 1.5e-4, 0.3, 12
+"""What `benchmarks.scaling` fitted: multiplications a second, seconds that an operator takes besides, the share of
+units that are unstable at a radius, and bounds that a radius takes, its proof in double precision included; of one
+thread and 16 images together."""
+TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`method` for every image, then each of `then` for those that are still wide; why, in lines for the user."""
+
+    method: bounds.Method
+    then: tuple[bounds.Method, ...] = ()
+    why: tuple[str, ...] = ()
+
+
+def predicted(cost: bounds.Estimate) -> float:
+    """About how many seconds the radius of one image takes."""
+    multiplications = cost.multiplications - (1 - UNSTABLE) * cost.per_unstable
+    return EVALUATIONS * (multiplications / RATE + cost.visits * VISIT / TOGETHER)
+
+
+def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | None = None) -> Plan:
+    """The tightest method of the ladder that is predicted to take no more than `seconds` an image, and the memory.
+
+    What is left goes to α-CROWN, for images whose certified and attacked radius are still WIDE apart.
+    Raises UserError for seconds ≤ 0; UnsupportedOp for an operator without a rule.
+    """
+    if not seconds > 0:
+        raise UserError(f"time per image is {seconds:g}; accepted: more than 0 seconds")
+    classes = network.graph.output_shape[-1]
+    costs = bounds.estimates(network, max(1, classes - 1))
+    fits = {name: memory is None or costs[name].memory <= memory for name in LADDER}
+    affordable = [name for name in LADDER if fits[name] and predicted(costs[name]) <= seconds]
+    first = affordable[0] if affordable else LADDER[-1]
+    why = [
+        f"auto: {first}, predicted {predicted(costs[first]):.2g} s an image of {seconds:g} s"
+        + ("" if affordable else "; nothing cheaper is known")
+    ]
+    skipped = LADDER[: LADDER.index(first)]
+    why += [
+        f"auto: not {name}, predicted {predicted(costs[name]):.2g} s an image"
+        + ("" if fits[name] else f" and {costs[name].memory / 2**30:.2g} GiB")
+        for name in skipped
+    ]
+    then = _then(costs, first, seconds)
+    why += [
+        f"auto: then {describe(method)} for images certified to less than {1 - WIDE:.0%} of the attacked radius"
+        for method in then
+    ]
+    return Plan(bounds.METHODS[first], then, tuple(why))
+
+
+def _then(costs: dict[str, bounds.Estimate], first: str, seconds: float) -> tuple[bounds.Method, ...]:
+    if first != LADDER[0]:
+        return ()
+    usual = bounds.AlphaCrown().iterations
+    each = predicted(costs["alpha-crown"]) / usual
+    iterations = int((seconds - predicted(costs[first])) / each)
+    if iterations < LEAST_ITERATIONS:
+        return ()
+    return (bounds.AlphaCrown(iterations=min(iterations, MOST_ITERATIONS)),)
