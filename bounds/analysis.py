@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -20,7 +21,7 @@ from bounds.patch import Patch
 from bounds.patch import units as unit_patches
 from bounds.plan import plan_of
 from bounds.region import Region
-from bounds.relaxation import Relaxation, Slope
+from bounds.relaxation import Images, Relaxation, Slope
 
 EVERYTHING = slice(None)
 Tunings = dict[str, Tuning]
@@ -85,7 +86,7 @@ class Analysis:
         return self._relaxations[name]
 
     def tuned(
-        self, name: str, tuning: Tuning, images: slice = EVERYTHING, slope: Slope | None = None
+        self, name: str, tuning: Tuning, images: Images = EVERYTHING, slope: Slope | None = None
     ) -> Relaxation:
         """The relaxation for a given choice among the sound planes."""
         node = self.network.graph.nodes[name]
@@ -106,17 +107,22 @@ class Analysis:
     def rows(self, target: str, coef: Tensor, tunings: Tunings | None = None) -> Tensor:
         """Lower bounds of linear forms of a tensor by the backward pass, in chunks.  coef [N, S, *shape] -> [N, S]"""
 
-        def some(images: slice, rows: slice) -> Tensor:
-            return coef[images, rows]
+        def some(images: Images, rows: slice) -> Tensor:
+            return coef[images][:, rows]
 
-        return self._chunked(target, coef.shape[1], some, tunings)
+        return self._chunked(target, [coef.shape[1]] * len(coef), some, tunings)
 
-    def rows_at(self, target: str, units: Tensor, tunings: Tunings | None = None) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of single units.  units [N, M], flat indices into the tensor -> two [N, M]."""
+    def rows_at(
+        self, target: str, units: Tensor, tunings: Tunings | None = None, counts: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of single units.  units [N, M], flat indices into the tensor -> two [N, M].
+
+        counts: how many of the M each image needs (all by default); what is said of the others means nothing.
+        """
         shape = self.network.graph.shape(target)
 
-        def some(images: slice, rows: slice) -> Tensor | Patch:
-            index = units[images, rows]
+        def some(images: Images, rows: slice) -> Tensor | Patch:
+            index = units[images][:, rows]
             if len(shape) == 3:
                 return unit_patches(index, shape, self.network.dtype)
             n, m = index.shape
@@ -124,21 +130,24 @@ class Analysis:
             dense.scatter_(2, index.unsqueeze(2), 1.0)
             return torch.cat([dense, -dense], 1).reshape(n, 2 * m, *shape)
 
-        both = self._chunked(target, units.shape[1], some, tunings, sides=2)
+        both = self._chunked(target, counts or [units.shape[1]] * len(units), some, tunings, sides=2)
         return both[:, 0], -both[:, 1]
 
     def _chunked(
         self,
         target: str,
-        rows: int,
-        some: Callable[[slice, slice], Tensor | Patch],
+        counts: Sequence[int],
+        some: Callable[[Images, slice], Tensor | Patch],
         tunings: Tunings | None,
         sides: int = 1,
     ) -> Tensor:
-        """[N, rows], or [N, sides, rows]: blocks of rows under the budget, recomputed in the backward of autograd."""
-        count = len(self.region.x)
+        """[N, rows], or [N, sides, rows]: blocks of rows under the budget, recomputed in the backward of autograd.
+
+        rows: the most of `counts`, which says how many each image has; the others are zero.
+        """
+        rows = max(counts, default=0)
         cost = sides * row_cost(self.network, target, unit=sides == 2)
-        blocks = list(self.budget.chunks(count, rows, cost))
+        blocks = list(self.budget.chunks(counts, cost))
         for name in self.relaxed_before(target):
             if tunings is None:
                 self.relaxation(name)
@@ -146,7 +155,7 @@ class Analysis:
                 for operand in self.network.graph.nodes[name].operands:
                     self.interval(operand)
 
-        def block(images: slice, chunk: slice) -> Tensor:
+        def block(images: Images, chunk: slice) -> Tensor:
             def provide(name: str) -> Relaxation:
                 if tunings is None:
                     return self.relaxation(name).at(images)
@@ -158,15 +167,26 @@ class Analysis:
 
             return lower_bound(self.network, self.region.at(images), provide, target, some(images, chunk))
 
-        results: dict[int, list[Tensor]] = {}
-        for images, chunk in blocks:
+        results: dict[tuple[int, ...], list[Tensor]] = {}
+        for group, chunk in blocks:
+            images = self._images(group)
             if len(blocks) > 1 and torch.is_grad_enabled():
                 part = checkpoint(block, images, chunk, use_reentrant=False, preserve_rng_state=False)
             else:
                 part = block(images, chunk)
-            results.setdefault(images.start, []).append(part.reshape(len(part), sides, -1))
-        joined = torch.cat([torch.cat(parts, 2) for parts in results.values()], 0)
+            results.setdefault(tuple(group), []).append(part.reshape(len(part), sides, -1))
+        whole = [torch.cat(parts, 2) for parts in results.values()]
+        joined = torch.cat([F.pad(part, (0, rows - part.shape[2])) for part in whole])
+        order = [image for group in results for image in group]
+        if order != sorted(order):
+            joined = joined[torch.tensor(order, device=joined.device).argsort()]
         return joined.squeeze(1) if sides == 1 else joined
+
+    def _images(self, group: list[int]) -> Images:
+        """A group of images as an index, a slice where they follow each other."""
+        if group == list(range(group[0], group[0] + len(group))):
+            return slice(group[0], group[0] + len(group))
+        return torch.tensor(group, device=self.network.device)
 
     def relaxed_before(self, target: str) -> list[str]:
         """The nonlinear nodes that a row of `target` passes."""
@@ -191,9 +211,7 @@ class Analysis:
 
     def _tail_ends(self) -> list[str]:
         """The nonlinear nodes at which the affine tail of the output begins."""
-        graph, tail = self.network.graph, self.plan.linear_tail
-        starts = {operand for name in tail for operand in graph.nodes[name].operands} | {graph.output}
-        return [name for name in graph.nodes if name in starts and name not in tail]
+        return list(self.plan.tail_ends)
 
     # Refinement
 
@@ -223,11 +241,12 @@ class Analysis:
             return
         old = self.interval(target)
         mask = self.unstable(target)
-        most = int(mask.sum(1).max()) if mask.numel() else 0
+        counts = mask.sum(1).tolist()
+        most = max(counts, default=0)
         if most == 0:
             return
         units = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        rows = Interval(*self.rows_at(target, units, tunings)).known()
+        rows = Interval(*self.rows_at(target, units, tunings, counts)).known()
         flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
         kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
         met = meet(kept, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from bounds.errors import InvalidInput
 CACHE_COEFFICIENTS = 4_000_000
 """On a CPU, chunks of about this many coefficients were fastest: larger ones leave the caches."""
 CUDA_COEFFICIENTS = 256_000_000
+IDLE_COEFFICIENTS = 500_000
+"""What a block of images may have of rows that only fill it up; they cost what a block of its own would."""
 COPIES = 6
 """Coefficients, their image under the operator in hand, slopes, and temporaries of the same size."""
 
@@ -23,9 +25,10 @@ class Budget:
 
     coefficients: int
 
-    def chunks(self, images: int, rows: int, cost: int) -> Iterator[tuple[slice, slice]]:
-        """Cut [images, rows] into blocks of at most `coefficients` / `cost` rows, whole images first.
+    def chunks(self, counts: Sequence[int], cost: int) -> Iterator[tuple[list[int], slice]]:
+        """Cut images of so many rows each into blocks (images, rows) of at most `coefficients` / `cost` rows.
 
+        Images of like counts go together, for a block has as many rows of each of its images as of the first.
         Raises InvalidInput if not even one row fits.
         """
         room = self.coefficients // cost
@@ -34,14 +37,26 @@ class Budget:
                 f"memory: one row needs {cost * COPIES * 8 / 2**20:.1f} MiB and the budget holds less; "
                 "give a larger memory="
             )
-        some_rows = min(rows, room)
-        some_images = max(1, min(images, room // max(some_rows, 1)))
-        if some_images == 1 and images > 1 and rows > 64:
-            some_images = min(images, max(1, room // 64))
-            some_rows = max(1, room // some_images)
-        for first in range(0, images, some_images):
-            for row in range(0, rows, some_rows):
-                yield slice(first, min(first + some_images, images)), slice(row, min(row + some_rows, rows))
+        for images in _alike(counts, room, IDLE_COEFFICIENTS // cost):
+            rows = counts[images[0]]
+            for first in range(0, rows, room):
+                yield images, slice(first, min(first + room, rows))
+
+
+def _alike(counts: Sequence[int], room: int, idle: int) -> Iterator[list[int]]:
+    """The images, most rows first, in groups of at most `room` rows, with no more than `idle` to fill them up."""
+    group: list[int] = []
+    wasted = 0
+    for image in sorted(range(len(counts)), key=lambda image: -counts[image]):
+        if group:
+            most = counts[group[0]]
+            wasted += most - counts[image]
+            if (len(group) + 1) * most > room or wasted > idle:
+                yield group
+                group, wasted = [], 0
+        group.append(image)
+    if group:
+        yield group
 
 
 def budget(memory: int | None, dtype: torch.dtype, device: torch.device) -> Budget:

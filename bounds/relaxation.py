@@ -18,6 +18,9 @@ from torch import Tensor
 
 from bounds.layout import like, vectors
 
+Images = slice | Tensor
+"""Some of the images: a slice, or their places [n] long."""
+
 
 class Slope(Enum):
     """Which of the admissible lower slopes of a ReLU-like unit to take where it is unstable."""
@@ -49,7 +52,7 @@ class LinearMap(ABC):
         """The map with the absolute values of its coefficients."""
 
     @abstractmethod
-    def at(self, images: slice) -> LinearMap:
+    def at(self, images: Images) -> LinearMap:
         """The same map for some of the images."""
 
 
@@ -73,7 +76,7 @@ class Diagonal(LinearMap):
     def magnitude(self) -> Diagonal:
         return Diagonal(tuple(slope.abs() for slope in self.slopes), self.shapes)
 
-    def at(self, images: slice) -> Diagonal:
+    def at(self, images: Images) -> Diagonal:
         return Diagonal(tuple(pick(slope, images) for slope in self.slopes), self.shapes)
 
 
@@ -92,7 +95,7 @@ def _dot(coef: Tensor, bias: Tensor) -> Tensor:
     return (coef * bias).flatten(2).sum(-1)
 
 
-def pick(tensor: Tensor, images: slice) -> Tensor:
+def pick(tensor: Tensor, images: Images) -> Tensor:
     """Some of the images of a tensor whose batch may be 1 for all."""
     return tensor if tensor.shape[0] == 1 else tensor[images]
 
@@ -186,7 +189,7 @@ class Windowed(LinearMap):
     def magnitude(self) -> Windowed:
         return Windowed(self.weights.abs(), self.window, self.shape, self.output)
 
-    def at(self, images: slice) -> Windowed:
+    def at(self, images: Images) -> Windowed:
         return Windowed(pick(self.weights, images), self.window, self.shape, self.output)
 
 
@@ -197,7 +200,7 @@ class Plane:
     map: LinearMap
     bias: Tensor
 
-    def at(self, images: slice) -> Plane:
+    def at(self, images: Images) -> Plane:
         return Plane(self.map.at(images), pick(self.bias, images))
 
 
@@ -229,7 +232,7 @@ class Relaxation:
         pairs = zip(low.map.transpose(coef - negative), high.map.transpose(negative), strict=True)
         return tuple(a + b for a, b in pairs), const
 
-    def at(self, images: slice) -> Relaxation:
+    def at(self, images: Images) -> Relaxation:
         lower = self.lower.at(images)
         upper = self.upper.at(images)
         return Relaxation(lower, Plane(lower.map, upper.bias) if self.lower.map is self.upper.map else upper)

@@ -80,8 +80,8 @@ def test_a_tiny_budget_does_cut_into_several_blocks() -> None:
     counted: list[int] = []
     original = Budget.chunks
 
-    def counting(self: Budget, images: int, rows: int, cost: int):
-        blocks = list(original(self, images, rows, cost))
+    def counting(self: Budget, counts: list[int], cost: int):
+        blocks = list(original(self, counts, cost))
         counted.append(len(blocks))
         return iter(blocks)
 
@@ -99,10 +99,29 @@ def test_blocks_cover_every_row_once_and_keep_to_the_budget(
 ) -> None:
     cost = 10
     seen = torch.zeros(images, rows)
-    for some_images, some_rows in Budget(coefficients).chunks(images, rows, cost):
+    for some_images, some_rows in Budget(coefficients).chunks([rows] * images, cost):
         seen[some_images, some_rows] += 1
         assert seen[some_images, some_rows].numel() * cost <= coefficients
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("coefficients", [100, 10**4, 10**6])
+@pytest.mark.parametrize("idle", [0, 300, 10**6])
+def test_images_have_the_rows_they_need_and_few_others(
+    coefficients: int, idle: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bounds.memory.IDLE_COEFFICIENTS", idle)
+    counts, cost = [3, 0, 50, 7, 50, 49, 4], 10
+    seen = torch.zeros(len(counts), max(counts))
+    for some_images, some_rows in Budget(coefficients).chunks(counts, cost):
+        block = seen[some_images][:, some_rows]
+        assert block.numel() * cost <= coefficients
+        assert sum(some_rows.stop - min(some_rows.stop, counts[i]) for i in some_images) * cost <= max(
+            idle, 0
+        )
+        seen[some_images, some_rows] += 1
+    needed = torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(1)
+    assert (seen <= 1).all() and (seen[needed] == 1).all()
 
 
 @pytest.mark.parametrize(
