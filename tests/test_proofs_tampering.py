@@ -206,3 +206,45 @@ def test_a_file_whose_parts_are_no_tree_is_refused(tree: Tree, tmp_path: Path) -
     path.write_bytes(encode([lie]))
     with pytest.raises(ValueError, match="no tree"):
         read(path)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_planes_hold_only_in_the_part_where_they_were_proved(exact: bool) -> None:
+    """relu(z) ≤ 0 for z ≤ 0 alone: what proves |x| < 1.6 where a ≤ 0 does not where a ≥ 0."""
+    network, both, bent = lines()
+    ones = np.ones((1, 2))
+    under = Plane(0 * ones, 0 * ones)
+    planes = {
+        "both": Planes(under, Plane(ones * [0.5, 0.5], ones * 0.6)),
+        "none": Planes(under, Plane(ones * [0.0, 0.5], ones * [0.0, 0.6])),
+    }
+
+    def tree(above: str) -> Certificate:
+        keys = ({bent: key} for key in ("none", above))
+        ends = (Part((), (refutation(own, 1.0, 0.0),)) for own in keys)
+        made = claim(network, (Part((), (), (Split(both, 0, 0.0, (1, 2)),)), *ends), planes, -1.6)
+        return replace(made, rows=-made.rows)
+
+    assert check(tree("both"), network, exact=exact)[0] > 0
+    with pytest.raises(Rejected, match="do not hold on its box"):
+        check(tree("none"), network, exact=exact)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_shares_below_0_would_prove_anything(exact: bool) -> None:
+    """y ≤ 5 and y ≤ 3 are met together everywhere, though −(y − 5) + (y − 3) = 2; y ≤ 2 and y ≤ −6 nowhere."""
+    network, _, bent = lines()
+    planes, keys = flat(bent, 0.5)
+    for mix, offsets, holds in (
+        ([-1.0, 1.0], [5.0, 3.0], False),
+        ([0.5, 0.5], [5.0, 3.0], False),
+        ([0.5, 0.5], [2.0, -6.0], True),
+    ):
+        given = Refutation((0,), np.array([mix]), np.full(1, 2.0**-20), keys, np.zeros((1, 0)))
+        made = claim(network, (Part((), (given,)),), planes, 0.0)
+        both = replace(made, rows=np.ones((1, 2, 1)), offsets=np.array([offsets]))
+        if holds:
+            assert check(both, network, exact=exact)[0] > 0
+        else:
+            with pytest.raises(Rejected):
+                check(both, network, exact=exact)
