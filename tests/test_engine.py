@@ -15,6 +15,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+import torch
 
 import certnas
 from certnas.certifier import Certificates, SoundnessError
@@ -22,7 +23,7 @@ from certnas.certifier.certification import Batch, Certification, batches, certi
 from certnas.certifier.results import Folder
 from certnas.certifier.soundness import Evidence
 from certnas.data import load
-from certnas.engine import Engine, Inline, Job, Tell, open_engine
+from certnas.engine import Engine, Inline, Job, Tell, open_engine, placed
 from certnas.engine.processes import Processes
 from certnas.engine.ray import Ray
 from certnas.errors import UserError
@@ -235,3 +236,9 @@ def test_one_worker_is_this_process(tmp_path: Path) -> None:
     assert isinstance(open_engine(workers=1), Inline) and isinstance(open_engine(), Inline)
     all_of(Inline(), Square(tmp_path), range(2))
     assert {path.name.split("-")[2] for path in tmp_path.iterdir()} == {str(os.getpid())}
+
+
+def test_workers_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(placed(torch.device("cuda"), rank)) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert str(placed(torch.device("cuda:1"), 0)) == "cuda:1" and str(placed(torch.device("cpu"), 1)) == "cpu"

@@ -54,15 +54,21 @@ class Ray(Engine):
 
     def _connect(self, ray: ModuleType) -> None:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        os.environ.setdefault(
+            "RAY_USAGE_STATS_ENABLED", "0"
+        )  # Ray reports itself to its makers unless told not to
         try:
             if self.address is None:
                 ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
             else:
                 ray.init(self.address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, SystemExit, ray.exceptions.RayError) as error:
             where = "on this machine" if self.address is None else f"at {self.address}"
-            reason = " ".join(str(error).split())
-            raise UserError(f"no Ray cluster {where}: {reason[:200]}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"no Ray cluster {where} ({reason}); it must be of the same versions of Ray and Python, and "
+                "RAY_AUTH_MODE must be the cluster's"
+            ) from error
 
     def _results(
         self, ray: ModuleType, sent: Packed, job: Job[Item, Result], items: Sequence[Item]
