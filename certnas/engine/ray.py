@@ -64,7 +64,8 @@ class Ray(Engine):
                 ray.init(self.address, **quiet)
         except (ConnectionError, ValueError, RuntimeError, SystemExit, ray.exceptions.RayError) as error:
             where = "on this machine" if self.address is None else f"at {self.address}"
-            reason = " ".join(str(error).split())[:200]
+            silent = isinstance(error, SystemExit)
+            reason = "nothing there speaks Ray" if silent else " ".join(str(error).split())[:200]
             raise UserError(
                 f"no Ray cluster {where} ({reason}); it must be of the same versions of Ray and Python, and "
                 "RAY_AUTH_MODE must be the cluster's"
