@@ -19,6 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import h5py
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import nn
@@ -75,6 +77,7 @@ def seeds(folder: Path, marker: Path) -> dict[str, tuple[str, bytes, dict[str, A
         stream = io.BytesIO()
         torch.save(contents, stream)
         found[name] = ("net.pth", stream.getvalue(), arch)
+    found[".h5"] = ("net.h5", keras_file(folder / "net.h5"), {})
     stream = io.BytesIO()
     torch.save(weights, stream, _use_new_zipfile_serialization=False)
     found["old state dict"] = ("net.pt", stream.getvalue(), arch)
@@ -82,6 +85,30 @@ def seeds(folder: Path, marker: Path) -> dict[str, tuple[str, bytes, dict[str, A
     found |= {name: ("net.vnnlib", text, {}) for name, text in PROPERTIES.items()}
     found["raw pickle"] = ("net.th", pickle.dumps({"a": Marker(marker)}), arch)
     return found
+
+
+def keras_file(path: Path) -> bytes:
+    """A Keras network of a convolution, batch normalisation and a dense layer."""
+    shapes = {"conv": {"kernel": (3, 3, 1, 2), "bias": (2,)}, "dense": {"kernel": (72, 3), "bias": (3,)}}
+    norms = ("gamma", "beta", "moving_mean", "moving_variance")
+    shapes["norm"] = dict.fromkeys(norms, (2,))
+    kinds = {
+        "conv": ("Conv2D", {"batch_input_shape": [None, 8, 8, 1], "filters": 2, "kernel_size": [3, 3]}),
+        "norm": ("BatchNormalization", {"axis": [3]}),
+        "flat": ("Flatten", {}),
+        "dense": ("Dense", {"units": 3, "activation": "softmax"}),
+    }
+    layers = [{"class_name": kind, "config": {"name": name} | more} for name, (kind, more) in kinds.items()]
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": layers}})
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = list(shapes)
+        for name, own in shapes.items():
+            part = group.create_group(name)
+            part.attrs["weight_names"] = [f"{name}/{key}:0" for key in own]
+            for key, shape in own.items():
+                part[f"{name}/{key}:0"] = np.ones(shape, np.float32)
+    return path.read_bytes()
 
 
 def mutated(data: bytes, random: Random) -> bytes:

@@ -9,9 +9,9 @@ from benchmarks.fuzz_formats import attempt, fuzz, seeds
 
 @pytest.mark.filterwarnings("ignore")
 def test_mutated_files_are_opened_or_refused(tmp_path: Path) -> None:
-    report = fuzz(330, 7, tmp_path)
+    report = fuzz(360, 7, tmp_path)
     assert report["wrong"] == []
-    assert report["files"] == 330
+    assert report["files"] == 360
     # a test that refuses everything, or nothing, would test little
     outcomes = report["outcomes"]
     assert sum(counts.get("refused", 0) for counts in outcomes.values()) > 100

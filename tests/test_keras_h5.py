@@ -238,6 +238,28 @@ def test_an_array_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
         open_model(str(path))
 
 
+def test_a_file_on_which_the_library_never_ends_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A free object of size 0 in a heap: HDF5 2.0.0 reads it again and again."""
+    path = write(tmp_path / "net.h5", LAYERS)
+    good = path.read_bytes()
+    at = good.index(b"GCOL\x01") + 16
+    while good[at : at + 2] != b"\0\0":
+        at += 16 + -(-int.from_bytes(good[at + 8 : at + 16], "little") // 8) * 8
+    path.write_bytes(good[: at + 8] + bytes(8) + good[at + 16 :])
+    monkeypatch.setattr("certnas.models.formats.hdf5.SECONDS", 3.0)
+    with pytest.raises(UserError, match=r"as .h5: (it takes more than 3 s|it is truncated)"):
+        open_model(str(path))
+
+
+def test_a_crash_of_the_library_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crash.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setattr("certnas.models.formats.hdf5.PROGRAM", tmp_path / "crash.py")
+    with pytest.raises(UserError, match=r"as .h5: it is truncated or in another format"):
+        open_model(str(write(tmp_path / "net.h5", LAYERS)))
+
+
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89HDF\r\n\x1a\n" + bytes(100)])
 def test_what_is_no_h5_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.h5").write_bytes(data)

@@ -8,7 +8,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from certnas.json_text import parse_json
 from certnas.models.architectures import Architecture
 from certnas.models.architectures.cnn_cert import ChannelsLastFlatten
 from certnas.models.formats.contents import StateDict
+from certnas.models.formats.hdf5 import read_hdf5
 from certnas.models.formats.keras_npz import keras_tensor
 from certnas.models.formats.limits import LARGEST
 
@@ -40,26 +40,17 @@ def read_keras_h5(path: Path) -> Architecture | StateDict:
     The file's own structure is followed, its last softmax left out; without one, arrays become layer0.weight, … as from
     an .npz.  Raises UserError for another layer, data outside the file, or a damaged file.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            weights = _own(file, "model_weights", path) if "model_weights" in file else file
-            arrays = _arrays(weights, path)
-            config = file.attrs.get("model_config")
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"cannot read '{path}' as .h5: it is truncated or in another format") from error
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"cannot read '{path}' as a Keras .h5: its arrays are damaged or elsewhere"
-        ) from error
-    if config is None:
+    stored = read_hdf5(path)
+    arrays = {layer: _tensors(path, values) for layer, values in stored.layers.items()}
+    if stored.config is None:
         weighted = [values for values in arrays.values() if values]
         return StateDict(
             {f"layer{i}.{key}": value for i, values in enumerate(weighted) for key, value in values.items()}
         )
     try:
-        return _Builder(parse_json(config), arrays, path).architecture()
+        return _Builder(parse_json(stored.config), arrays, path).architecture()
+    except UserError:
+        raise
     except (
         KeyError,
         TypeError,
@@ -72,42 +63,15 @@ def read_keras_h5(path: Path) -> Architecture | StateDict:
         raise UserError(f"'{path}' does not describe a Keras Sequential of images: {error}") from error
 
 
-def _arrays(group: h5py.Group, path: Path) -> dict[str, dict[str, Tensor]]:
-    """Layer -> torch's name -> its tensor, in the file's order.  Nothing outside the file is followed."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for layer in group.attrs["layer_names"]:
-        own = _own(group, _text(layer), path)
-        found[_text(layer)] = {}
-        for name in own.attrs["weight_names"]:
-            dataset = _plain(_own(own, _text(name), path), _text(name), path)
-            kind = _text(name).rsplit("/", 1)[-1].partition(":")[0]
-            like = "bias" if kind in _NORMALISATION else kind  # one number for each channel
-            key, tensor = keras_tensor(path, f"layer0_{like}", np.asarray(dataset[()]))
-            found[_text(layer)][_NORMALISATION.get(kind, key.removeprefix("layer0."))] = tensor
+def _tensors(path: Path, values: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Keras's names and arrays of a layer -> torch's names and tensors."""
+    found = {}
+    for name, value in values.items():
+        kind = name.rsplit("/", 1)[-1].partition(":")[0]
+        like = "bias" if kind in _NORMALISATION else kind  # one number for each channel
+        key, tensor = keras_tensor(path, f"layer0_{like}", value)
+        found[_NORMALISATION.get(kind, key.removeprefix("layer0."))] = tensor
     return found
-
-
-def _own(group: Any, name: str, path: Path) -> Any:
-    """What lies in the file itself under this name."""
-    here = group
-    for part in name.split("/"):
-        if not isinstance(here, h5py.Group) or not isinstance(here.get(part, getlink=True), h5py.HardLink):
-            raise UserError(f"'{path}' has no {name[:100]!r} of its own")
-        here = here[part]
-    return here
-
-
-def _plain(array: Any, name: str, path: Path) -> h5py.Dataset:
-    """The array, once it is known to lie in the file and to fit in memory."""
-    if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual or array.size > LARGEST:
-        raise UserError(f"array {name[:100]!r} in '{path}' is too large or kept outside the file")
-    if array.size * array.dtype.itemsize > 20 * path.stat().st_size + 2**26:
-        raise UserError(f"array {name[:100]!r} in '{path}' unpacks to far more than the file holds")
-    return array
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 class _Builder:
@@ -171,7 +135,7 @@ class _Builder:
         if config.get("data_format", "channels_last") != "channels_last":
             raise UserError(f"'{self.path}' has channels first; accepted: channels last")
         kernel, dilation = _pair(config[key]), _pair(config.get("dilation_rate", 1))
-        strides = _pair(config.get("strides") or kernel)
+        strides = _pair(config.get("strides") or (kernel if key == "pool_size" else 1))
         if min(*kernel, *strides, *dilation) < 1:
             raise UserError(f"'{self.path}': kernel {kernel}, strides {strides}, dilation {dilation}")
         if config.get("padding", "valid") == "same":
