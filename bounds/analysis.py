@@ -176,8 +176,15 @@ class Analysis:
                 part = block(images, chunk)
             results.setdefault(tuple(group), []).append(part.reshape(len(part), sides, -1))
         whole = [torch.cat(parts, 2) for parts in results.values()]
-        joined = torch.cat([F.pad(part, (0, rows - part.shape[2])) for part in whole])
         order = [image for group in results for image in group]
+        without = [image for image in range(len(counts)) if image not in order]
+        joined = torch.cat(
+            [
+                *(F.pad(part, (0, rows - part.shape[2])) for part in whole),
+                whole[0].new_zeros(len(without), sides, rows),
+            ]
+        )
+        order += without
         if order != sorted(order):
             joined = joined[torch.tensor(order, device=joined.device).argsort()]
         return joined.squeeze(1) if sides == 1 else joined

@@ -154,3 +154,17 @@ def test_no_images_or_no_rows_have_no_bounds(images: int, rows: int) -> None:
             images,
             rows,
         )
+
+
+@pytest.mark.parametrize("memory", [None, TINY])
+def test_images_of_unlike_counts_are_bounded_as_if_alone(memory: int | None) -> None:
+    graph, x, rows = setting(plain=True)
+    x, rows = torch.cat([x, x]), torch.cat([rows, rows])
+    eps = torch.linspace(0.3, 0.0, len(x), dtype=x.dtype)  # the last has no unstable unit, the first most
+    eps = eps[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    network = graph.bind()
+    together = bounds.lower_bounds(network, bounds.Linf(x, eps), rows, bounds.Crown(), memory=memory)
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        alone = bounds.lower_bounds(network, bounds.Linf(x[one], eps[one]), rows[one], bounds.Crown())
+        torch.testing.assert_close(together[one], alone)
