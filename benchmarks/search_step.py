@@ -34,8 +34,9 @@ METRICS: dict[str, dict[str, Any]] = {
     "cb, margin at fixed eps": {"name": "cb", "options": {"reading": "margin"}},
     "cb, gain": {"name": "cb", "options": {"reading": "gain"}},
     "jacobian": {"name": "jacobian"},
-    "jacobian, 1 projection": {"name": "jacobian", "options": {"projections": 1}},
+    "jacobian, all rows": {"name": "jacobian", "options": {"projections": 0}},
     "curvature": {"name": "curvature"},
+    "curvature, half of the images": {"name": "curvature"},
 }
 
 
@@ -73,7 +74,11 @@ class Search:
             pass
         with measured() as cost:
             first_order(self.trial, self.train, own)
-        figures = {k: v for k, v in self.trial.figures.items() if k in ("evaluations", "short", "images")}
+        figures = {
+            k: v
+            for k, v in self.trial.figures.items()
+            if k in ("evaluations", "images", "log_radius", "gradient_metric")
+        }
         times = {"cpu_seconds": cost.cpu_seconds, "seconds": cost.seconds}
         return {**times, "gib": cost.peak_gib - held.peak_gib, **figures}
 

@@ -13,6 +13,7 @@ from certnas.errors import UserError
 from certnas.metrics import METRICS, PGD, Curvature, GammaScale, JacobianNorm, build_metric, gradient_norm
 from certnas.metrics.certified import RESOLUTION
 from certnas.metrics.evaluation import classifier, without_none
+from certnas.metrics.linear import LinearLayers
 
 SETTINGS = [
     ("cb", {"evaluations": 0, "tol": 1e-5, "floor": 0.0, "dtype": "float64"}),
@@ -21,7 +22,7 @@ SETTINGS = [
     ("cb", {"reading": "margin", "eps": 1e-4, "norm": "l2", "images": 2}),
     ("cb", {"reading": "lower", "eps": 1e-4}),
     ("cb", {"reading": "gain", "generators": 3, "dtype": "float64"}),
-    ("jacobian", {}),
+    ("jacobian", {"projections": 0}),
     ("jacobian", {"projections": 2, "norm": "l2"}),
     ("curvature", {"h": 0.1}),
     ("fgsm", {}),
@@ -165,7 +166,7 @@ def test_exact_jacobian(norm: str, q: float, squared: bool) -> None:
     network = supernet()
     x, y = batch()
     lengths = torch.linalg.vector_norm(jacobian_rows(network, x), ord=q, dim=2) ** (2 if squared else 1)
-    value = JacobianNorm(norm=norm, squared=squared, delta=0.5)(network, x, y)
+    value = JacobianNorm(norm=norm, squared=squared, delta=0.5, projections=0)(network, x, y)
     assert float(value.detach()) == pytest.approx(-0.5 * float(lengths.mean(1).mean()), rel=1e-9)
 
 
@@ -178,7 +179,7 @@ def test_projections_are_unbiased(norm: str, q: float, squared: bool) -> None:
     x, y = batch(images=200, size=3)
     session = JacobianNorm(norm=norm, squared=squared, projections=2).session()
     draws = torch.stack([session(network, x, y).detach() for _ in range(100)])
-    exact = JacobianNorm(norm=norm, squared=squared)(network, x, y).detach()
+    exact = JacobianNorm(norm=norm, squared=squared, projections=0)(network, x, y).detach()
     error = float(draws.std() / len(draws) ** 0.5)
     assert error > 0
     assert abs(float(draws.mean() - exact)) < 5 * error
@@ -290,3 +291,36 @@ def test_warmup() -> None:
     metric = build_metric("curvature", {"warmup": 2})
     assert [metric.active(epoch) for epoch in range(4)] == [False, False, True, True]
     assert not build_metric("none", {}).active(5)
+
+
+# What the metrics evaluate networks by
+
+
+def test_layers_made_linear_have_the_same_derivatives() -> None:
+    """Of first and second order, whether the weights are differentiated too or not."""
+    network = supernet()
+    x, _ = batch(2)
+    alpha = network.architecture_parameters()
+
+    def derivatives() -> list[Tensor]:
+        given = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(network(given).square().sum(), given, create_graph=True)
+        return [first, *torch.autograd.grad(first.abs().sum(), alpha)]
+
+    expected = derivatives()
+    for weights in (True, False):
+        for parameter in network.weight_parameters():
+            parameter.requires_grad_(weights)
+        with LinearLayers():
+            found = derivatives()
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["jacobian", "curvature"])
+def test_some_of_the_images(name: str) -> None:
+    network = supernet()
+    x, y = batch()
+    some = measure(name, {"images": 2}, network, x, y).detach()
+    alone = measure(name, {}, network, x[:2], y[:2]).detach()
+    assert float(some) == pytest.approx(float(alone), rel=1e-9)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from certnas.metrics.evaluation import classifier, input_gradient
-from certnas.metrics.metric import Momentary, positive
+from certnas.metrics.metric import Momentary, at_least, positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,18 +19,22 @@ class Curvature(Momentary):
     mean, running statistics; the code's undocumented factor 4 belongs to γ.  R is in loss per pixel unit.
 
     h: the l2 length of the step, in [0, 1] pixels. The paper's 1.5 is for normalised images: with CIFAR-10's
-    standard deviations that is 0.37 here, 1.7/255 in each pixel.  keep_none: as the paper, let mass on `none`
+    standard deviations that is 0.37 here, 1.7/255 in each pixel.  images: the mean is over the first so many of the
+    batch (0: all).  keep_none: as the paper, let mass on `none`
     flatten the loss.  The paper warms up for 50 of 60 epochs.
     """
 
     h: float = 0.37
+    images: int = 0
     keep_none: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive("h", self.h)
+        at_least("images", self.images, 0)
 
     def measure(self, network: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
+        x, y = (x[: self.images], y[: self.images]) if self.images else (x, y)
         with classifier(network, "running", keep_none=self.keep_none) as f:
 
             def gradient(at: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from certnas.metrics.linear import LinearLayers
 from certnas.space.supernet import Supernet
 
 Classifier = Callable[[Tensor], Tensor]
@@ -60,7 +61,8 @@ def classifier(network: nn.Module, bn: str, *, keep_none: bool = False) -> Itera
         replaced |= without_none(network)
 
     def f(x: Tensor) -> Tensor:
-        out = functional_call(network, replaced, (x,))
+        with LinearLayers():
+            out = functional_call(network, replaced, (x,))
         return out[0] if isinstance(out, tuple) else out
 
     with normalising(network, bn):

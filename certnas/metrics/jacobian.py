@@ -28,13 +28,15 @@ class JacobianNorm(Momentary):
       unbiased for any norm, which a spherical projection is not (DSRNA takes Hoffman et al.'s for these too).
 
     Batch normalisation is by running statistics: by the batch's, Σ_i f_k(x_i) is almost a constant of the batch, and
-    with it every row that one backward pass gives.  keep_none: as the paper, let mass on `none` shrink J.  seed: of
-    the directions, which are new at each step.
+    with it every row that one backward pass gives.  images: the mean is over the first
+    so many of the batch (0: all).  keep_none: as the paper, let mass on `none` shrink J.  seed: of the directions,
+    which are new at each step.
     """
 
     norm: str = "linf"
     delta: float = 1.0
-    projections: int = 0
+    projections: int = 1
+    images: int = 0
     squared: bool = False
     seed: int = 0
     keep_none: bool = False
@@ -44,10 +46,11 @@ class JacobianNorm(Momentary):
         one_of("norm", self.norm, tuple(DUALS))
         positive("delta", self.delta)
         at_least("projections", self.projections, 0)
+        at_least("images", self.images, 0)
 
     def measure(self, network: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
         with classifier(network, "running", keep_none=self.keep_none) as f:
-            x = x.detach().requires_grad_()
+            x = (x[: self.images] if self.images else x).detach().requires_grad_()
             logits = f(x)
             terms = [self._length(logits, x, v) for v in self._directions(logits, step)]
         total = torch.stack(terms).sum(0)
