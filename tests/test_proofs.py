@@ -16,7 +16,7 @@ from torch import nn
 
 from certnas import certify
 from certnas.checker import Certificate, Network, check
-from certnas.proofs import Uncertified, certificates_of, plain
+from certnas.proofs import Uncertified, certificates_of, plain, read
 from certnas.proofs.claims import claim_of, covers
 from certnas.verify import Clause, Property, network_of, search, tighten, verify
 from certnas.verify.proof import Proof
@@ -168,3 +168,16 @@ def test_verify_says_why_there_is_no_certificate(tmp_path: Path, monkeypatch: py
     result = CliRunner().invoke(main, ["verify", net, held, "--certificates", str(tmp_path / "proofs")])
     assert result.exit_code == 0 and "no certificate: it takes" in result.output
     assert not list((tmp_path / "proofs").iterdir())
+
+
+def test_a_raised_radius_is_what_its_file_proves(tmp_path: Path) -> None:
+    runner, folder = CliRunner(), tmp_path / "proofs"
+    asked = ["--images", "1", "--no-attack", "--eps-max", "0.0854", "--certificates", str(folder)]
+    result = runner.invoke(main, ["certify", "digits-cnn", *asked, "--complete", "--timeout", "20"])
+    assert result.exit_code == 0 and "wrote 1 certificates" in result.output, result.output
+    (path,) = folder.iterdir()
+    (found,) = read(path)
+    assert 0.084 < found.eps < 0.0854 and len(found.parts[0].splits) + len(found.parts[0].steps) > 2
+    assert f" {found.eps:.4g}" in result.output and "smaller radius" not in result.output
+    result = runner.invoke(main, ["check", str(folder), "digits-cnn", "--arithmetic", "float"])
+    assert result.exit_code == 0 and f"distance {found.eps:.6g} in [0, 1]" in result.output
