@@ -1,5 +1,6 @@
-"""Verdicts on the properties whose published verdict is known, beside it."""
+"""Verdicts on the properties whose published verdict is known, beside it; certificates written and checked again."""
 
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from rich.table import Table
 
 from benchmarks.record import Record, measured, options
 from benchmarks.third_party import DATA
+from certnas.checker import Certificate, Network, Rejected, check
+from certnas.errors import UserError
+from certnas.proofs import Uncertified, plain, read, write_proof
 from certnas.verify import read_vnnlib, verify
+from certnas.verify.deadline import Deadline, OutOfTime
 from certnas.verify.instances import Instance, read_instances
 from certnas.verify.subject import Subject, open_onnx
 
@@ -47,8 +52,43 @@ def answer(instance: Instance, opened: Opened, timeout: float) -> dict[str, Any]
     }
 
 
+def certificate(instance: Instance, opened: Opened, timeout: float) -> dict[str, Any]:
+    """The file of a proved instance and what the checker says of it: float, exact (None: not within the time)."""
+    prop, subject = read_vnnlib(DATA / instance.prop), opened(instance.network)
+    verdict = verify(subject.network, prop, replay=subject.replay, timeout=timeout, proof=True)
+    if verdict.proof is None:
+        return {"written": False, "reason": f"this time {verdict.status}"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "certificate.npz"
+        try:
+            with measured() as writing:
+                size = write_proof(path, prop, verdict.proof)
+        except (Uncertified, UserError) as error:
+            return {"written": False, "reason": str(error)}
+        certificates, network = read(path), plain(subject.network).network
+    told = {"written": True, "bytes": size, "parts": sum(len(kept.parts) for kept in certificates)}
+    told["writing_cpu_seconds"] = writing.cpu_seconds
+    for name, exact in (("float", False), ("exact", True)):
+        with measured() as cost:
+            proved = checked(certificates, network, exact, timeout)
+        told |= {name: proved, f"{name}_cpu_seconds": cost.cpu_seconds}
+    return told
+
+
+def checked(certificates: list[Certificate], network: Network, exact: bool, timeout: float) -> bool | None:
+    """Whether the checker proves them: in float64 however long it takes, in integers within the time (None: not)."""
+    try:
+        with Deadline(timeout if exact else None).enforced():
+            return all(len(check(kept, network, exact=exact)) > 0 for kept in certificates)
+    except Rejected:
+        return False
+    except OutOfTime:
+        return None
+
+
 def table(record: Record) -> Table:
-    """Of each family: instances, proved, falsified, open, opposite to the published verdict, CPU seconds."""
+    """Of each family: instances, proved, falsified, open, opposite to the published verdict, certificates written,
+    proved again in float64 and in integers, CPU seconds."""
     shown = Table(title=f"Properties, at most {record.settings['timeout']:g} s each")
     for name in (
         "family",
@@ -57,6 +97,9 @@ def table(record: Record) -> Table:
         "falsified",
         "open",
         "opposite",
+        "written",
+        "re-checked",
+        "exactly",
         "CPU s, mean",
         "CPU s, most",
     ):
@@ -69,6 +112,8 @@ def table(record: Record) -> Table:
         opposite = sum({e["verdict"], e["expected"]} == {"sat", "unsat"} for e in entries)
         counts = [len(entries), verdicts.count("unsat"), verdicts.count("sat")]
         counts += [len(entries) - counts[1] - counts[2], opposite]
+        files = [entry.get("certificate", {}) for entry in entries]
+        counts += [sum(file.get(name) is True for file in files) for name in ("written", "float", "exact")]
         seconds = [entry["cpu_seconds"] for entry in entries]
         shown.add_row(family, *map(str, counts), f"{sum(seconds) / len(seconds):.1f}", f"{max(seconds):.1f}")
     return shown
@@ -78,7 +123,7 @@ def table(record: Record) -> Table:
 @options
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for each property.")
 def main(out: Path, quick: bool, threads: int, timeout: float) -> None:
-    """Attack, prove or branch on every listed property; one record each."""
+    """Attack, prove or branch on every listed property; one record each, a certificate in those that are proved."""
     torch.set_num_threads(threads)
     record = Record.open(out, "verify_instances", {"timeout": timeout, "quick": quick})
     console, opened = Console(), Opened()
@@ -86,6 +131,9 @@ def main(out: Path, quick: bool, threads: int, timeout: float) -> None:
     for instance in listed[:3] if quick else listed:
         key = f"{instance.network} | {instance.prop}"
         entry = record.once(key, partial(answer, instance, opened, timeout))
+        if entry["verdict"] == "unsat" and "certificate" not in entry:
+            entry["certificate"] = certificate(instance, opened, timeout)
+            record.write()
         console.print(f"{entry['verdict']:8} {entry['cpu_seconds']:7.1f} CPU s  {key}")
     console.print(table(record))
 

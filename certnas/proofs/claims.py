@@ -24,7 +24,9 @@ def claim_of(certificates: Sequence[Certificate]) -> str:
         return f"{what} within {where}"
     clauses = sum(len(kept.rows) for kept in certificates)
     boxes = "the box" if len(certificates) == 1 else f"{len(certificates)} boxes"
-    return f"no input of {boxes} meets " + (f"any of {clauses} conjunctions" if clauses > 1 else "the conjunction")
+    return f"no input of {boxes} meets " + (
+        f"any of {clauses} conjunctions" if clauses > 1 else "the conjunction"
+    )
 
 
 def covers(certificates: Sequence[Certificate], prop: Property) -> bool:

@@ -62,12 +62,6 @@ class Outward(Analysis):
         fresh.intervals.update({name: self.intervals[name] for name in known})
         return fresh
 
-    def tail_ends(self) -> list[str]:
-        """The nonlinear nodes at which the affine tail of the output begins."""
-        graph, tail = self.network.graph, self.plan.linear_tail
-        starts = {operand for name in tail for operand in graph.nodes[name].operands} | {graph.output}
-        return [name for name in graph.nodes if name in starts and name not in tail]
-
 
 def below(value: Tensor) -> Tensor:
     """A little less, by WIDENED."""

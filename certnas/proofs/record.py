@@ -84,7 +84,7 @@ class Record:
 
     def boxed(self, analysis: Outward, rows: Tensor) -> Formed:
         """Rows [N, R, *out] bounded from the intervals of the last nonlinear nodes: by planes that are constant."""
-        ends = analysis.tail_ends()
+        ends = analysis.plan.tail_ends
         for name in ends:
             analysis.widen(name)
         lower, keys = array(analysis.boxed_rows(rows)), list[dict[str, str]]()
