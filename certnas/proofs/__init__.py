@@ -1,6 +1,6 @@
 """Certificates that `certnas.checker` can check: written from the bound engine's own planes."""
 
-from certnas.proofs.checking import Checked, check_file, image_shape, of_property
+from certnas.proofs.checking import Checked, check_file, exact_work, image_shape, of_property
 from certnas.proofs.extract import plain
 from certnas.proofs.files import encode, read
 from certnas.proofs.images import certificate_of
@@ -16,6 +16,7 @@ __all__ = [
     "certificates_of",
     "check_file",
     "encode",
+    "exact_work",
     "image_shape",
     "of_property",
     "open_folder",

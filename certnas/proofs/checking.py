@@ -22,7 +22,7 @@ from certnas.verify.property import Property
 FAITHFUL = 1e-4
 """The extracted network's logits may differ from the model's own, in its own precision, by this share of their size."""
 EXACT_WORK = 1_000_000
-"""Rows times units up to which integers are used where the caller does not say."""
+"""`exact_work` up to which integers are used where the caller does not say."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def check_file(
     derived, exactly = [], []
     for certificate in certificates:
         _same(network, model, certificate.x)
-        exactly.append(_quick(certificate, network) if exact is None else exact)
+        exactly.append(exact_work(certificate, network) <= EXACT_WORK if exact is None else exact)
         derived.append(check(certificate, network, exact=exactly[-1]))
     if prop is not None and not covers(certificates, prop):
         raise Rejected("what it proves is not this property")
@@ -84,11 +84,11 @@ def _readable(files: Sequence[Path]) -> Iterator[Certificate]:
             continue
 
 
-def _quick(certificate: Certificate, network: Network) -> bool:
-    """Whether integers are quick enough."""
+def exact_work(certificate: Certificate, network: Network) -> int:
+    """Rows times units: what a check in integers costs grows with it."""
     steps = [step for part in certificate.parts for step in part.steps if step.planes]
     rows = sum(2 * step.lower.size for step in steps) + len(certificate.parts)
-    return rows * sum(prod(node.shape) for node in network.nodes.values()) <= EXACT_WORK
+    return rows * sum(prod(node.shape) for node in network.nodes.values())
 
 
 def _network(certificate: Certificate, model: nn.Module) -> Network:
