@@ -114,7 +114,14 @@ def table(record: Record, names: list[str], rounds: int) -> Table:
     "--batch", default=16, show_default=True, type=click.IntRange(min=2), help="Images of each step."
 )
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
-def main(out: Path, quick: bool, threads: int, batch: int, rounds: int) -> None:
+@click.option(
+    "--metric",
+    "chosen",
+    multiple=True,
+    type=click.Choice(list(METRICS)),
+    help="Beside none; all unless given.  May come several times.",
+)
+def main(out: Path, quick: bool, threads: int, batch: int, rounds: int, chosen: tuple[str, ...]) -> None:
     """One search step with each metric in turn, round by round, on a supernet of C = 16, L = 8 at 32×32.
 
     The first step of each reads the network's graph; it is timed apart.
@@ -124,7 +131,7 @@ def main(out: Path, quick: bool, threads: int, batch: int, rounds: int) -> None:
     record = Record.open(out, "search_step", {"batch": batch, "supernet": sizes, "side": 32})
     x, y = cifar10(2 * batch)
     data = Dataset("cifar10", x, y, torch.arange(len(y)), 10)
-    names, console = list(METRICS), Console()
+    names, console = [name for name in METRICS if name == "none" or not chosen or name in chosen], Console()
     searches: dict[str, Search] = {}
 
     def step(name: str) -> dict[str, Any]:

@@ -27,13 +27,16 @@ class CertifiedRadius(Certified):
 
     which is 0 at the root, log ε* = log ε − h/s and ∂log ε*/∂θ = −(∂h/∂θ)/s at every ε, for an affine network: its
     slope s = ∂h/∂log ε is 1. Interval bounds of deep networks are so wide that their ε* lies where hardly a unit
-    changes its sign, and bounds multiply there too: on supernets s is 0.9 to 1.1 throughout.  It knows no unit of
-    logits or pixels, so one γ serves networks of any depth and bound.
+    changes its sign, and they multiply beyond it too: on a supernet of three cells s is 0.9 to 1.1 from ε = 10⁻²⁰ to
+    10⁻³.  It knows no unit of logits or pixels, so one γ serves networks of any depth and bound.
 
     evaluations: of the bounds in each step, the last one with derivatives, at the ε that the batch before predicts
-    and those before it improve; s is taken for 1.  0: as many as bring |h| below `tol`, with each image's own s,
-    which is the implicit function theorem's ∂m/∂θ / (ε*·|∂m/∂ε|) at ε*; three times the cost.  first: where the
-    first batch's search starts, in pixels.
+    and those before it improve; s is taken for 1.  An ε* below `resolution` is read on that line from there: an
+    untrained supernet of eight cells has log ε* near −144.  By `ibp` the derivative is without the spikes of units on
+    their kink (`hardest.steadied`).  0: as many as bring |h| below `tol`, with each image's own s, which is the
+    implicit function theorem's ∂m/∂θ / (ε*·|∂m/∂ε|) at ε*, spikes included.  On a small supernet one evaluation is
+    within 0.015 of that log ε*, and the mean derivatives of twelve batches have the cosine 0.91 (0.994 with the
+    derivative at the root but without spikes).  first: where the first batch's search starts, in pixels.
 
     An image classified wrong (ε* = 0) is left out of the mean, and so is one whose bound is not finite; one proved on
     the whole box adds a constant.  The derivative of an image hardly right, m(0) below `floor` times the batch's mean,
