@@ -11,10 +11,11 @@ AUTO, SECONDS = "auto", 10.0
 LADDER = ("crown", "crown-ibp", "ibp")
 LEAST_ITERATIONS, MOST_ITERATIONS = 5, 20
 
-RATE, VISIT, UNSTABLE, EVALUATIONS = 3e9, 1.5e-4, 0.3, 12
-"""What `benchmarks.scaling` fitted: multiplications a second, seconds that an operator takes besides, the share of
-units that are unstable at a radius, and bounds that a radius takes, its proof in double precision included; of one
-thread and 16 images together."""
+PER_MULTIPLICATION, PER_VISIT, UNSTABLE = 2.5e-10, 2.4e-3, 0.28
+"""What `benchmarks.scaling` fitted to certified radii on one thread of a CPU, the search and the proof in double
+precision included: seconds a multiplication, seconds that the operators a bound visits take besides, shared by the
+images of a batch, and the share of units that are unstable.  Half of its predictions are right within a factor of 2.2.
+"""
 TOGETHER = 16
 
 
@@ -30,7 +31,7 @@ class Plan:
 def predicted(cost: bounds.Estimate) -> float:
     """About how many seconds the radius of one image takes."""
     multiplications = cost.multiplications - (1 - UNSTABLE) * cost.per_unstable
-    return EVALUATIONS * (multiplications / RATE + cost.visits * VISIT / TOGETHER)
+    return PER_MULTIPLICATION * multiplications + PER_VISIT * cost.visits / TOGETHER
 
 
 def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | None = None) -> Plan:
