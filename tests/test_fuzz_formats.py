@@ -1,4 +1,4 @@
-"""A few hundred mutated files of networks and properties: opened or refused on one line, quickly, and none of their code run."""
+"""A few hundred mutated files of networks and properties: opened or refused on one line, none of their code run."""
 
 from pathlib import Path
 
