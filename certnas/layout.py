@@ -28,3 +28,10 @@ def laid_out_network(network: Network) -> Network:
         if parameter.dim() == 4:
             parameter.data = laid_out(parameter.data)
     return network
+
+
+def usual(network: Network) -> Network:
+    """The network with its parameters laid out as torch and file formats expect them, in place."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()
+    return network

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from certnas.layout import laid_out, laid_out_network
+from certnas.layout import laid_out, laid_out_network, usual
 from certnas.space import Supernet
 
 
@@ -38,3 +38,9 @@ def test_values_stay() -> None:
 def test_double_precision_is_channels_first() -> None:
     x = torch.rand(2, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     assert laid_out(x).is_contiguous()
+
+
+def test_a_network_goes_back_to_the_usual_order() -> None:
+    network = laid_out_network(nn.Conv2d(3, 4, 3))
+    assert not network.weight.is_contiguous()
+    assert usual(network).weight.is_contiguous() and network.weight.requires_grad

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from certnas.errors import UserError
+from certnas.layout import usual
 from certnas.runs import held_interrupts
 from certnas.search.stream import Batch
 from certnas.search.task import Found, Progress, Task
@@ -34,7 +35,7 @@ def descend(task: Task, build: Callable[[], Supernet], step: Step) -> Found:
             if any(task.processes.gathered(interrupt.asked)):
                 loop.save()
                 raise KeyboardInterrupt
-        return Found(trial.supernet.genotype(), trial.supernet)
+        return Found(trial.supernet.genotype(), usual(trial.supernet))
 
 
 class _Loop:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from certnas.data import Dataset
 from certnas.errors import UserError
-from certnas.layout import laid_out, laid_out_network
+from certnas.layout import laid_out, laid_out_network, usual
 from certnas.parallel import Processes, share_batch_norm
 from certnas.space import DiscreteNetwork
 from certnas.train.images import batch_count, batches
@@ -100,7 +100,7 @@ def fit(
         if keeper is not None:
             keeper.keep(network, epoch + 1, training.state(epoch + 1, best), figures, better)
         tell(training.progress((epoch + 1) * training.per_epoch, figures))
-    network.eval()
+    usual(network).eval()
 
 
 def seeded(seed: int, device: torch.device) -> None:

@@ -75,7 +75,10 @@ def tighten(
             proved(i, proof)
     status = tuple("certified" if r > 0 else s for r, s in zip(lower, certificates.status, strict=True))
     raised = lower > certificates.radius_lower
-    by = tuple(BRANCHED if up else name for up, name in zip(raised, certificates.proved_by, strict=True))
+    by = tuple(
+        f"{name}, then {BRANCHED}" if up else name
+        for up, name in zip(raised, certificates.proved_by, strict=True)
+    )
     method = f"{certificates.method}, then {BRANCHED}"
     return replace(
         certificates, method=method, proved_by=by, radius_lower=lower, seconds=seconds, status=status
