@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from certnas.space import DARTS, Supernet, random_genotype
+from certnas.space import DARTS, Supernet, parse_genotype, random_genotype
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -172,8 +172,9 @@ def test_what_waits_for_a_failure_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_tiny_run_and_its_report(tmp_path: Path) -> None:
-    arms = ("none", "cb")
+def test_a_tiny_run_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.evidence.work.DRAWN", 3)
+    arms = ("none", "cb", "cb-picked")
     record = Record.open(tmp_path, "evidence", {})
     planned = units(TINY, arms, tmp_path)
     waiting = list(planned)
@@ -192,6 +193,8 @@ def test_a_tiny_run_and_its_report(tmp_path: Path) -> None:
             "cb",
         ]
     assert step_costs(TINY, arms, entries)["none"].mean == 1
+    picked = entries["search | cb-picked | 0"]
+    assert len(set(picked["values"])) == 3 and parse_genotype(picked["genotype"], "picked")
     text = report(TINY, "tiny", arms, entries)
     assert "cb against none-as-cb is not supported" in text
     assert summary(TINY, arms, entries)["standard"]["comparisons"][0]["supported"] is False

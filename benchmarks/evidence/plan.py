@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.evidence import work
 from benchmarks.evidence.networks import Cell, Entries, cells, needs, network, search_key
-from benchmarks.evidence.presets import NORMS, RECIPES, Preset
+from benchmarks.evidence.presets import NORMS, PICKED, RECIPES, Preset
 from benchmarks.record import Record
 from certnas.errors import UserError
 
@@ -49,11 +49,15 @@ def units(preset: Preset, arms: Sequence[str], out: Path) -> list[Unit]:
             found.append(_search(preset, cell.arm, cell.number, out))
         found.extend(_of_cell(preset, cell, out))
     for seed in range(preset.seeds):
-        found.extend(_rank(preset, arm, seed, out) for arm in arms if arm != "none" and "none" in arms)
+        ranked = [arm for arm in arms if arm != "none" and arm not in PICKED] if "none" in arms else []
+        found.extend(_rank(preset, arm, seed, out) for arm in ranked)
     return found
 
 
 def _search(preset: Preset, arm: str, seed: int, out: Path) -> Unit:
+    if arm in PICKED:
+        needed = (search_key("none", seed),)
+        return Unit(search_key(arm, seed), needed, work.pick_cell, lambda _: (preset, arm, seed, out))
     return Unit(search_key(arm, seed), (), work.search_cell, lambda _: (preset, arm, seed, out))
 
 

@@ -112,8 +112,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "cb-zonotope": {**_EQUAL, "name": "cb", "options": {"images": 8, "method": "zonotope"}},
     "cb-running": {**_EQUAL, "name": "cb", "options": {"images": 16, "bn": "running"}},
     "cb-gain": {**_EQUAL, "name": "cb", "options": {"images": 16, "reading": "gain"}},
+    "cb-picked": {**_EQUAL, "name": "cb", "options": {"images": 16}},
 }
 """Arm -> metric.  Scale-free at γ = 1, loss and metric pull equally hard on the architecture, whatever the metric."""
+PICKED = frozenset({"cb-picked"})
+"""Arms without a search of their own: the cell of the best metric among DRAWN random ones in the supernet of `none`."""
+DRAWN = 50
 DEFAULT_ARMS = ("none", "cb", "jacobian", "curvature")
 
 

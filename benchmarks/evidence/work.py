@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import certnas
 from benchmarks.evidence.networks import RANDOM, Cell, network, parameters
 from benchmarks.evidence.presets import (
+    DRAWN,
     Preset,
     metric_of,
     search_config,
@@ -25,7 +27,7 @@ from certnas.models import open_model
 from certnas.parallel import Processes
 from certnas.search import Progress, effective, search
 from certnas.search.stream import Stream, split
-from certnas.space import Genotype, Supernet
+from certnas.space import DARTS, Genotype, Supernet, random_genotype
 from certnas.space.spaces import edge_count
 from certnas.train import recipe, train
 from certnas.train.attack import pgd
@@ -127,7 +129,22 @@ def certify_network(preset: Preset, cell: Cell, name: str, norm: str, out: Path)
 
 
 def rank_cells(preset: Preset, arm: str, seed: int, out: Path) -> Entry:
-    """An arm's metric of each random cell, within the supernet that the search `none` of this seed ended with.
+    """An arm's metric of each random cell, within the supernet that the search `none` of this seed ended with."""
+    cells = [network(preset, Cell(RANDOM, number), {})[0] for number in range(preset.cells)]
+    return {"metric": measured_cells(preset, arm, seed, out, cells)}
+
+
+def pick_cell(preset: Preset, arm: str, seed: int, out: Path) -> Entry:
+    """The cell of an arm's largest metric among DRAWN random ones, none of them those of the arm `random`."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    cells = [random_genotype(DARTS, generator, nodes=preset.nodes) for _ in range(DRAWN)]
+    values = measured_cells(preset, arm, seed, out, cells)
+    best = max(range(DRAWN), key=values.__getitem__)
+    return {"genotype": cells[best].record(), "metric": metric_of(arm, preset), "values": values}
+
+
+def measured_cells(preset: Preset, arm: str, seed: int, out: Path, cells: Sequence[Genotype]) -> list[float]:
+    """An arm's metric of each cell, within the supernet that the search `none` of this seed ended with.
 
     All weight of an edge is on the cell's operator, or on `none`; batch norm has the statistics of training images
     for each cell.  The mean over held-out images of the training part.
@@ -145,15 +162,14 @@ def rank_cells(preset: Preset, arm: str, seed: int, out: Path) -> Entry:
     metric = build_metric(table["name"], {**table.get("options", {}), "keep_none": True})
     session = metric.session()
     start, values = session.state_dict(), []
-    for number in range(preset.cells):
-        genotype, _ = network(preset, Cell(RANDOM, number), {})
+    for genotype in cells:
         put(supernet, genotype)
         recalibrate(supernet, kept)
         session.load_state_dict(start)
         batches = [held_out.batch(step) for step in range(RANKED_BATCHES)]
         found = [float(session(supernet, batch.x, batch.y).detach()) for batch in batches]
         values.append(sum(found) / len(found))
-    return {"metric": values}
+    return values
 
 
 def put(supernet: Supernet, genotype: Genotype) -> None:
