@@ -176,17 +176,9 @@ class Analysis:
                 part = block(images, chunk)
             results.setdefault(tuple(group), []).append(part.reshape(len(part), sides, -1))
         whole = [torch.cat(parts, 2) for parts in results.values()]
-        order = [image for group in results for image in group]
-        without = [image for image in range(len(counts)) if image not in order]
-        joined = torch.cat(
-            [
-                *(F.pad(part, (0, rows - part.shape[2])) for part in whole),
-                whole[0].new_zeros(len(without), sides, rows),
-            ]
-        )
-        order += without
-        if order != sorted(order):
-            joined = joined[torch.tensor(order, device=joined.device).argsort()]
+        found = torch.cat([F.pad(part, (0, rows - part.shape[2])) for part in whole])
+        place = torch.tensor([image for group in results for image in group], device=found.device)
+        joined = found.new_zeros(len(counts), sides, rows).index_copy(0, place, found)
         return joined.squeeze(1) if sides == 1 else joined
 
     def _images(self, group: list[int]) -> Images:
@@ -210,15 +202,11 @@ class Analysis:
 
     def boxed_rows(self, coef: Tensor) -> Tensor:
         """Lower bounds of rows of the output through its affine tail, then from intervals.  [N, S]"""
-        for name in self._tail_ends():
+        for name in self.plan.tail_ends:
             self.interval(name)
         return lower_bound_from_boxes(
             self.network, self.region, self.interval, self.network.graph.output, coef
         )
-
-    def _tail_ends(self) -> list[str]:
-        """The nonlinear nodes at which the affine tail of the output begins."""
-        return list(self.plan.tail_ends)
 
     # Refinement
 

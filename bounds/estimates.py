@@ -29,8 +29,11 @@ class Estimate:
     memory: float
 
 
-def estimates(network: Network, rows: int) -> dict[str, Estimate]:
-    """By method, of `rows` rows of the output.  Raises UnsupportedOp for an operator without a rule."""
+def estimates(network: Network, rows: int, *, iterations: int = AlphaCrown.iterations) -> dict[str, Estimate]:
+    """By method, of `rows` rows of the output; iterations: of alpha-crown.
+
+    Raises UnsupportedOp for an operator without a rule.
+    """
     graph, plan = network.graph, plan_of(network.graph)
     work = {n.name: prod(n.shape) * work_per_unit(network.call(n)) for n in graph.nodes.values()}
     total, count = sum(work.values()), len(graph.nodes)
@@ -51,7 +54,7 @@ def estimates(network: Network, rows: int) -> dict[str, Estimate]:
     many = max([_held(n * row_cost(network, name, unit=True)) for name, n in targets.items()], default=0.0)
     kept = 2 * BYTES * widest
     crown = Estimate(2 * total + backward + last, backward, 2 * count + visited, boxes + max(few, many))
-    steps = 1 + 3 * AlphaCrown().iterations
+    steps = 1 + 3 * iterations
     return {
         "ibp": Estimate(2 * total, 0, count, boxes),
         "crown-ibp": Estimate(2 * total + last, 0, 2 * count, boxes + few),

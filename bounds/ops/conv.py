@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.graph import Call
-from bounds.ops.kernels import channels_last, convolve
+from bounds.ops.kernels import convolve, laid_out
 from bounds.ops.rule import Affine, Rule, vjp
 
 aten = torch.ops.aten
@@ -26,9 +26,8 @@ def _channel_bias(call: Call) -> Tensor | None:
 
 def _convolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     def linear(call: Call, x: Tensor) -> Tensor:
-        faster = conv is F.conv2d and x.device.type == "cpu" and x.dtype != torch.float64
         return conv(
-            channels_last(x) if faster else x,
+            laid_out(x) if conv is F.conv2d else x,
             transform(call["weight"]),
             None,
             call["stride"],

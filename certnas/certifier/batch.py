@@ -16,6 +16,8 @@ from certnas.certifier.radius import Bracket, LowerMargin, search_radii
 from certnas.certifier.request import Box, Target, check_logits, describe
 from certnas.certifier.soundness import Evidence, SoundnessError
 
+BATCH = 16
+"""Images that are proved together, unless another number is asked for."""
 PROOF_MARGIN = 1e-9
 """A radius is reported where the float64 lower bound of every margin exceeds this × (1 + max |logit|):
 several orders above what float64 rounding adds up to in a bound."""
@@ -135,7 +137,7 @@ def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bra
     for place, method in enumerate(request.methods):
         tighter = replace(part, method=method)
         wide = found.radius < (1 - WIDE) * torch.minimum(end, attacked.to(end))
-        image = (wide if place else torch.ones_like(wide)).nonzero().flatten()
+        image = wide.nonzero().flatten()
         if not len(image):
             break
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from certnas.certifier.batch import Request, certify_batch
+from certnas.certifier.batch import BATCH, Request, certify_batch
 from certnas.certifier.certificates import Certificates
 from certnas.certifier.planning import AUTO, SECONDS, Plan, plan
 from certnas.certifier.prover import Prover, prover
@@ -27,8 +27,6 @@ from certnas.certifier.request import (
 )
 from certnas.engine import Engine, Inline, Job, placed
 from certnas.errors import UserError
-
-BATCH = 16
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import bounds
-from certnas.certifier.batch import WIDE
+from certnas.certifier.batch import BATCH, WIDE
 from certnas.certifier.request import describe
 from certnas.errors import UserError
 
@@ -16,7 +16,6 @@ PER_MULTIPLICATION, PER_VISIT, UNSTABLE = 2.5e-10, 2.4e-3, 0.28
 precision included: seconds a multiplication, seconds that the operators a bound visits take besides, shared by the
 images of a batch, and the share of units that are unstable.  Half of its predictions are right within a factor of 2.2.
 """
-TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Plan:
 def predicted(cost: bounds.Estimate) -> float:
     """About how many seconds the radius of one image takes."""
     multiplications = cost.multiplications - (1 - UNSTABLE) * cost.per_unstable
-    return PER_MULTIPLICATION * multiplications + PER_VISIT * cost.visits / TOGETHER
+    return PER_MULTIPLICATION * multiplications + PER_VISIT * cost.visits / BATCH
 
 
 def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | None = None) -> Plan:

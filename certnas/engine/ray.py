@@ -54,9 +54,8 @@ class Ray(Engine):
 
     def _connect(self, ray: ModuleType) -> None:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        os.environ.setdefault(
-            "RAY_USAGE_STATS_ENABLED", "0"
-        )  # Ray reports itself to its makers unless told not to
+        # Ray reports itself to its makers unless told not to
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             if self.address is None:
                 ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
