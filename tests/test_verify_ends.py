@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+import weakref
 
 import pytest
 import torch
@@ -81,3 +82,22 @@ def test_a_deadline_rings_and_leaves_no_trace() -> None:
             pass
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_deadline_is_not_lost_in_a_callback() -> None:
+    """Python prints and drops what is raised inside of the callback of a weak reference."""
+
+    class Key:
+        pass
+
+    def last(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pass
+
+    key, returned = Key(), []
+    reference = weakref.ref(key, lambda _: (last(0.2), returned.append(True)))
+    with pytest.raises(OutOfTime), Deadline(0.05).enforced():
+        del key
+        last(10)
+    assert returned and reference() is None
