@@ -113,6 +113,15 @@ def test_every_arm_has_its_networks() -> None:
     assert len(needs(preset, Cell("random-as-cb", 3))) == preset.seeds
 
 
+def test_a_second_run_has_no_seed_cell_or_test_image_order_of_the_first() -> None:
+    first, again = PRESETS["digits"], PRESETS["digits-again"]
+    seeds, others = ({cell.key for cell in cells(preset, DEFAULT_ARMS)} for preset in (first, again))
+    assert len(seeds) == len(others) and not seeds & others
+    assert len(set(needs(again, Cell("random-as-cb", 103))) - set(needs(first, Cell("random-as-cb", 3)))) == 5
+    mine, theirs = (work.test_images(preset)[1].index.tolist() for preset in (first, again))
+    assert len(set(mine) & set(theirs)) < len(mine) / 4
+
+
 def test_cells_of_equal_size_have_nearly_equal_parameters() -> None:
     preset = PRESETS["digits"]
     generator = torch.Generator().manual_seed(1)

@@ -67,7 +67,7 @@ def main(name: str, out: Path, arms: tuple[str, ...], workers: int, table: bool)
 def _refuse_changes(record: Record, preset: Preset, arms: tuple[str, ...]) -> None:
     """Raises UserError where a search was made with another metric than its arm has now."""
     for arm in arms:
-        for seed in range(preset.seeds):
+        for seed in preset.searched:
             entry = record.entries.get(search_key(arm, seed), {})
             if "metric" in entry and entry["metric"] != metric_of(arm, preset):
                 raise UserError(

@@ -72,7 +72,7 @@ def step_costs(preset: Preset, arms: Sequence[str], entries: Entries) -> dict[st
     found = {}
     for arm in arms:
         ratios = []
-        for seed in range(preset.seeds):
+        for seed in preset.searched:
             own, plain = seconds(arm, seed), seconds("none", seed)
             if own is not None and plain is not None:
                 ratios.append(own / plain)
@@ -95,13 +95,13 @@ class Ranking:
 
 def rankings(preset: Preset, arms: Sequence[str], entries: Entries, recipe: str, norm: str) -> list[Ranking]:
     """For each metric, and for fewer parameters as a control, over the random cells that are done."""
-    done = [Cell(RANDOM, n) for n in range(preset.cells) if _is_done(Cell(RANDOM, n), recipe, entries)]
+    done = [Cell(RANDOM, n) for n in preset.drawn if _is_done(Cell(RANDOM, n), recipe, entries)]
     radii = [mean_radius(entries, cell, recipe, norm) for cell in done]
     fewer = [-float(entries[train_key(cell, recipe)]["parameters"]) for cell in done]
     tau, p = kendall(fewer, radii)
     found = [Ranking("fewer parameters", estimate([]), tau, p)]
     for arm in arms:
-        keys = [rank_key(arm, seed) for seed in range(preset.seeds)]
+        keys = [rank_key(arm, seed) for seed in preset.searched]
         tables = [entries[key]["metric"] for key in keys if key in entries and FAILED not in entries[key]]
         values = [[_number(table[cell.number]) for cell in done] for table in tables]
         if values:

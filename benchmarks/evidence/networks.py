@@ -50,12 +50,12 @@ def cells(preset: Preset, arms: Sequence[str]) -> list[Cell]:
     drawn = [RANDOM, *(f"{RANDOM}{AS}{arm}" for arm in certified)]
     return [
         Cell(arm, number)
-        for number in range(max(preset.seeds, preset.cells))
-        for arm, count in (
-            *((arm, preset.seeds) for arm in by_seed),
-            *((arm, preset.cells) for arm in drawn),
+        for number in max(preset.searched, preset.drawn, key=len)
+        for arm, numbers in (
+            *((arm, preset.searched) for arm in by_seed),
+            *((arm, preset.drawn) for arm in drawn),
         )
-        if number < count
+        if number in numbers
     ]
 
 
@@ -66,7 +66,7 @@ def needs(preset: Preset, cell: Cell) -> tuple[str, ...]:
         return own
     like = cell.arm.split(AS)[1]
     if cell.origin == RANDOM:
-        return tuple(search_key(like, seed) for seed in range(preset.seeds))
+        return tuple(search_key(like, seed) for seed in preset.searched)
     return (*own, search_key(like, cell.number))
 
 

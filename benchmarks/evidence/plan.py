@@ -48,7 +48,7 @@ def units(preset: Preset, arms: Sequence[str], out: Path) -> list[Unit]:
         if cell.arm in arms:
             found.append(_search(preset, cell.arm, cell.number, out))
         found.extend(_of_cell(preset, cell, out))
-    for seed in range(preset.seeds):
+    for seed in preset.searched:
         ranked = [arm for arm in arms if arm != "none" and arm not in PICKED] if "none" in arms else []
         found.extend(_rank(preset, arm, seed, out) for arm in ranked)
     return found

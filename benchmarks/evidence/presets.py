@@ -1,7 +1,7 @@
 """What decides a run of the protocol: its sizes and images, and the metric of each arm that is searched."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class Preset:
     networks trained.  tested: of the test part; certified: of those.  The α of the supernet, which has
     `search_channels`, stand still for `warmup` of `search_epochs`.  Networks have `channels`, unless another number
     of parameters is asked of them, and are trained for `epochs` by each recipe.  pgd: the l∞ radius of the attack,
-    in [0, 1] pixels.
+    in [0, 1] pixels.  first: where seeds begin, of searches, draws and test images.
     """
 
     data: str
@@ -45,8 +45,36 @@ class Preset:
     channels: int
     epochs: Mapping[str, int]
     pgd: float
+    first: int = 0
+
+    @property
+    def searched(self) -> range:
+        """The seeds of the searches."""
+        return range(self.first, self.first + self.seeds)
+
+    @property
+    def drawn(self) -> range:
+        """The seeds of the random cells."""
+        return range(self.first, self.first + self.cells)
 
 
+DIGITS = Preset(
+    data="digits",
+    side=8,
+    images=1198,
+    tested=599,
+    certified=32,
+    seeds=5,
+    cells=10,
+    layers=3,
+    nodes=2,
+    search_channels=4,
+    search_epochs=15,
+    warmup=4,
+    channels=4,
+    epochs={"standard": 40, "crown-ibp": 20},
+    pgd=0.05,
+)
 PRESETS = {
     "quick": Preset(
         data="digits",
@@ -65,23 +93,8 @@ PRESETS = {
         epochs={"standard": 2, "crown-ibp": 2},
         pgd=0.05,
     ),
-    "digits": Preset(
-        data="digits",
-        side=8,
-        images=1198,
-        tested=599,
-        certified=32,
-        seeds=5,
-        cells=10,
-        layers=3,
-        nodes=2,
-        search_channels=4,
-        search_epochs=15,
-        warmup=4,
-        channels=4,
-        epochs={"standard": 40, "crown-ibp": 20},
-        pgd=0.05,
-    ),
+    "digits": DIGITS,
+    "digits-again": replace(DIGITS, first=100),
     "mnist": Preset(
         data="mnist",
         side=14,
@@ -150,10 +163,10 @@ def training_images(preset: Preset) -> Dataset:
 
 
 def test_images(preset: Preset) -> tuple[Dataset, Dataset]:
-    """(the images that accuracies are of, those among them that are certified), drawn by a fixed seed."""
+    """(the images that accuracies are of, those among them that are certified), drawn by the preset's seed."""
     part = _part(preset, train=False, count=None)
-    tested = select(_smaller(part, preset.side), preset.tested, seed=0)
-    return tested, select(tested, preset.certified, seed=0)
+    tested = select(_smaller(part, preset.side), preset.tested, seed=preset.first)
+    return tested, select(tested, preset.certified, seed=preset.first)
 
 
 def _part(preset: Preset, *, train: bool, count: int | None) -> Dataset:

@@ -130,7 +130,7 @@ def certify_network(preset: Preset, cell: Cell, name: str, norm: str, out: Path)
 
 def rank_cells(preset: Preset, arm: str, seed: int, out: Path) -> Entry:
     """An arm's metric of each random cell, within the supernet that the search `none` of this seed ended with."""
-    cells = [network(preset, Cell(RANDOM, number), {})[0] for number in range(preset.cells)]
+    cells = [network(preset, Cell(RANDOM, number), {})[0] for number in preset.drawn]
     return {"metric": measured_cells(preset, arm, seed, out, cells)}
 
 
