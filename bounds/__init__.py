@@ -8,7 +8,7 @@
 """
 
 from bounds.alpha import AlphaCrown, TunedCrown
-from bounds.errors import BoundsError, InvalidInput, UnsupportedOp
+from bounds.errors import BoundsError, InvalidInput, MemoryWarning, OutOfMemory, UnsupportedOp
 from bounds.estimates import Estimate, estimates
 from bounds.graph import Graph, Network, Node
 from bounds.interval import Interval
@@ -44,9 +44,11 @@ __all__ = [
     "Interval",
     "InvalidInput",
     "Linf",
+    "MemoryWarning",
     "Method",
     "Network",
     "Node",
+    "OutOfMemory",
     "Region",
     "Slope",
     "TunedCrown",

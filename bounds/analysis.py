@@ -14,7 +14,7 @@ from bounds.backward import lower_bound, lower_bound_from_boxes
 from bounds.cost import row_cost
 from bounds.graph import Network
 from bounds.interval import Interval
-from bounds.memory import Budget
+from bounds.memory import Blocks, Budget
 from bounds.ops import Nonlinear, rule_for
 from bounds.ops.rule import Tuning
 from bounds.patch import Patch
@@ -146,8 +146,6 @@ class Analysis:
         rows: the most of `counts`, which says how many each image has; the others are zero.
         """
         rows = max(counts, default=0)
-        cost = sides * row_cost(self.network, target, unit=sides == 2)
-        blocks = list(self.budget.chunks(counts, cost))
         for name in self.relaxed_before(target):
             if tunings is None:
                 self.relaxation(name)
@@ -167,19 +165,23 @@ class Analysis:
 
             return lower_bound(self.network, self.region.at(images), provide, target, some(images, chunk))
 
-        results: dict[tuple[int, ...], list[Tensor]] = {}
-        for group, chunk in blocks:
-            images = self._images(group)
-            if len(blocks) > 1 and torch.is_grad_enabled():
-                part = checkpoint(block, images, chunk, use_reentrant=False, preserve_rng_state=False)
-            else:
-                part = block(images, chunk)
-            results.setdefault(tuple(group), []).append(part.reshape(len(part), sides, -1))
-        whole = [torch.cat(parts, 2) for parts in results.values()]
-        found = torch.cat([F.pad(part, (0, rows - part.shape[2])) for part in whole])
-        place = torch.tensor([image for group in results for image in group], device=found.device)
-        joined = found.new_zeros(len(counts), sides, rows).index_copy(0, place, found)
-        return joined.squeeze(1) if sides == 1 else joined
+        def joined(blocks: Blocks) -> Tensor:
+            results: dict[tuple[int, ...], list[Tensor]] = {}
+            for group, chunk in blocks:
+                images = self._images(group)
+                if len(blocks) > 1 and torch.is_grad_enabled():
+                    part = checkpoint(block, images, chunk, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    part = block(images, chunk)
+                results.setdefault(tuple(group), []).append(part.reshape(len(part), sides, -1))
+            whole = [torch.cat(parts, 2) for parts in results.values()]
+            found = torch.cat([F.pad(part, (0, rows - part.shape[2])) for part in whole])
+            place = torch.tensor([image for group in results for image in group], device=found.device)
+            return found.new_zeros(len(counts), sides, rows).index_copy(0, place, found)
+
+        cost = sides * row_cost(self.network, target, unit=sides == 2)
+        found = self.budget.fitted(counts, cost, joined)
+        return found.squeeze(1) if sides == 1 else found
 
     def _images(self, group: list[int]) -> Images:
         """A group of images as an index, a slice where they follow each other."""

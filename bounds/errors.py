@@ -11,3 +11,11 @@ class UnsupportedOp(BoundsError):
 
 class InvalidInput(BoundsError):
     """A region, a row or a parameter that makes no sense."""
+
+
+class OutOfMemory(BoundsError, MemoryError):
+    """The device has no room for a bound, not even row by row; fewer images at a time may help."""
+
+
+class MemoryWarning(UserWarning):
+    """Memory ran out and work went on in smaller blocks: slower, with the same bounds."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from bounds.errors import InvalidInput
+from bounds.errors import InvalidInput, MemoryWarning, OutOfMemory
+
+Blocks = list[tuple[list[int], slice]]
+"""Of images, by their places, and of each the same rows."""
 
 CACHE_COEFFICIENTS = 4_000_000
 """On a CPU, chunks of about this many coefficients were fastest: larger ones leave the caches."""
@@ -17,16 +22,43 @@ IDLE_COEFFICIENTS = 500_000
 """What a block of images may have of rows that only fill it up; they cost what a block of its own would."""
 COPIES = 6
 """Coefficients, their image under the operator in hand, slopes, and temporaries of the same size."""
+LESS = "out of memory: going on with smaller blocks of rows, which give the same bounds in more time"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Budget:
-    """coefficients: how many may be alive at once."""
+    """coefficients: how many may be alive at once; held: how many turned out to fit, once memory ran out."""
 
     coefficients: int
+    held: int | None = field(default=None, init=False)
+
+    def fitted(self, counts: Sequence[int], cost: int, work: Callable[[Blocks], Tensor]) -> Tensor:
+        """`work` on the blocks of `chunks`, and once more on half as large ones whenever memory runs out.
+
+        Issues a MemoryWarning the first time.  Raises OutOfMemory where it runs out on a single row.
+        """
+        while True:
+            blocks = list(self.chunks(counts, cost))
+            try:
+                return work(blocks)
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
+            # here, where nothing refers to the tensors of the failed attempt any more
+            most = max(len(images) * (rows.stop - rows.start) for images, rows in blocks)
+            if most == 1:
+                raise OutOfMemory(
+                    f"out of memory: one row needs about {cost * COPIES * 8 / 2**20:.1f} MiB and the device has less; "
+                    "free some, give fewer images at a time, or take a cheaper method"
+                )
+            if self.held is None:
+                warnings.warn(LESS, MemoryWarning, stacklevel=2)
+            self.held = most * cost // 2
+            torch.cuda.empty_cache()
 
     def chunks(self, counts: Sequence[int], cost: int) -> Iterator[tuple[list[int], slice]]:
-        """Cut images of so many rows each into blocks (images, rows) of at most `coefficients` / `cost` rows.
+        """Cut images of so many rows each into blocks (images, rows) of at most `coefficients` / `cost` rows,
+        and of `held` / `cost` or a single one.
 
         Images of like counts go together, for a block has as many rows of each of its images as of the first.
         Raises InvalidInput if not even one row fits.
@@ -37,6 +69,8 @@ class Budget:
                 f"memory: one row needs {cost * COPIES * 8 / 2**20:.1f} MiB and the budget holds less; "
                 "give a larger memory="
             )
+        if self.held is not None:
+            room = max(1, min(room, self.held // cost))
         for images in _alike(counts, room, IDLE_COEFFICIENTS // cost):
             rows = counts[images[0]]
             for first in range(0, rows, room):
@@ -74,8 +108,14 @@ def budget(memory: int | None, dtype: torch.dtype, device: torch.device) -> Budg
     return Budget(max(floor, min(best, given // (COPIES * bytes_each))))
 
 
+def ran_out(error: RuntimeError) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def free_memory(device: torch.device) -> int:
-    """Free bytes on the device."""
+    """Free bytes on the device, with what torch holds of a GPU's and does not use."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from bounds.analysis import Analysis
 from bounds.boxes import boxes
-from bounds.errors import InvalidInput
+from bounds.errors import InvalidInput, OutOfMemory
 from bounds.forward import Zonotope as Forms
 from bounds.graph import Network
 from bounds.interval import Interval
-from bounds.memory import budget
+from bounds.memory import budget, ran_out
 from bounds.region import Region
 from bounds.relaxation import Slope
 
@@ -130,7 +130,8 @@ def lower_bounds(
 
     Differentiable in the network's parameters, the region's centre and radius, and the rows.  memory: bytes that
     coefficients may take (None: half of what is free); the result does not depend on it.
-    Raises InvalidInput where rows and images do not fit together, UnsupportedOp for an operator without a rule.
+    Raises InvalidInput where rows and images do not fit together, UnsupportedOp for an operator without a rule,
+    OutOfMemory where the device has no room.  Where smaller blocks of rows have, a MemoryWarning says so once.
     """
     out = network.graph.output_shape
     images = len(region.x)
@@ -149,7 +150,15 @@ def lower_bounds(
         return rows.new_zeros(rows.shape[:2])
     with _full_precision():
         analysis = Analysis(network, region, budget(memory, network.dtype, network.device), method.slope)
-        return method.lower(analysis, rows)
+        try:
+            return method.lower(analysis, rows)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            raise OutOfMemory(
+                f"out of memory: the bounds of {images} images do not fit on {network.device}; "
+                "give fewer images at a time, or take a cheaper method"
+            ) from error
 
 
 def output_bounds(network: Network, region: Region, method: Method, *, memory: int | None = None) -> Interval:

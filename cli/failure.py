@@ -1,7 +1,9 @@
-"""How a command ends early: one line on standard error and an exit code."""
+"""How a command ends early: one line on standard error and an exit code; how it warns: one line as well."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -26,6 +28,25 @@ def refusals() -> Iterator[None]:
         yield
     except (UserError, BoundsError) as error:
         raise Ended(f"error: {' '.join(str(error).split())}", REFUSED) from error
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """What the project's own code warns of is one line on standard error, however often it is said."""
+    others, told = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.partition(".")[0] not in ("bounds", "certnas"):
+            others(message, category, *where, **more)
+        elif str(message) not in told:
+            told.add(str(message))
+            click.echo(f"certnas: {message}", err=True)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def one_line(error: click.ClickException) -> str:

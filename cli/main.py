@@ -10,7 +10,7 @@ from cli.certify import certify
 from cli.check import check
 from cli.convert import convert
 from cli.crosscheck import crosscheck
-from cli.failure import INTERRUPTED, Ended, one_line
+from cli.failure import INTERRUPTED, Ended, one_line, told_once
 from cli.genotypes import genotypes
 from cli.inspect import inspect
 from cli.run import run
@@ -26,7 +26,8 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
         try:
-            code = super().main(*args, **kwargs)
+            with told_once():
+                code = super().main(*args, **kwargs)
         except Ended as ended:
             line, code = ended.line, ended.code
         except click.Abort:

@@ -60,7 +60,10 @@ class Certifier:
         self._prover: Prover | None = None
 
     def __call__(self, batch: Batch, tell: Callable[[Progress], None]) -> Certificates:
-        """The certificates of the batch; `tell` is given where it stands, as if it were all."""
+        """The certificates of the batch; `tell` is given where it stands, as if it were all.
+
+        Where the device has no room for it, those of its two halves.  Raises bounds.OutOfMemory for a single image.
+        """
         request, size = self.request, len(batch.index)
         x, y = batch.x.detach().to(self.device), batch.y.detach().to(self.device, torch.long)
         if self._prover is None:
@@ -70,7 +73,15 @@ class Certifier:
         def told(stage: str, images: int, bracket: Bracket | None) -> None:
             tell(_progress(size, stage, images, bracket))
 
-        return certify_batch(request, self._prover, x, y, batch.index, told)
+        try:
+            return certify_batch(request, self._prover, x, y, batch.index, told)
+        except bounds.OutOfMemory:
+            if size == 1:
+                raise
+        # here, where nothing refers to the tensors of the failed attempt any more
+        return Certificates.join(
+            [self(part, tell) for part in batches(batch.x, batch.y, batch.index, (size + 1) // 2)]
+        )
 
 
 @dataclass(frozen=True)
