@@ -3,6 +3,7 @@
 import random
 import sys
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ import torch
 from lirpa_networks import CASES, images, on_stem, ready
 from torch import Tensor, nn
 
-from certnas.crosscheck import LirpaBounds, OracleUnusable, auto_lirpa, auto_lirpa_bounds
+from certnas.crosscheck import (
+    Converted,
+    LirpaBounds,
+    OracleUnusable,
+    auto_lirpa,
+    auto_lirpa_bounds,
+    lirpa_library,
+)
 from certnas.errors import UserError
 
 
@@ -58,9 +66,9 @@ def test_a_clean_output_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_missing_package_is_one_line_that_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise auto_lirpa.importlib.metadata.PackageNotFoundError(name)
+        raise lirpa_library.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(auto_lirpa.importlib.metadata, "version", missing)
+    monkeypatch.setattr(lirpa_library.importlib.metadata, "version", missing)
     with pytest.raises(UserError, match="uv sync --group test") as caught:
         run(ready(CASES["mlp"].build))
     assert "\n" not in str(caught.value)
@@ -71,3 +79,45 @@ def test_arguments_it_does_not_know_are_refused(options: dict[str, str]) -> None
     arguments = {"norm": "linf", "method": "IBP", **options}
     with pytest.raises(UserError, match="is not one of"):
         auto_lirpa_bounds(ready(CASES["mlp"].build), images(), 0.1, **arguments)
+
+
+EACH = torch.tensor([0.02, 0.3, 0.07], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("conv_mode", ["matrix", "patches"])
+@pytest.mark.parametrize(
+    ("case", "norm", "method"),
+    [
+        *product(("mlp", "cnn"), ("linf", "l2"), ("IBP", "CROWN-IBP")),
+        *product(("mlp",), ("linf", "l2"), ("CROWN",)),
+    ],
+)
+def test_radii_for_each_image_give_the_bounds_of_separate_calls(
+    case: str, norm: auto_lirpa.Norm, method: auto_lirpa.Method, conv_mode: auto_lirpa.ConvMode
+) -> None:
+    """One conversion serves batches of two sizes, one radius for all and one for each image."""
+    x, model = images(3), ready(CASES[case].build)
+    converted = Converted(model, x, norm, conv_mode=conv_mode)
+    together = converted.bounds(x, EACH, method=method)
+    for n, radius in enumerate(EACH.tolist()):
+        alone = auto_lirpa_bounds(model, x[n : n + 1], radius, norm, method=method, conv_mode=conv_mode)
+        for found in (converted.bounds(x[n : n + 1], radius, method=method), alone):
+            torch.testing.assert_close(together.lower[n : n + 1], found.lower, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(together.upper[n : n + 1], found.upper, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("conv_mode", ["matrix", "patches"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_crown_of_radii_for_each_image_is_that_of_their_company(
+    norm: auto_lirpa.Norm, conv_mode: auto_lirpa.ConvMode
+) -> None:
+    """Where convolutions follow, bounds depend on the others in the batch: equal radii give one radius's bounds."""
+    x, model = images(3), ready(CASES["cnn"].build)
+    converted = Converted(model, x, norm, conv_mode=conv_mode)
+    converted.bounds(x, EACH, method="CROWN")
+    each = converted.bounds(x, torch.full((3,), 0.07, dtype=torch.float64), method="CROWN")
+    one = converted.bounds(x, 0.07, method="CROWN")
+    fresh = auto_lirpa_bounds(model, x, 0.07, norm, method="CROWN", conv_mode=conv_mode)
+    for found in (each, one):
+        torch.testing.assert_close(found.lower, fresh.lower, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.upper, fresh.upper, rtol=1e-9, atol=1e-9)

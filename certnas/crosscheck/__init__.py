@@ -1,20 +1,22 @@
 """Other tools' bounds for the same network, region and rows, to compare with ours."""
 
 from certnas.crosscheck.auto_lirpa import (
+    Converted,
     LirpaBounds,
     Method,
     Norm,
     OracleUnusable,
     auto_lirpa_bounds,
-    lirpa_version,
 )
 from certnas.crosscheck.comparison import METHODS, TOLERANCE, Comparison, compare
+from certnas.crosscheck.lirpa_library import lirpa_version
 from certnas.crosscheck.sharding import Crosscheck, Part, joined, parts
 
 __all__ = [
     "METHODS",
     "TOLERANCE",
     "Comparison",
+    "Converted",
     "Crosscheck",
     "LirpaBounds",
     "Method",

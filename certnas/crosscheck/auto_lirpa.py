@@ -1,27 +1,16 @@
 """auto_LiRPA as an oracle: the same bounds by other people's code, refused where it is known to be wrong."""
 
-import contextlib
 import copy
-import importlib
-import importlib.metadata
-import importlib.util
-import inspect
-import io
-import logging
 import math
-import re
-import sys
 import time
-import types
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from certnas.crosscheck.lirpa_library import auto_lirpa, bounded_module, one_line
 from certnas.errors import UserError
 from certnas.models.normalize import Normalize
 
@@ -32,8 +21,6 @@ ConvMode = Literal["matrix", "patches"]
 _ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 _METHODS = ("IBP", "CROWN-IBP", "CROWN")
 _CLEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
-_NEEDS_SHIM_BELOW = (0, 4)
-_ATEN_FALLBACK_OPSET = 12
 
 
 class OracleUnusable(ValueError):
@@ -56,13 +43,15 @@ class LirpaBounds:
     """Its own evaluation of the network at the centre. [N, K]"""
     version: str
     seconds: float
-    """Time of the bound computation alone, without the conversion of the model."""
+    """Wall-clock time of the bound computation alone, without the conversion of the model."""
+    cpu_seconds: float
+    """The same of this process's processors."""
 
 
 def auto_lirpa_bounds(
     model: nn.Module,
     x: Tensor,
-    eps: float,
+    eps: float | Tensor,
     norm: Norm,
     *,
     method: Method,
@@ -72,9 +61,9 @@ def auto_lirpa_bounds(
 ) -> LirpaBounds:
     """Bounds of rows·f over the ball of radius eps round x (not cut to a box), by auto_LiRPA, in x's dtype.
 
-    x [N, *shape]; eps in input units of the model; rows [N, S, K], all logits when None. The model must map
-    [N, *shape] to [N, K]; it is copied, never changed. Under CROWN a unit that intervals prove stable for
-    every image keeps them and any other gets backward bounds: an image's bounds depend on its company.
+    x [N, *shape]; eps in input units of the model, one for all or [N]; rows [N, S, K], all logits when None. The
+    model must map [N, *shape] to [N, K]; it is copied, never changed. Under CROWN a unit that intervals prove
+    stable for every image keeps them and any other gets backward bounds: an image's bounds depend on its company.
     Its alpha-CROWN is not offered: version 0.3 leaves the slopes where they were under a current torch.
 
     Raises OracleUnusable when auto_LiRPA raises, or, unless allow_unsound, when its clean output is not the
@@ -83,39 +72,91 @@ def auto_lirpa_bounds(
 
     Xu et al. 2020, "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond".
     """
-    if norm not in _ORDERS:
-        raise UserError(f"norm {norm!r} of auto_lirpa_bounds is not one of {', '.join(_ORDERS)}")
-    if method not in _METHODS:
-        raise UserError(f"method {method!r} of auto_lirpa_bounds is not one of {', '.join(_METHODS)}")
-    if x.dtype not in _CLEAN_TOLERANCE:
-        raise UserError(f"auto_lirpa_bounds takes x in float32 or float64, got {x.dtype}")
-    model = _with_batch_axis(copy.deepcopy(model).eval().to(x))
-    x = x.detach()
-    with torch.no_grad():
-        expected = model(x)
-    if rows is None:
-        rows = torch.eye(expected.shape[1]).to(expected).expand(x.shape[0], -1, -1)
-    with _auto_lirpa(x.dtype) as (library, version):
-        try:
-            bounded = _bounded_module(library)(model, x, bound_opts={"conv_mode": conv_mode})
-            with torch.no_grad():
-                clean = bounded(x).clone()
-        except Exception as error:
-            raise OracleUnusable(f"conversion failed: {type(error).__name__}: {_one_line(error)}") from error
-        why = _known_wrong(bounded, norm, conv_mode) or _clean_differs(clean, expected)
+    _check_method(method)
+    converted = Converted(model, x, norm, conv_mode=conv_mode, allow_unsound=allow_unsound)
+    return converted.bounds(x, eps, method=method, rows=rows)
+
+
+class Converted:
+    """A model in auto_LiRPA's form: converted once, for batches like x, and bounded any number of times."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        norm: Norm,
+        *,
+        conv_mode: ConvMode = "matrix",
+        allow_unsound: bool = False,
+    ) -> None:
+        """Of x [N, *shape] only shape, dtype and device matter.  Raises as `auto_lirpa_bounds` does."""
+        if norm not in _ORDERS:
+            raise UserError(f"norm {norm!r} of auto_lirpa_bounds is not one of {', '.join(_ORDERS)}")
+        if x.dtype not in _CLEAN_TOLERANCE:
+            raise UserError(f"auto_lirpa_bounds takes x in float32 or float64, got {x.dtype}")
+        self.norm, self.allow_unsound = norm, allow_unsound
+        self.model = _with_batch_axis(copy.deepcopy(model).eval().to(x))
+        with torch.no_grad():
+            self.model(x.detach())
+        with auto_lirpa(x.dtype) as (library, _):
+            try:
+                self.bounded = bounded_module(library)(
+                    self.model, x.detach(), bound_opts={"conv_mode": conv_mode}
+                )
+            except Exception as error:
+                raise OracleUnusable(
+                    f"conversion failed: {type(error).__name__}: {one_line(error)}"
+                ) from error
+        for node in self.bounded.children():
+            if type(node).__name__ == "BoundConv":
+                node.interval_propagate = partial(_by_image, node.interval_propagate)
+        why = _known_wrong(self.bounded, norm, conv_mode)
         if why and not allow_unsound:
             raise OracleUnusable(why)
-        ball = library.perturbations.PerturbationLpNorm(norm=_ORDERS[norm], eps=eps)
-        start = time.perf_counter()
-        try:
-            with torch.no_grad():
-                lower, upper = bounded.compute_bounds(
+
+    def bounds(
+        self, x: Tensor, eps: float | Tensor, *, method: Method, rows: Tensor | None = None
+    ) -> LirpaBounds:
+        """As `auto_lirpa_bounds`, of which this is the part after the conversion."""
+        _check_method(method)
+        x = x.detach()
+        with auto_lirpa(x.dtype) as (library, version), torch.no_grad():
+            expected = self.model(x)
+            if rows is None:
+                rows = torch.eye(expected.shape[1]).to(expected).expand(x.shape[0], -1, -1)
+            try:
+                clean = self.bounded(x).clone()
+            except Exception as error:
+                raise OracleUnusable(
+                    f"evaluation failed: {type(error).__name__}: {one_line(error)}"
+                ) from error
+            why = _clean_differs(clean, expected)
+            if why and not self.allow_unsound:
+                raise OracleUnusable(why)
+            if isinstance(eps, Tensor):
+                # against an image where a ball is a box, against [N, rows] where a dual norm is multiplied
+                eps = eps.to(x).reshape(-1, *[1] * (x.dim() - 1 if self.norm == "linf" else 1))
+            ball = library.perturbations.PerturbationLpNorm(norm=_ORDERS[self.norm], eps=eps)
+            start, cpu = time.perf_counter(), time.process_time()
+            try:
+                lower, upper = self.bounded.compute_bounds(
                     x=(library.BoundedTensor(x, ball),), C=rows.to(x).detach(), method=method
                 )
-        except Exception as error:
-            raise OracleUnusable(f"{method} failed: {type(error).__name__}: {_one_line(error)}") from error
-        seconds = time.perf_counter() - start
-    return LirpaBounds(lower, upper, clean, version, seconds)
+            except Exception as error:
+                raise OracleUnusable(f"{method} failed: {type(error).__name__}: {one_line(error)}") from error
+            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+        return LirpaBounds(lower, upper, clean, version, seconds, cpu_seconds)
+
+
+def _check_method(method: str) -> None:
+    if method not in _METHODS:
+        raise UserError(f"method {method!r} of auto_lirpa_bounds is not one of {', '.join(_METHODS)}")
+
+
+def _by_image(interval_propagate: Any, *operands: Any, C: Any = None) -> tuple[Tensor, ...]:
+    """A convolution's intervals [N, C, H, W], to which one l2 or l1 radius for each image adds an axis in front."""
+    found = interval_propagate(*operands, C=C)
+    return tuple(side.flatten(0, 1) if side.dim() == 5 else side for side in found)
 
 
 def _with_batch_axis(model: nn.Module) -> nn.Module:
@@ -124,21 +165,6 @@ def _with_batch_axis(model: nn.Module) -> nn.Module:
         if isinstance(module, Normalize):
             module.mean, module.std = module.mean.unsqueeze(0), module.std.unsqueeze(0)
     return model
-
-
-def _bounded_module(library: Any) -> Any:
-    """auto_LiRPA's BoundedModule, able to list its parameters under a torch newer than it knows."""
-    original = library.BoundedModule
-    if "remove_duplicate" in inspect.signature(original._named_members).parameters:
-        return original
-
-    class BoundedModule(original):  # type: ignore[misc, valid-type]
-        def _named_members(
-            self, get_members_fn: Any, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-        ) -> Any:
-            return super()._named_members(get_members_fn, prefix, recurse)
-
-    return BoundedModule
 
 
 def _known_wrong(bounded: nn.Module, norm: Norm, conv_mode: ConvMode) -> str | None:
@@ -189,79 +215,3 @@ def _clean_differs(clean: Tensor, expected: Tensor) -> str | None:
     if not difference <= _CLEAN_TOLERANCE[expected.dtype] * scale:
         return f"its clean output differs from the model's by {difference:.3g}"
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def lirpa_version() -> str:
-    """The installed version of auto_LiRPA.  Raises UserError where there is none."""
-    try:
-        return importlib.metadata.version("auto_LiRPA")
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(
-            "the cross-check needs auto_LiRPA, which is not installed; "
-            "get it with `uv sync --group test` or `pip install --no-deps auto_LiRPA==0.3 appdirs tqdm`"
-        ) from None
-
-
-@contextlib.contextmanager
-def _auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
-    """auto_LiRPA imported; everything that it or its shim changes in this process is put back at the end."""
-    version = lirpa_version()
-    root, default_dtype = logging.getLogger(), torch.get_default_dtype()
-    handlers = list(root.handlers)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("ignore")
-        stack.enter_context(torch.random.fork_rng())
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        for switch in (torch._C._jit_set_profiling_executor, torch._C._jit_set_profiling_mode):
-            stack.callback(switch, switch(True))
-        stack.callback(lambda: root.handlers.__setitem__(slice(None), handlers))
-        stack.callback(torch.set_default_dtype, default_dtype)
-        torch.set_default_dtype(dtype)
-        if _release(version) < _NEEDS_SHIM_BELOW:
-            stack.enter_context(_shim())
-        try:
-            library = importlib.import_module("auto_LiRPA")
-            importlib.import_module("auto_LiRPA.perturbations")
-        except ImportError as error:
-            raise UserError(
-                f"auto_LiRPA {version} cannot be imported ({_one_line(error)}); get what it needs with "
-                "`uv sync --group test` or `pip install appdirs tqdm setuptools`"
-            ) from error
-        yield library, version
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-
-
-@contextlib.contextmanager
-def _shim() -> Iterator[None]:
-    """What auto_LiRPA 0.3 expects of numpy 1 and torch 1.12, put where it looks for it, while inside."""
-    node: Any = torch._C.Node
-    symbolic: Any = importlib.import_module("torch.onnx.symbolic_helper")
-    exporter: Any = importlib.import_module("torch.onnx.utils")._optimize_graph.__module__
-    export_settings: Any = importlib.import_module(exporter).GLOBALS
-
-    def set_opset(version: int) -> None:
-        export_settings.export_onnx_opset_version = version
-
-    with contextlib.ExitStack() as stack:
-        stack.callback(set_opset, export_settings.export_onnx_opset_version)
-        if importlib.util.find_spec("numpy.lib.arraysetops") is None:
-            module: Any = types.ModuleType("numpy.lib.arraysetops")
-            module.isin = np.isin
-            sys.modules[module.__name__] = module
-            stack.callback(sys.modules.pop, module.__name__)
-        if not hasattr(symbolic, "_set_opset_version"):
-            symbolic._set_opset_version = set_opset
-            stack.callback(delattr, symbolic, "_set_opset_version")
-        if not hasattr(node, "__getitem__"):
-            node.__getitem__ = lambda self, name: getattr(self, self.kindOf(name))(name)
-            stack.callback(delattr, node, "__getitem__")
-        yield

@@ -186,4 +186,5 @@ def _theirs(
     lower, upper, clean = (
         torch.cat([getattr(one, name) for one in alone]) for name in ("lower", "upper", "clean")
     )
-    return LirpaBounds(lower, upper, clean, alone[0].version, sum(one.seconds for one in alone))
+    seconds, cpu_seconds = sum(one.seconds for one in alone), sum(one.cpu_seconds for one in alone)
+    return LirpaBounds(lower, upper, clean, alone[0].version, seconds, cpu_seconds)
