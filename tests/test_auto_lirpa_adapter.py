@@ -3,15 +3,18 @@
 import random
 import sys
 import warnings
+from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from lirpa_networks import CASES, images, on_stem, ready
+from lirpa_networks import CASES, CLASSES, images, on_stem, ready
+from oracles import descend_region, sample_region
 from torch import Tensor, nn
 
 from certnas.crosscheck import (
+    Ascent,
     Converted,
     LirpaBounds,
     OracleUnusable,
@@ -121,3 +124,29 @@ def test_crown_of_radii_for_each_image_is_that_of_their_company(
     for found in (each, one):
         torch.testing.assert_close(found.lower, fresh.lower, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(found.upper, fresh.upper, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("conv_mode", ["matrix", "patches"])
+def test_crown_optimized_improves_on_crown_and_holds_at_points(
+    conv_mode: auto_lirpa.ConvMode, dtype: torch.dtype
+) -> None:
+    """Its slopes move under this torch, and leave no trace in what is computed after."""
+    x, model = images(), ready(CASES["cnn"].build)
+    points = [sample_region(x, 0.1, "linf", count=300, generator=torch.Generator().manual_seed(0))]
+    for row in torch.eye(CLASSES).double():
+        points += [descend_region(model, sign * row, x, 0.1, "linf") for sign in (1, -1)]
+    with torch.no_grad():
+        reached = model(torch.cat(points).flatten(0, 1)).reshape(-1, len(x), CLASSES)
+    x = x.to(dtype)
+    converted = Converted(model.to(dtype), x, "linf", conv_mode=conv_mode)
+    bound = partial(converted.bounds, x, 0.1)
+    crown, found = (bound(method=method) for method in ("CROWN", "CROWN-Optimized"))
+    first = bound(method="CROWN-Optimized", ascent=Ascent(iterations=1))
+    assert not found.lower.requires_grad and found.lower.dtype == dtype
+    for start in (crown, first):
+        assert ((found.upper - found.lower) < 0.99 * (start.upper - start.lower)).all()
+    assert (found.lower - 1e-5 <= reached).all() and (found.upper + 1e-5 >= reached).all()
+    alone = bound(method="CROWN-Optimized", upper=False)
+    assert torch.equal(alone.lower, found.lower) and alone.upper.isposinf().all()
+    assert torch.equal(bound(method="CROWN").lower, crown.lower)

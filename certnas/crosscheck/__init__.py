@@ -1,6 +1,7 @@
 """Other tools' bounds for the same network, region and rows, to compare with ours."""
 
 from certnas.crosscheck.auto_lirpa import (
+    Ascent,
     Converted,
     LirpaBounds,
     Method,
@@ -15,6 +16,7 @@ from certnas.crosscheck.sharding import Crosscheck, Part, joined, parts
 __all__ = [
     "METHODS",
     "TOLERANCE",
+    "Ascent",
     "Comparison",
     "Converted",
     "Crosscheck",

@@ -14,12 +14,12 @@ from certnas.crosscheck.lirpa_library import auto_lirpa, bounded_module, one_lin
 from certnas.errors import UserError
 from certnas.models.normalize import Normalize
 
-Method = Literal["IBP", "CROWN-IBP", "CROWN"]
+Method = Literal["IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized"]
 Norm = Literal["linf", "l2", "l1"]
 ConvMode = Literal["matrix", "patches"]
 
 _ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
-_METHODS = ("IBP", "CROWN-IBP", "CROWN")
+_METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
 _CLEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
@@ -32,13 +32,27 @@ class OracleUnusable(ValueError):
 
 
 @dataclass(frozen=True)
+class Ascent:
+    """How CROWN-Optimized looks for slopes, by default as auto_LiRPA does.
+
+    iterations: bounds it evaluates, CROWN's the first; between two lies a step of Adam, `step` in size at first.
+    """
+
+    iterations: int = 20
+    step: float = 0.5
+
+
+DEFAULT = Ascent()
+
+
+@dataclass(frozen=True)
 class LirpaBounds:
     """auto_LiRPA's bounds of the rows: lower ≤ rows·f(x') ≤ upper is its claim, not ours."""
 
     lower: Tensor
     """[N, S]"""
     upper: Tensor
-    """[N, S]"""
+    """[N, S], +∞ where only lower bounds were asked for"""
     clean: Tensor
     """Its own evaluation of the network at the centre. [N, K]"""
     version: str
@@ -56,6 +70,8 @@ def auto_lirpa_bounds(
     *,
     method: Method,
     rows: Tensor | None = None,
+    upper: bool = True,
+    ascent: Ascent = DEFAULT,
     conv_mode: ConvMode = "matrix",
     allow_unsound: bool = False,
 ) -> LirpaBounds:
@@ -64,7 +80,7 @@ def auto_lirpa_bounds(
     x [N, *shape]; eps in input units of the model, one for all or [N]; rows [N, S, K], all logits when None. The
     model must map [N, *shape] to [N, K]; it is copied, never changed. Under CROWN a unit that intervals prove
     stable for every image keeps them and any other gets backward bounds: an image's bounds depend on its company.
-    Its alpha-CROWN is not offered: version 0.3 leaves the slopes where they were under a current torch.
+    CROWN-Optimized is α-CROWN, lower and upper bounds one after the other; `ascent` is for it alone.
 
     Raises OracleUnusable when auto_LiRPA raises, or, unless allow_unsound, when its clean output is not the
     model's or the case is one where it is known to return wrong bounds; UserError when it is not installed
@@ -74,7 +90,7 @@ def auto_lirpa_bounds(
     """
     _check_method(method)
     converted = Converted(model, x, norm, conv_mode=conv_mode, allow_unsound=allow_unsound)
-    return converted.bounds(x, eps, method=method, rows=rows)
+    return converted.bounds(x, eps, method=method, rows=rows, upper=upper, ascent=ascent)
 
 
 class Converted:
@@ -95,7 +111,7 @@ class Converted:
         if x.dtype not in _CLEAN_TOLERANCE:
             raise UserError(f"auto_lirpa_bounds takes x in float32 or float64, got {x.dtype}")
         self.norm, self.allow_unsound = norm, allow_unsound
-        self.model = _with_batch_axis(copy.deepcopy(model).eval().to(x))
+        self.model = _with_batch_axis(copy.deepcopy(model).eval().to(x)).requires_grad_(False)
         with torch.no_grad():
             self.model(x.detach())
         with auto_lirpa(x.dtype) as (library, _):
@@ -115,7 +131,14 @@ class Converted:
             raise OracleUnusable(why)
 
     def bounds(
-        self, x: Tensor, eps: float | Tensor, *, method: Method, rows: Tensor | None = None
+        self,
+        x: Tensor,
+        eps: float | Tensor,
+        *,
+        method: Method,
+        rows: Tensor | None = None,
+        upper: bool = True,
+        ascent: Ascent = DEFAULT,
     ) -> LirpaBounds:
         """As `auto_lirpa_bounds`, of which this is the part after the conversion."""
         _check_method(method)
@@ -137,15 +160,24 @@ class Converted:
                 # against an image where a ball is a box, against [N, rows] where a dual norm is multiplied
                 eps = eps.to(x).reshape(-1, *[1] * (x.dim() - 1 if self.norm == "linf" else 1))
             ball = library.perturbations.PerturbationLpNorm(norm=_ORDERS[self.norm], eps=eps)
+            search = {"iteration": ascent.iterations, "lr_alpha": ascent.step}
+            self.bounded.bound_opts["optimize_bound_args"].update(search)
+            for relu in (
+                self.bounded.relus
+            ):  # what an earlier CROWN-Optimized left would decide which units get bounds
+                vars(relu).pop("alpha_lookup_idx", None)
+            asked, specification = (library.BoundedTensor(x, ball),), rows.to(x).detach()
             start, cpu = time.perf_counter(), time.process_time()
             try:
-                lower, upper = self.bounded.compute_bounds(
-                    x=(library.BoundedTensor(x, ball),), C=rows.to(x).detach(), method=method
-                )
+                with torch.set_grad_enabled(method == "CROWN-Optimized"):
+                    lower, above = self.bounded.compute_bounds(
+                        x=asked, C=specification, method=method, bound_upper=upper
+                    )
             except Exception as error:
                 raise OracleUnusable(f"{method} failed: {type(error).__name__}: {one_line(error)}") from error
             seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
-        return LirpaBounds(lower, upper, clean, version, seconds, cpu_seconds)
+        above = torch.full_like(lower, math.inf) if above is None else above
+        return LirpaBounds(lower.detach(), above.detach(), clean, version, seconds, cpu_seconds)
 
 
 def _check_method(method: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from certnas.errors import UserError
 
@@ -46,7 +47,7 @@ def auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         for switch in (torch._C._jit_set_profiling_executor, torch._C._jit_set_profiling_mode):
-            stack.callback(switch, switch(True))
+            stack.callback(switch, switch(False))  # as its first import leaves them
         stack.callback(lambda: root.handlers.__setitem__(slice(None), handlers))
         stack.callback(torch.set_default_dtype, default_dtype)
         torch.set_default_dtype(dtype)
@@ -60,6 +61,8 @@ def auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
                 f"auto_LiRPA {version} cannot be imported ({one_line(error)}); get what it needs with "
                 "`uv sync --group test` or `pip install appdirs tqdm setuptools`"
             ) from error
+        if _release(version) < _NEEDS_SHIM_BELOW:
+            stack.enter_context(_slopes_that_move())
         yield library, version
 
 
@@ -111,3 +114,28 @@ def _shim() -> Iterator[None]:
             node.__getitem__ = lambda self, name: getattr(self, self.kindOf(name))(name)
             stack.callback(delattr, node, "__getitem__")
         yield
+
+
+@contextlib.contextmanager
+def _slopes_that_move() -> Iterator[None]:
+    """auto_LiRPA 0.3's ReLU with a gradient for slopes of 0 and 1, where all of them start.
+
+    It clamps slopes that are in [0, 1] already, and torch's clamp no longer passes a gradient at its ends.
+    """
+    relu: Any = importlib.import_module("auto_LiRPA.operators.activation").BoundRelu
+    original = relu.__dict__["_relu_mask_alpha"]
+    relu._relu_mask_alpha = staticmethod(_lower_slopes)
+    try:
+        yield
+    finally:
+        relu._relu_mask_alpha = original
+
+
+def _lower_slopes(
+    lower: Tensor, upper: Tensor, *slopes: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Slopes below a ReLU on [lower, upper], 1 where it is active and 0 where not; whether no unit is ever active."""
+    active, inactive = lower >= 0, upper <= 0
+    free, one = (~active & ~inactive).to(lower), active.to(lower)
+    of_lower, of_upper = (None if slope is None else slope * free + one for slope in slopes)
+    return of_lower, of_upper, inactive.all()
