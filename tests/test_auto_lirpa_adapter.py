@@ -84,6 +84,11 @@ def test_arguments_it_does_not_know_are_refused(options: dict[str, str]) -> None
         auto_lirpa_bounds(ready(CASES["mlp"].build), images(), 0.1, **arguments)
 
 
+def test_an_ascent_of_no_evaluation_is_refused() -> None:
+    with pytest.raises(UserError, match=r"iterations ≥ 1 and step > 0, got 0 and 0\.5"):
+        Ascent(iterations=0)
+
+
 EACH = torch.tensor([0.02, 0.3, 0.07], dtype=torch.float64)
 
 

@@ -41,6 +41,12 @@ class Ascent:
     iterations: int = 20
     step: float = 0.5
 
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.step <= 0:
+            raise UserError(
+                f"Ascent takes iterations ≥ 1 and step > 0, got {self.iterations} and {self.step:g}"
+            )
+
 
 DEFAULT = Ascent()
 
@@ -162,9 +168,7 @@ class Converted:
             ball = library.perturbations.PerturbationLpNorm(norm=_ORDERS[self.norm], eps=eps)
             search = {"iteration": ascent.iterations, "lr_alpha": ascent.step}
             self.bounded.bound_opts["optimize_bound_args"].update(search)
-            for relu in (
-                self.bounded.relus
-            ):  # what an earlier CROWN-Optimized left would decide which units get bounds
+            for relu in self.bounded.relus:  # an earlier CROWN-Optimized would decide which units get bounds
                 vars(relu).pop("alpha_lookup_idx", None)
             asked, specification = (library.BoundedTensor(x, ball),), rows.to(x).detach()
             start, cpu = time.perf_counter(), time.process_time()
