@@ -1,0 +1,189 @@
+"""α-CROWN's bounds against time, by us and by auto_LiRPA in the same process: the whole curve of each."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import bounds
+from benchmarks.record import Record, options
+from benchmarks.third_party import NETWORKS
+from certnas.crosscheck import Ascent, Converted
+from certnas.runs import write_atomically
+
+EPS = {"mnist_cnn_small": 0.1, "mnist_a_adv": 0.1, "cifar_2c2f": 2 / 255, "resnet2b": 1 / 255}
+IMAGES = {"mnist_cnn_small": 5, "mnist_a_adv": 5, "cifar_2c2f": 5, "resnet2b": 1}
+BUDGETS = (0, 1, 2, 5, 10, 20, 50)
+"""Iterations of each run; 0 is CROWN."""
+STEPS = (0.1, 0.5)
+"""Adam's first step on slopes in [0, 1]: by default of `bounds.AlphaCrown` and of auto_LiRPA."""
+OURS, THEIRS = "certnas", "auto_LiRPA"
+EQUAL = 1e-5
+"""Bounds this close, over 1 + |bound|, count as equal."""
+
+Run = Callable[[int, float], tuple[Tensor, float, float]]
+"""(iterations, step) -> lower bounds of the rows [1, S], wall and CPU seconds."""
+Curve = list[tuple[float, float]]
+"""CPU seconds and bound of each budget."""
+
+
+def ours(net: bounds.Network, x: Tensor, rows: Tensor, eps: float) -> Run:
+    """α-CROWN of `bounds`, a run from the start for each budget."""
+
+    def run(iterations: int, step: float) -> tuple[Tensor, float, float]:
+        method = bounds.AlphaCrown(iterations=iterations, step=step) if iterations else bounds.Crown()
+        began, cpu = perf_counter(), process_time()
+        lower = bounds.lower_bounds(net, bounds.Linf(x, eps), rows, method).detach()
+        return lower, perf_counter() - began, process_time() - cpu
+
+    return run
+
+
+def theirs(converted: Converted, x: Tensor, rows: Tensor, eps: float) -> Run:
+    """CROWN-Optimized of auto_LiRPA, lower bounds alone; its conversion is not timed."""
+
+    def run(iterations: int, step: float) -> tuple[Tensor, float, float]:
+        bound = partial(converted.bounds, x, eps, rows=rows, upper=False)
+        if iterations:
+            found = bound(method="CROWN-Optimized", ascent=Ascent(iterations, step))
+        else:
+            found = bound(method="CROWN")
+        return found.lower, found.seconds, found.cpu_seconds
+
+    return run
+
+
+def measure(name: str, place: int, budgets: Iterable[int]) -> dict[str, Any]:
+    """The curves of both sides for one test image: budgets take turns, sides within them.
+
+    bound, worst: the mean and the least of the lower bounds of the nine margins, in logits.
+    """
+    trained = NETWORKS[name]
+    model, (x, y) = trained.module().requires_grad_(False), trained.images(place + 1)
+    x, rows = x[place:], bounds.margins(y[place:], 10)
+    net = bounds.trace(model, x).bind()
+    sides = {
+        OURS: ours(net, x, rows, EPS[name]),
+        THEIRS: theirs(Converted(model, x, "linf", conv_mode="patches"), x, rows, EPS[name]),
+    }
+    for side in sides.values():  # warms up
+        side(2, STEPS[0])
+    points: dict[str, dict[str, dict[str, float]]] = {
+        f"{side}, step {step}": {} for side, step in product(sides, STEPS)
+    }
+    for budget, step, (side, run) in product(budgets, STEPS, sides.items()):
+        lower, seconds, cpu = run(budget, step)
+        points[f"{side}, step {step}"][str(budget)] = {
+            "bound": float(lower.mean()),
+            "worst": float(lower.min()),
+            "cpu_seconds": cpu,
+            "seconds": seconds,
+        }
+    return {"eps": EPS[name], "points": points}
+
+
+def curves(record: Record, name: str) -> dict[str, Curve]:
+    """Of each contestant: means over the images that are measured."""
+    found = [entry["points"] for key, entry in record.entries.items() if key.startswith(f"{name} | ")]
+    result: dict[str, Curve] = {}
+    for contestant in found[0] if found else ():
+        for budget in found[0][contestant]:
+            own = [points[contestant][budget] for points in found]
+            means = (sum(point[figure] for point in own) / len(own) for figure in ("cpu_seconds", "bound"))
+            result.setdefault(contestant, []).append(tuple(means))
+    return result
+
+
+def at_their_times(found: Mapping[str, Curve]) -> list[tuple[str, float, float, float]]:
+    """For each of their points: whose, its time and bound, and our best bound of no later time, −∞ where none.
+
+    Ours is any step's best: what a user of one tool gets who knows the better step.
+    """
+    mine = [point for contestant, curve in found.items() if contestant.startswith(OURS) for point in curve]
+    return [
+        (contestant, time, bound, max((b for t, b in mine if t <= time), default=-torch.inf))
+        for contestant, curve in found.items()
+        if contestant.startswith(THEIRS)
+        for time, bound in curve
+    ]
+
+
+def behind(bound: float, own: float) -> bool:
+    """Whether ours is the looser one by more than rounding."""
+    return own < bound - EQUAL * (1 + abs(bound))
+
+
+def tables(record: Record, names: Iterable[str]) -> list[Table]:
+    """Every point of every curve; then their points against our bounds at that time."""
+    shown = Table(title="mean lower bound of the margins (CPU seconds an image) by iterations")
+    budgets = [str(budget) for budget in record.settings["budgets"]]
+    for head in ("network", "by", *budgets):
+        shown.add_column(head, justify="right")
+    compared = Table(
+        title="at each time of theirs: our bound, in shares of the most that either gained on CROWN"
+    )
+    for head in ("network", "their points", "ours ahead or equal", "least difference", "greatest"):
+        compared.add_column(head, justify="right")
+    for name in names:
+        found = curves(record, name)
+        for contestant, curve in found.items():
+            shown.add_row(name, contestant, *(f"{bound:.4f} ({time:.3f})" for time, bound in curve))
+        points = at_their_times(found)
+        every = [bound for curve in found.values() for _, bound in curve]
+        gained = max(every) - min(every)
+        shares = [(own - bound) / gained for _, _, bound, own in points]
+        held = sum(not behind(bound, own) for _, _, bound, own in points)
+        compared.add_row(name, str(len(points)), str(held), f"{min(shares):+.3f}", f"{max(shares):+.3f}")
+    return [shown, compared]
+
+
+def picture(record: Record, names: list[str]) -> bytes:
+    """Bounds against CPU seconds, one panel for each network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
+    for place, name in enumerate(names):
+        plot = figure.add_subplot(1, len(names), place + 1)
+        for contestant, curve in curves(record, name).items():
+            own, small = contestant.startswith(OURS), contestant.endswith(str(STEPS[0]))
+            style = {"color": "C0" if own else "C1", "linestyle": "--" if small else "-", "marker": "."}
+            plot.plot(*zip(*curve, strict=True), label=contestant, **style)
+        plot.set_xscale("log")
+        plot.set_title(f"{name}, ε {EPS[name]:.3g}", fontsize="small")
+        plot.set_xlabel("CPU seconds an image")
+    figure.axes[0].set_ylabel("mean lower bound of the margins")
+    figure.axes[0].legend(fontsize="x-small")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+@click.command()
+@options
+@click.option("--network", "chosen", multiple=True, type=click.Choice(list(EPS)), help="All unless given.")
+def main(out: Path, quick: bool, threads: int, chosen: tuple[str, ...]) -> None:
+    """α-CROWN's bounds against time, ours and auto_LiRPA's, one image at a time."""
+    torch.set_num_threads(threads)
+    budgets = BUDGETS[:4] if quick else BUDGETS
+    record = Record.open(out, "alpha", {"threads": threads, "budgets": budgets, "steps": STEPS})
+    names, console = list(chosen or list(EPS)[: 1 if quick else None]), Console()
+    for name in names:
+        for place in range(1 if quick else IMAGES[name]):
+            record.once(f"{name} | image {place}", partial(measure, name, place, budgets))
+            console.print("done:", name, place, highlight=False)
+    for table in tables(record, names):
+        console.print(table)
+    write_atomically(out / "alpha.png", picture(record, names))
+
+
+if __name__ == "__main__":
+    main()
