@@ -1,0 +1,208 @@
+"""Every published genotype at three sizes by each method: time, memory, radius, or why it is refused."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.darts_questions import (
+    EPS,
+    IMAGES,
+    LIRPA_MODES,
+    LIRPA_SHAPE,
+    LIRPA_SIZE,
+    METHODS,
+    SHAPE,
+    SIZES,
+    TOL,
+    bounded,
+    certified,
+    lirpa,
+    opened,
+)
+from benchmarks.record import Record, options
+from benchmarks.watched import Watched
+from certnas.runs import write_atomically
+from certnas.space import GENOTYPES
+
+RADIUS = 10
+"""A radius takes about so many bounds, the proof in double precision included."""
+FAR = 2
+"""What is predicted to take more than so many times the limit is not tried."""
+OPENING = 1800.0
+"""Seconds in which a network is built, warmed and traced, whatever the limit."""
+
+
+@dataclass
+class Run:
+    """One run over genotypes, sizes and methods; what was refused under a lower limit of time is tried again."""
+
+    record: Record
+    watched: Watched
+    device: str
+    limit: float
+
+    def once(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The entry of that key; one that is refused keeps the limit that it was refused under."""
+        if self.record.entries.get(key, {}).get("limit", self.limit) < self.limit:
+            del self.record.entries[key]
+
+        def limited() -> dict[str, Any]:
+            entry = work()
+            return entry | {"limit": self.limit} if "refused" in entry else entry
+
+        return self.record.once(key, limited)
+
+    def bound(self, name: str, size: str, method: str) -> dict[str, Any]:
+        """An entry of `bounded`, or why there is none."""
+        it = self.watched.ask(OPENING, opened, name, size, self.device)
+        if "refused" in it:
+            return {"refused": f"opening: {it['refused']}"}
+        work = it["multiplications"][method]
+        known = [
+            entry["seconds"] / entry["multiplications"]
+            for key, entry in self.record.entries.items()
+            if key.endswith(f"| {method} | bound") and "refused" not in entry
+        ]
+        if known and median(known) * work > FAR * self.limit:
+            return {"refused": f"not run: predicted {median(known) * work:.2g} s"}
+        found = self.watched.ask(self.limit, bounded, name, size, self.device, method)
+        return found | {"multiplications": work}
+
+    def radius(self, name: str, size: str, method: str, bound: dict[str, Any]) -> dict[str, Any]:
+        """An entry of `certified`, or why there is none."""
+        if "refused" in bound:
+            return {"refused": bound["refused"]}
+        predicted = RADIUS * IMAGES * bound["seconds"]
+        if predicted > FAR * self.limit:
+            return {"refused": f"not run: predicted {predicted:.2g} s"}
+        it = self.watched.ask(OPENING, opened, name, size, self.device)
+        if "refused" in it:
+            return {"refused": f"opening: {it['refused']}"}
+        return self.watched.ask(self.limit, certified, name, size, self.device, method)
+
+
+def tables(record: Record, names: Sequence[str], sizes: Sequence[str]) -> list[Table]:
+    """For each size one line a genotype; then what auto_LiRPA says, nodes and figures left out, and of how many."""
+    result = []
+    for size in sizes:
+        own = [name for name in names if any(key.startswith(f"{name} | {size} |") for key in record.entries)]
+        if not own:
+            continue
+        table = Table(title=f"C, L = {size}: seconds, GiB of a bound (width / linear width); mean l∞ radius")
+        table.add_column("genotype")
+        for method in METHODS:
+            table.add_column(method, justify="right")
+        for name in own:
+            table.add_row(name, *(_cell(record, f"{name} | {size} | {method}") for method in METHODS))
+        result.append(table)
+    said = Table(title=f"auto_LiRPA's CROWN at C, L = {LIRPA_SIZE}, images {LIRPA_SHAPE}")
+    said.add_column("mode")
+    said.add_column("genotypes", justify="right")
+    said.add_column("what it says")
+    answers = [record.entries[key] for name in names if (key := f"{name} | auto_LiRPA") in record.entries]
+    for mode in LIRPA_MODES:
+        texts = [
+            re.sub(r"/\S+|\d\S*e\S+", "…", entry.get(mode, entry.get("refused", ""))) for entry in answers
+        ]
+        for text in dict.fromkeys(texts):
+            said.add_row(mode, str(texts.count(text)), text)
+    return [*result, said]
+
+
+def _cell(record: Record, key: str) -> str:
+    bound, radius = (record.entries.get(f"{key} | {what}") for what in ("bound", "radius"))
+    if bound is None:
+        return "-"
+    if "refused" in bound:
+        return str(bound["refused"])
+    good = "" if bound["finite"] and bound["inside"] else "NOT SOUND "
+    memory = "" if bound["gib"] is None else f", {bound['gib']:.2f} GiB"
+    proved = (
+        "-" if radius is None else radius["refused"] if "refused" in radius else f"{radius['radius']:.3g}"
+    )
+    return f"{good}{bound['seconds']:.2g} s{memory} ({bound['ratio']:.3g}); {proved}"
+
+
+def picture(record: Record, names: Sequence[str], sizes: Sequence[str]) -> bytes:
+    """Seconds of a bound by each method over the genotypes, a panel for each size; refused ones have no mark."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.25 * len(names) * len(sizes) + 3, 5), layout="constrained")
+    panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for panel, size in zip(panels, sizes, strict=True):
+        for method in METHODS:
+            entries = [record.entries.get(f"{name} | {size} | {method} | bound", {}) for name in names]
+            times = [entry.get("seconds", float("nan")) for entry in entries]
+            panel.semilogy(range(len(names)), times, "o", markersize=4, label=method)
+        panel.set_title(f"C, L = {size}")
+        panel.set_xticks(range(len(names)), names, rotation=90, fontsize="xx-small")
+    panels[0].set_ylabel("seconds of one bound")
+    panels[0].legend(fontsize="x-small")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+@click.command()
+@options
+@click.option("--size", "sizes", multiple=True, type=click.Choice(list(SIZES)), default=list(SIZES))
+@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), default=list(METHODS))
+@click.option(
+    "--genotype", "names", multiple=True, type=click.Choice(list(GENOTYPES)), default=list(GENOTYPES)
+)
+@click.option("--limit", default=300.0, show_default=True, help="Seconds of one entry, at most.")
+@click.option("--gib", default=8.0, show_default=True, help="Resident memory of one entry, at most.")
+@click.option("--device", default="cpu", show_default=True)
+def main(
+    out: Path,
+    quick: bool,
+    threads: int,
+    sizes: tuple[str, ...],
+    methods: tuple[str, ...],
+    names: tuple[str, ...],
+    limit: float,
+    gib: float,
+    device: str,
+) -> None:
+    """Published genotypes × sizes × methods; each in a process that is stopped at the limits."""
+    if quick:
+        sizes, methods, names = sizes[:1], methods[:2], names[:1]
+    settings = {
+        "shape": SHAPE,
+        "eps": EPS,
+        "images": IMAGES,
+        "tol": TOL,
+        "threads": threads,
+        "device": device,
+    }
+    record, console = Record.open(out, "darts_nets", settings), Console()
+    watched = Watched(threads, gib)
+    run = Run(record, watched, device, limit)
+    try:
+        for name in names:
+            console.print(name, run.once(f"{name} | auto_LiRPA", partial(watched.ask, limit, lirpa, name)))
+        for size in sizes:
+            for name in names:
+                for method in methods:
+                    key = f"{name} | {size} | {method}"
+                    bound = run.once(f"{key} | bound", partial(run.bound, name, size, method))
+                    radius = run.once(f"{key} | radius", partial(run.radius, name, size, method, bound))
+                    console.print(key, bound, radius, highlight=False)
+    finally:
+        watched.close()
+    for table in tables(record, list(GENOTYPES), list(SIZES)):
+        console.print(table)
+    write_atomically(out / "darts_nets.png", picture(record, list(GENOTYPES), list(SIZES)))
+
+
+if __name__ == "__main__":
+    main()
