@@ -1,0 +1,270 @@
+"""Certified radii of many images: ours against auto_LiRPA's CROWN and bisection, an image or a batch at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import bounds
+import certnas
+from benchmarks.certified import batches, classified
+from benchmarks.record import Record, measured, options
+from benchmarks.third_party import NETWORKS
+from certnas.crosscheck import Converted, OracleUnusable, auto_lirpa
+
+IMAGES = {
+    "mnist_fc_3layer": 100,
+    "mnist_cnn_small": 100,
+    "mnist_a_adv": 100,
+    "kw_mnist": 100,
+    "cifar_2c2f": 100,
+    "resnet2b": 8,
+}
+NORMS: tuple[auto_lirpa.Norm, ...] = ("linf", "l2")
+START = {"linf": 0.01, "l2": 0.1}
+"""Where every bisection begins to look for its bracket, by doubling or halving."""
+MODES: tuple[auto_lirpa.ConvMode, ...] = ("patches", "matrix")
+BATCH, ALONE, TOL = 16, 10, 1e-3
+CONTESTANTS = ("ours", "batched", "one by one")
+
+
+def bisect(lower_margin: Callable[[Tensor, Tensor], Tensor], count: int, start: float) -> Tensor:
+    """The largest ε [count] found with `lower_margin(ε [M], image [M]) [M]` > 0, to the relative tolerance TOL.
+
+    Doubled or halved from `start` to a bracket, then cut in the middle; images whose bracket is narrow drop out.
+    """
+    low, high = torch.zeros(count, dtype=torch.float64), torch.full((count,), torch.inf, dtype=torch.float64)
+    eps = torch.full_like(low, start)
+    while len(image := (high > low * (1 + TOL)).nonzero().flatten()):
+        proved = lower_margin(eps[image], image).double() > 0
+        low[image[proved]], high[image[~proved]] = eps[image[proved]], eps[image[~proved]]
+        eps = torch.where(torch.isinf(high), 2 * low, (low + high) / 2)
+    return low
+
+
+@dataclass
+class Peer:
+    """auto_LiRPA's CROWN of one network in a norm, converted once; what its bounds have cost so far."""
+
+    converted: Converted
+    mode: auto_lirpa.ConvMode
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    calls: int = field(default=0)
+
+    def lower_margin(self, x: Tensor, rows: Tensor, eps: Tensor, image: Tensor) -> Tensor:
+        """The least lower bound [M] of the rows over balls of radius eps [M] round x[image], by one call."""
+        found = self.converted.bounds(x[image], eps, method="CROWN", rows=rows[image])
+        self.seconds += found.seconds
+        self.cpu_seconds += found.cpu_seconds
+        self.calls += 1
+        return found.lower.amin(1)
+
+
+def peer(model: nn.Module, x: Tensor, rows: Tensor, norm: auto_lirpa.Norm) -> Peer:
+    """auto_LiRPA in the mode that is the faster on the first image, warmed up.  Raises OracleUnusable."""
+    found: list[Peer] = []
+    why: OracleUnusable | None = None
+    eps, image = torch.tensor([START[norm]]), torch.tensor([0])
+    for mode in MODES:
+        try:
+            one = Peer(Converted(model, x[:1], norm, conv_mode=mode), mode)
+            one.lower_margin(x, rows, eps, image)
+            warm = Peer(one.converted, mode)
+            warm.lower_margin(x, rows, eps, image)
+        except OracleUnusable as error:
+            why = error
+            continue
+        found.append(warm)
+    if not found:
+        assert why is not None
+        raise why
+    best = min(found, key=lambda one: one.cpu_seconds)
+    return Peer(best.converted, best.mode)
+
+
+@dataclass
+class Job:
+    """One network's images that it classifies right, in a norm, and the peer as far as it was needed."""
+
+    name: str
+    norm: auto_lirpa.Norm
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    converted: Peer | None = None
+
+    @classmethod
+    def of(cls, name: str, norm: auto_lirpa.Norm, count: int) -> "Job":
+        model, (x, y) = NETWORKS[name].module(), NETWORKS[name].images(count)
+        right = classified(model, x, y)
+        return cls(name, norm, model, x[right], y[right])
+
+    def ours(self, part: slice) -> dict[str, Any]:
+        """Everything is paid for: reading the network, the search, the proof of every radius in float64."""
+        with measured() as cost:
+            found = certnas.certify(
+                self.model, self.x[part], self.y[part], self.norm,
+                method="crown", attack=False, clip=None, tol=TOL, batch_size=BATCH,
+            )  # fmt: skip
+        return {
+            "radius": found.radius_lower.tolist(),
+            "calls": int(found.evaluations.max()),
+            "evaluations": float(found.evaluations.mean()),
+            "seconds": cost.seconds,
+            "cpu_seconds": cost.cpu_seconds,
+        }
+
+    def theirs(self, part: slice, size: int) -> dict[str, Any]:
+        """Its bounds alone are paid for, in float32, not its conversion; `size` images at a time."""
+        x, y = self.x[part], self.y[part]
+        rows = bounds.margins(y, 10)
+        try:
+            if self.converted is None:
+                self.converted = peer(self.model, x, rows, self.norm)
+            one = Peer(self.converted.converted, self.converted.mode)
+            radii = []
+            for first, last in batches(size, len(x)):
+                chosen = slice(first, last)
+                work = partial(one.lower_margin, x[chosen], rows[chosen])
+                radii.append(bisect(work, last - first, START[self.norm]))
+        except OracleUnusable as error:
+            return {"unusable": error.why}
+        return {
+            "radius": torch.cat(radii).tolist(),
+            "mode": one.mode,
+            "calls": one.calls,
+            "seconds": one.seconds,
+            "cpu_seconds": one.cpu_seconds,
+        }
+
+    def run(self, record: Record, first: int, last: int) -> None:
+        """All contestants on images first … last − 1 in turn; one by one only the first ALONE images."""
+        part, key = slice(first, last), f"{self.name} | {self.norm}"
+        record.once(f"{key} | ours | {first}", partial(self.ours, part))
+        record.once(f"{key} | batched | {first}", partial(self.theirs, part, BATCH))
+        if not first:
+            record.once(f"{key} | one by one | 0", partial(self.theirs, slice(0, min(last, ALONE)), 1))
+
+
+def entries(record: Record, name: str, norm: str, contestant: str) -> list[dict[str, Any]]:
+    """The finished batches of a contestant in the order of the images."""
+    start = f"{name} | {norm} | {contestant} | "
+    found = {int(key.removeprefix(start)): e for key, e in record.entries.items() if key.startswith(start)}
+    return [found[first] for first in sorted(found)]
+
+
+def compared(record: Record, name: str, norm: str, contestant: str) -> dict[str, float] | None:
+    """Their cost for an image over ours, and our radii over theirs; None where they gave none.
+
+    total: over all images that both did; median: over batches, each of them measured in turns.  One by one, few
+    images are measured, and their cost for an image is set against ours for an image of the whole.
+    """
+    mine, other = (entries(record, name, norm, who) for who in ("ours", contestant))
+    if not mine or not other or any("unusable" in entry for entry in other):
+        return None
+    radii = [np.concatenate([entry["radius"] for entry in side]) for side in (mine, other)]
+    ratio = radii[0][: len(radii[1])] / radii[1]
+
+    def cost(side: list[dict[str, Any]], figure: str) -> float:
+        return float(sum(entry[figure] for entry in side) / sum(len(entry["radius"]) for entry in side))
+
+    return {
+        "images": len(radii[1]),
+        "total": cost(other, "cpu_seconds") / cost(mine, "cpu_seconds"),
+        "wall": cost(other, "seconds") / cost(mine, "seconds"),
+        "median": median(
+            cost([b], "cpu_seconds") / cost([a], "cpu_seconds") for a, b in zip(mine, other, strict=False)
+        ),
+        "calls": sum(entry["calls"] for entry in other) / len(other),
+        "radius_min": float(ratio.min()),
+        "radius_median": float(np.median(ratio)),
+    }
+
+
+def table(record: Record) -> Table:
+    """One line for each network, norm and way to bisect."""
+    result = Table(
+        title=f"certified radii to {TOL}, float32 and ours proved in float64; CPU time, theirs over ours"
+    )
+    for column in (
+        "network", "norm", "images", "our s/image", "our evaluations", "against", "of images", "mode",
+        "total", "median", "wall", "radius min", "radius median",
+    ):  # fmt: skip
+        result.add_column(column, justify="right")
+    for name in IMAGES:
+        for norm in NORMS:
+            mine = entries(record, name, norm, "ours")
+            count = sum(len(entry["radius"]) for entry in mine)
+            if not count:
+                continue
+            spent = sum(entry["cpu_seconds"] for entry in mine) / count
+            used = sum(entry["evaluations"] * len(entry["radius"]) for entry in mine) / count
+            place = (name, norm, str(count), f"{spent:.4f}", f"{used:.1f}")
+            for contestant in CONTESTANTS[1:]:
+                found, other = (
+                    compared(record, name, norm, contestant),
+                    entries(record, name, norm, contestant),
+                )
+                if found is None:
+                    result.add_row(*place, contestant, "-", "none" if other else "-")
+                    continue
+                figures = (f"{found[figure]:.1f}" for figure in ("total", "median", "wall"))
+                radii = (f"{found[figure]:.5f}" for figure in ("radius_min", "radius_median"))
+                result.add_row(*place, contestant, str(found["images"]), other[0]["mode"], *figures, *radii)
+    return result
+
+
+def plot(record: Record, path: Path) -> None:
+    """Their CPU time over ours for each network and norm, both ways to bisect, beside what is aimed at."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    places = [(name, norm) for name in IMAGES for norm in NORMS]
+    for shift, contestant in ((-0.2, "batched"), (0.2, "one by one")):
+        found = [compared(record, *place, contestant) for place in places]
+        bars = [0.0 if one is None else one["total"] for one in found]
+        axes.bar([i + shift for i in range(len(places))], bars, 0.4, label=f"auto_LiRPA, {contestant}")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(places)), [f"{name}\n{norm}" for name, norm in places], rotation=60, fontsize=7)
+    axes.set_ylabel("their CPU time / ours")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+@click.command()
+@options
+@click.option(
+    "--images", default=100, show_default=True, type=click.IntRange(1, 100), help="At most, of each network."
+)
+@click.option(
+    "--network", "names", multiple=True, type=click.Choice(list(IMAGES)), help="Default: every one."
+)
+def main(out: Path, quick: bool, threads: int, images: int, names: tuple[str, ...]) -> None:
+    """Certified radii by CROWN against auto_LiRPA's CROWN with bisection, batch by batch in turns."""
+    torch.set_num_threads(threads)
+    record = Record.open(out, "radius_job", {"tol": TOL, "batch": BATCH, "start": START, "threads": threads})
+    console = Console()
+    names = names or tuple(IMAGES)[: 2 if quick else None]
+    for name in names:
+        for norm in NORMS:
+            job = Job.of(name, norm, min(4 if quick else images, IMAGES[name]))
+            for first, last in batches(BATCH, len(job.x)):
+                job.run(record, first, last)
+                console.print(f"{name} | {norm} | {first}", highlight=False)
+    console.print(table(record))
+    plot(record, out / "radius_job.png")
+
+
+if __name__ == "__main__":
+    main()
