@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from io import BytesIO
 from itertools import product
+from math import nan
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -131,7 +132,7 @@ def tables(record: Record, names: Iterable[str]) -> list[Table]:
     compared = Table(
         title="at each time of theirs: our bound, in shares of the most that either gained on CROWN"
     )
-    for head in ("network", "their points", "ours ahead or equal", "least difference", "greatest"):
+    for head in ("network", "their points", "ahead or equal", "behind", "none yet", "least", "greatest"):
         compared.add_column(head, justify="right")
     for name in names:
         found = curves(record, name)
@@ -140,9 +141,15 @@ def tables(record: Record, names: Iterable[str]) -> list[Table]:
         points = at_their_times(found)
         every = [bound for curve in found.values() for _, bound in curve]
         gained = max(every) - min(every)
-        shares = [(own - bound) / gained for _, _, bound, own in points]
-        held = sum(not behind(bound, own) for _, _, bound, own in points)
-        compared.add_row(name, str(len(points)), str(held), f"{min(shares):+.3f}", f"{max(shares):+.3f}")
+        there = [(bound, own) for _, _, bound, own in points if own > -torch.inf]
+        shares = [(own - bound) / gained for bound, own in there]
+        lost = sum(behind(bound, own) for bound, own in there)
+        counts = (len(points), len(there) - lost, lost, len(points) - len(there))
+        compared.add_row(
+            name,
+            *map(str, counts),
+            *(f"{share:+.3f}" for share in (min(shares, default=nan), max(shares, default=nan))),
+        )
     return [shown, compared]
 
 
