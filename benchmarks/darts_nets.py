@@ -1,5 +1,6 @@
 """Every published genotype at three sizes by each method: time, memory, radius, or why it is refused."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ OPENING = 1800.0
 """Seconds in which a network is built, warmed and traced, whatever the limit."""
 
 
+def spent(entry: dict[str, Any]) -> float:
+    """Seconds of a bound without those in which other processes had the processor."""
+    return float(min(entry["seconds"], entry["cpu_seconds"]))
+
+
 @dataclass
 class Run:
     """One run over genotypes, sizes and methods; what was refused under a lower limit of time is tried again."""
@@ -68,7 +74,7 @@ class Run:
             return {"refused": f"opening: {it['refused']}"}
         work = it["multiplications"][method]
         known = [
-            entry["seconds"] / entry["multiplications"]
+            spent(entry) / entry["multiplications"]
             for key, entry in self.record.entries.items()
             if key.endswith(f"| {method} | bound") and "refused" not in entry
         ]
@@ -81,7 +87,7 @@ class Run:
         """An entry of `certified`, or why there is none."""
         if "refused" in bound:
             return {"refused": bound["refused"]}
-        predicted = RADIUS * IMAGES * bound["seconds"]
+        predicted = RADIUS * IMAGES * spent(bound)
         if predicted > FAR * self.limit:
             return {"refused": f"not run: predicted {predicted:.2g} s"}
         it = self.watched.ask(OPENING, opened, name, size, self.device)
@@ -90,10 +96,10 @@ class Run:
         return self.watched.ask(self.limit, certified, name, size, self.device, method)
 
 
-def tables(record: Record, names: Sequence[str], sizes: Sequence[str]) -> list[Table]:
+def tables(record: Record, names: Sequence[str]) -> list[Table]:
     """For each size one line a genotype; then what auto_LiRPA says, nodes and figures left out, and of how many."""
     result = []
-    for size in sizes:
+    for size in SIZES:
         own = [name for name in names if any(key.startswith(f"{name} | {size} |") for key in record.entries)]
         if not own:
             continue
@@ -111,7 +117,7 @@ def tables(record: Record, names: Sequence[str], sizes: Sequence[str]) -> list[T
     answers = [record.entries[key] for name in names if (key := f"{name} | auto_LiRPA") in record.entries]
     for mode in LIRPA_MODES:
         texts = [
-            re.sub(r"/\S+|\d\S*e\S+", "…", entry.get(mode, entry.get("refused", ""))) for entry in answers
+            re.sub(r"/\S+|\d[\d.e-]*", "…", entry.get(mode, entry.get("refused", ""))) for entry in answers
         ]
         for text in dict.fromkeys(texts):
             said.add_row(mode, str(texts.count(text)), text)
@@ -129,26 +135,29 @@ def _cell(record: Record, key: str) -> str:
     proved = (
         "-" if radius is None else radius["refused"] if "refused" in radius else f"{radius['radius']:.3g}"
     )
-    return f"{good}{bound['seconds']:.2g} s{memory} ({bound['ratio']:.3g}); {proved}"
+    return f"{good}{spent(bound):.2g} s{memory} ({bound['ratio']:.3g}); {proved}"
 
 
-def picture(record: Record, names: Sequence[str], sizes: Sequence[str]) -> bytes:
-    """Seconds of a bound by each method over the genotypes, a panel for each size; refused ones have no mark."""
+def picture(record: Record, names: Sequence[str]) -> bytes:
+    """Seconds of a bound by each method over the genotypes, a panel for each size; a cross at the limit: refused."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(0.25 * len(names) * len(sizes) + 3, 5), layout="constrained")
+    sizes = [size for size in SIZES if any(f" | {size} | " in key for key in record.entries)]
+    figure = Figure(figsize=(0.18 * len(names) * len(sizes) + 2, 4.5), layout="constrained")
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for panel, size in zip(panels, sizes, strict=True):
-        for method in METHODS:
+        for place, method in enumerate(METHODS):
             entries = [record.entries.get(f"{name} | {size} | {method} | bound", {}) for name in names]
-            times = [entry.get("seconds", float("nan")) for entry in entries]
-            panel.semilogy(range(len(names)), times, "o", markersize=4, label=method)
+            times = [spent(entry) if "seconds" in entry else math.nan for entry in entries]
+            limits = [entry.get("limit", math.nan) for entry in entries]
+            panel.semilogy(range(len(names)), times, "o", markersize=4, color=f"C{place}", label=method)
+            panel.semilogy(range(len(names)), limits, "x", markersize=4, color=f"C{place}")
         panel.set_title(f"C, L = {size}")
         panel.set_xticks(range(len(names)), names, rotation=90, fontsize="xx-small")
     panels[0].set_ylabel("seconds of one bound")
     panels[0].legend(fontsize="x-small")
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
 
 
@@ -199,9 +208,9 @@ def main(
                     console.print(key, bound, radius, highlight=False)
     finally:
         watched.close()
-    for table in tables(record, list(GENOTYPES), list(SIZES)):
+    for table in tables(record, list(GENOTYPES)):
         console.print(table)
-    write_atomically(out / "darts_nets.png", picture(record, list(GENOTYPES), list(SIZES)))
+    write_atomically(out / "darts_nets.png", picture(record, list(GENOTYPES)))
 
 
 if __name__ == "__main__":
