@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 import bounds
 from certnas.attacks import Adversarial, smallest_adversarial
 from certnas.certifier.certificates import Certificates
+from certnas.certifier.forecast import Forecast
 from certnas.certifier.prover import Prover
-from certnas.certifier.radius import Bracket, LowerMargin, search_radii
+from certnas.certifier.radius import Bracket, LowerMargin, Radii, search_radii
 from certnas.certifier.request import Box, Target, check_logits, describe
 from certnas.certifier.soundness import Evidence, SoundnessError
 
@@ -135,42 +137,69 @@ def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bra
     none = torch.zeros_like(centre)
     found = _Found(none, none.long(), torch.zeros(len(centre), dtype=centre.dtype), none.long(), none.bool())
     for place, method in enumerate(request.methods):
-        tighter = replace(part, method=method)
         wide = found.radius < (1 - WIDE) * torch.minimum(end, attacked.to(end))
         image = wide.nonzero().flatten()
         if not len(image):
             break
-
-        def lower_margin(
-            eps: Tensor, some: Tensor, image: Tensor = image, tighter: Prover = tighter
-        ) -> Tensor:
-            began = perf_counter()
-            margin = tighter.lower_margin(eps, image[some], torch.float32)
-            found.seconds[image[some].cpu()] += (perf_counter() - began) / len(some)
-            return margin
-
-        cheaper = _cheaper(tighter) if place == 0 else None
-        if cheaper is not None:
-            before = search_radii(cheaper, centre, start, end, tol=ROUGH).radius
-            start = torch.where(before > 0, before * (1 + 2 * ROUGH), start)
-        searched = search_radii(
-            lower_margin, centre[image], start[image], end[image], tol=request.tol, progress=tell
-        )
+        some = replace(part, method=method, x=part.x[image], rows=part.rows[image])
+        began = perf_counter()
+        begin = start[image]
+        if place == 0:
+            begin = _start(some, centre[image], begin, end[image])
+        searched, seconds = _search(some, centre[image], begin, end[image], request.tol, tell)
         better = searched.radius > found.radius[image]
         found.place = found.place.index_put((image[better],), torch.tensor(place, device=image.device))
         found.radius = found.radius.index_put((image[better],), searched.radius[better])
+        found.seconds[image.cpu()] += seconds + (perf_counter() - began - float(seconds.sum())) / len(image)
         found.evaluations = found.evaluations.index_add(0, image, searched.evaluations)
         found.finite = found.finite.index_put((image,), found.finite[image] | searched.finite)
         start = torch.where(found.radius > 0, found.radius * (1 + ROUGH), start)
     return found
 
 
-def _cheaper(part: Prover) -> LowerMargin | None:
-    """For a method that optimises: the same without, whose radius is a good place to start from."""
-    if not isinstance(part.method, bounds.AlphaCrown):
-        return None
-    plain = replace(part, method=bounds.Crown(part.method.slope))
-    return lambda eps, image: plain.lower_margin(eps, image, torch.float32)
+def _search(
+    part: Prover,
+    centre: Tensor,
+    start: Tensor,
+    end: Tensor,
+    tol: float,
+    tell: Callable[[Bracket], None] | None = None,
+) -> tuple[Radii, Tensor]:
+    """The radii of all images of `part` by its method, and the seconds that the evaluations took of each."""
+    forecast = (
+        Forecast(part, centre, end, tol) if isinstance(part.method, bounds.Crown) and len(centre) else None
+    )
+    evaluate: LowerMargin = partial(part.lower_margin, dtype=torch.float32)
+    if forecast is not None:
+        evaluate = forecast.lower_margin
+    seconds = torch.zeros(len(centre), dtype=torch.float64)
+
+    def lower_margin(eps: Tensor, image: Tensor) -> Tensor:
+        began = perf_counter()
+        margin = evaluate(eps, image)
+        seconds[image.cpu()] += (perf_counter() - began) / len(image)
+        return margin
+
+    foretell = None if forecast is None else forecast.root
+    found = search_radii(lower_margin, centre, start, end, tol=tol, foretell=foretell, progress=tell)
+    return found, seconds
+
+
+def _start(part: Prover, centre: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Where to begin: `start`, or what a cheaper method than the part's proves of each image."""
+    cheaper = _cheaper(part.method)
+    if cheaper is None:
+        return start
+    plain = replace(part, method=cheaper)
+    radius = _search(plain, centre, _start(plain, centre, start, end), end, ROUGH)[0].radius
+    return torch.where(radius > 0, radius, start)
+
+
+def _cheaper(method: bounds.Method) -> bounds.Method | None:
+    """For a method that optimises the same without, for that one interval arithmetic inside."""
+    if isinstance(method, bounds.AlphaCrown):
+        return bounds.Crown(method.slope)
+    return bounds.CrownIBP(method.slope) if isinstance(method, bounds.Crown) else None
 
 
 def _spread(values: Tensor, rows: Tensor, n: int, other: float) -> np.ndarray:

@@ -1,14 +1,17 @@
 """The largest proved radius of every image, by one batched bracketed search."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 LowerMargin = Callable[[Tensor, Tensor], Tensor]
+Foretell = Callable[[Tensor], Tensor]
 MAX_EVALUATIONS = 60
 MAX_STEP = 16.0
+SHORT = 0.5
+"""How far below a foretold root the next ε lies, as a share of the tolerance."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,13 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Radii:
-    """`radius` [N] float64, each proved by an evaluation; `evaluations` [N]; `finite` [N]: any margin was."""
+    """`radius` [N] float64, each proved by an evaluation; `upper` [N]: the least ε above it that was not, or the end.
+
+    `evaluations` [N]; `finite` [N]: whether any margin was.
+    """
 
     radius: Tensor
+    upper: Tensor
     evaluations: Tensor
     finite: Tensor
 
@@ -36,6 +43,8 @@ def search_radii(
     upper: Tensor,
     *,
     tol: float = 1e-3,
+    known: Sequence[tuple[Tensor, Tensor, Tensor]] = (),
+    foretell: Foretell | None = None,
     progress: Callable[[Bracket], None] | None = None,
 ) -> Radii:
     """The largest ε [N] found with `lower_margin(ε, image) > 0`, to a relative tolerance, all together.
@@ -47,15 +56,23 @@ def search_radii(
 
     The next ε is a secant step on g(ε) = log((m(0) − m(ε)) / m(0)), whose root is the margin's: nearly linear
     in log ε, of slope 1 for an affine network and more for a loose bound.  What stalls is bisected.
+
+    known: ε [M], image [M] and margin [M] of what was evaluated before.
+    foretell: image [M] -> the ε [M] at which the caller expects the margin to reach zero, NaN where it cannot say.
+    It takes the secant's place, and the search of an image ends as soon as a proved ε is within `tol` of it.
     """
     search = _Search(centre.double(), start.double(), upper.double(), tol)
+    for eps, image, margin in known:
+        search.tell(image, eps, margin)
     while bool(search.open.any()) and int(search.evaluations.max()) < MAX_EVALUATIONS:
         image = search.open.nonzero().flatten()
         eps = search.next()[image]
         search.tell(image, eps, lower_margin(eps, image).detach().to(eps))
+        if foretell is not None and len(image := search.open.nonzero().flatten()):
+            search.expect(image, foretell(image).to(eps))
         if progress is not None:
             progress(Bracket(search.lo.clone(), search.hi.clone(), search.open.clone()))
-    return Radii(search.lo, search.evaluations, search.finite)
+    return Radii(search.lo, search.hi, search.evaluations, search.finite)
 
 
 class _Search:
@@ -76,13 +93,18 @@ class _Search:
         self.last = torch.zeros_like(self.evaluations)
         self.width = torch.full_like(centre, torch.inf)
         self.stalled = torch.zeros_like(self.evaluations)
+        self.root = torch.full_like(centre, torch.nan)
 
     def next(self) -> Tensor:
         """The ε [N] to evaluate next, in single precision so that both precisions see the same ball."""
-        proved = self.lo > 0
-        expand = self._within(self.lo * torch.exp(-self.g_lo), self.lo * (1 + self.tol), self.lo * MAX_STEP)
+        proved, aim = self.lo > 0, self.root * (1 - SHORT * self.tol)
+        known = torch.isfinite(aim)
+        expand = torch.where(known, aim, self.lo * torch.exp(-self.g_lo))
+        expand = self._within(expand, self.lo * (1 + self.tol), self.lo * MAX_STEP)
         shrink = self._within(self.hi * torch.exp(-self.g_hi), self.hi / MAX_STEP**2, self.hi / 1.25)
         shrink = torch.where(torch.isfinite(self.g_hi), shrink, self.hi / MAX_STEP)
+        nearest = self.hi * (1 - 0.9 * self.tol)
+        shrink = torch.where(known, self._within(aim, self.hi / MAX_STEP**2, nearest), shrink)
         eps = torch.where(
             proved,
             torch.where(self.failed, self._between(), expand),
@@ -95,6 +117,7 @@ class _Search:
         """A step inside the bracket: secant, kept clear of both ends by most of the tolerance, or middle."""
         log_lo, log_hi = self.lo.log(), self.hi.log()
         root = log_lo - self.g_lo * (log_hi - log_lo) / (self.g_hi - self.g_lo) - 0.4 * self.tol
+        root = torch.where(torch.isfinite(self.root), self.root.log() - SHORT * self.tol, root)
         usable = torch.isfinite(root) & (self.stalled < 3)
         eps = torch.where(usable, root, (log_lo + log_hi) / 2).exp()
         return self._within(eps, self.lo * (1 + 0.9 * self.tol), self.hi * (1 - 0.9 * self.tol))
@@ -126,6 +149,12 @@ class _Search:
         self.width = width
         closed = torch.where(self.failed, width <= self.tol, self.lo >= self.end)
         self.open &= ~closed & ~(self.failed & (self.lo == 0) & (self.hi < self.floor))
+
+    def expect(self, image: Tensor, root: Tensor) -> None:
+        """Takes the roots [M] foretold of `image` [M]; closes the images that were proved so near below theirs."""
+        self.root[image] = root
+        near = (self.last[image] == 1) & (root <= self.lo[image] * (1 + self.tol))
+        self.open[image[near]] = False
 
 
 def _damping(new: Tensor, old: Tensor, again: Tensor) -> Tensor:
