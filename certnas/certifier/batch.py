@@ -26,6 +26,8 @@ several orders above what float64 rounding adds up to in a bound."""
 SHRINKS = 12
 ROUGH = 0.05
 """The relative tolerance to which a cheaper method looks for the place to start."""
+BEYOND = 32.0
+"""No search begins further below the linearised margin's root than by this factor; few radii lie there."""
 WIDE = 0.05
 """A tighter method is worth its time for an image that is certified to less than 1 − WIDE of its attacked radius."""
 
@@ -186,13 +188,13 @@ def _search(
 
 
 def _start(part: Prover, centre: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Where to begin: `start`, or what a cheaper method than the part's proves of each image."""
+    """Where to begin: `start`, or what a cheaper method than the part's proves of each image, or a share of `start`."""
     cheaper = _cheaper(part.method)
     if cheaper is None:
         return start
     plain = replace(part, method=cheaper)
     radius = _search(plain, centre, _start(plain, centre, start, end), end, ROUGH)[0].radius
-    return torch.where(radius > 0, radius, start)
+    return torch.where(radius > 0, torch.maximum(radius, start / BEYOND), start)
 
 
 def _cheaper(method: bounds.Method) -> bounds.Method | None:

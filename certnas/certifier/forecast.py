@@ -16,9 +16,9 @@ FARTHEST = 4.0
 """How far beyond the last radius a forecast goes, as a factor."""
 NEAR = 2.0
 """The factor up to which two radii on either side of a root say more of it than two nearer ones on one side."""
-LARGE, LEAP = 1.7, 1.3
-"""From which growth on that of a first forecast is raised to the power LEAP: by experience it is too small then."""
-FIRST, SHARE = 0.02, 0.3
+LARGE, LEAP = 1.6, 1.3
+"""From which growth on that of a forecast is raised to the power LEAP: by experience it is too small then."""
+FIRST, SHARE = 0.02, 0.2
 """The relative tolerance of the first forecast, and that of later ones as a share of the search's."""
 
 
@@ -84,8 +84,6 @@ class Forecast:
             known=seen,
         )
         root = torch.where(found.radius > 0, found.upper, torch.nan)
-        if self.rounds > 1:
-            return root
         growth = root / last.eps
         return torch.where(growth > LARGE, last.eps * growth**LEAP, root)
 

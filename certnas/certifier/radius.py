@@ -10,7 +10,7 @@ LowerMargin = Callable[[Tensor, Tensor], Tensor]
 Foretell = Callable[[Tensor], Tensor]
 MAX_EVALUATIONS = 60
 MAX_STEP = 16.0
-SHORT = 0.5
+SHORT = 0.35
 """How far below a foretold root the next ε lies, as a share of the tolerance."""
 
 
