@@ -22,6 +22,7 @@ from bounds.patch import units as unit_patches
 from bounds.plan import plan_of
 from bounds.region import Region
 from bounds.relaxation import Images, Relaxation, Slope
+from bounds.sieve import Boxes, Sieve
 
 EVERYTHING = slice(None)
 Tunings = dict[str, Tuning]
@@ -163,7 +164,17 @@ class Analysis:
                 )
                 return self.tuned(name, tuning, images)
 
-            return lower_bound(self.network, self.region.at(images), provide, target, some(images, chunk))
+            region, coef = self.region.at(images), some(images, chunk)
+            sieve = None
+            if sides == 2 and self._by_sign(target):
+                sieve = Sieve(self.network.graph.input, region, known(images), coef)
+            return lower_bound(self.network, region, provide, target, coef, sieve)
+
+        def known(images: Images) -> Boxes:
+            def box(name: str) -> Interval | None:
+                return self.intervals[name].at(images) if name in self.intervals else None
+
+            return box
 
         def joined(blocks: Blocks) -> Tensor:
             results: dict[tuple[int, ...], list[Tensor]] = {}
@@ -182,6 +193,13 @@ class Analysis:
         cost = sides * row_cost(self.network, target, unit=sides == 2)
         found = self.budget.fitted(counts, cost, joined)
         return found.squeeze(1) if sides == 1 else found
+
+    def _by_sign(self, target: str) -> bool:
+        """Whether all that reads a tensor asks of its units is whether they may change their sign."""
+        rules = [
+            rule_for(self.network.graph.nodes[reader.node]) for reader in self.plan.readers.get(target, ())
+        ]
+        return bool(rules) and all(isinstance(rule, Nonlinear) and rule.by_sign for rule in rules)
 
     def _images(self, group: list[int]) -> Images:
         """A group of images as an index, a slice where they follow each other."""

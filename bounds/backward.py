@@ -10,13 +10,13 @@ from bounds import local
 from bounds.graph import Call, Network
 from bounds.interval import Interval
 from bounds.layout import like
-from bounds.ops import Affine, rule_for
+from bounds.ops import Affine, Nonlinear, rule_for
 from bounds.patch import Patch, dot
 from bounds.region import Region
 from bounds.relaxation import Relaxation, sum_to
+from bounds.sieve import Rows, Sieve
 
 Provider = Callable[[str], Relaxation]
-Rows = Tensor | Patch
 
 
 def _constant(rows: Rows, bias: Tensor) -> Tensor:
@@ -29,13 +29,21 @@ def _constant(rows: Rows, bias: Tensor) -> Tensor:
     return (summed * bias.unsqueeze(1)).flatten(2).sum(-1)
 
 
-def lower_bound(network: Network, region: Region, relaxation: Provider, target: str, coef: Rows) -> Tensor:
+def lower_bound(
+    network: Network,
+    region: Region,
+    relaxation: Provider,
+    target: str,
+    coef: Rows,
+    sieve: Sieve | None = None,
+) -> Tensor:
     """min over R of Σ coef·target(x') from below.  [N, S]
 
     coef [N, S, *target's shape].  Walks from `target` to the input; each nonlinear node is replaced by
-    `relaxation(name)`; what arrives at the input is minimised over the region exactly.
+    `relaxation(name)`; what arrives at the input is minimised over the region exactly.  sieve: for rows that read
+    units of which only the signs matter.
     """
-    return _walk(network, region, target, coef, relaxation, None)
+    return _walk(network, region, target, coef, relaxation, None, sieve)
 
 
 def lower_bound_from_boxes(
@@ -52,6 +60,7 @@ def _walk(
     coef: Rows,
     relaxation: Provider | None,
     interval: Callable[[str], Interval] | None,
+    sieve: Sieve | None = None,
 ) -> Tensor:
     graph = network.graph
     pending: dict[str, Rows] = {target: coef}
@@ -61,8 +70,14 @@ def _walk(
     for name in reversed(names[:start]):
         if name not in pending:
             continue
-        rows, node = pending.pop(name), graph.nodes[name]
+        node = graph.nodes[name]
         rule, call = rule_for(node), network.call(node)
+        if sieve is not None and isinstance(rule, Nonlinear) and sieve.due(pending):
+            assert isinstance(total, Tensor)
+            pending, total = sieve.look(pending, total)
+            if not pending:
+                return sieve.close(None)
+        rows = pending.pop(name)
         if isinstance(rule, Affine):
             rows = rows.mask() if isinstance(rows, Patch) else rows
             bias = rule.bias(call)
@@ -76,13 +91,15 @@ def _walk(
             assert relaxation is not None
             pulled, const = _relaxed(relaxation(name), call, rows)
             total = total + const
+        if sieve is not None:
+            sieve.passed(pulled, relaxed=isinstance(rule, Nonlinear))
         for operand, part in zip(node.operands, pulled, strict=True):
             pending[operand] = _sum(pending[operand], part) if operand in pending else part
     if graph.input in pending:
         rows = pending[graph.input]
         total = total + (local.minimum(region, rows) if isinstance(rows, Patch) else region.minimum(rows))
     assert isinstance(total, Tensor)
-    return total
+    return total if sieve is None else sieve.close(total)
 
 
 def _through(rule: Affine, call: Call, rows: Rows) -> Sequence[Rows]:

@@ -94,8 +94,8 @@ def _slicing(call: Call) -> Reach | None:
     start, step, axis = call["start"] or 0, call["step"], call["dim"] % (len(call.shape) + 1)
     size = call.shapes[0][axis - 1]
     start = max(0, start + size) if start < 0 else start
-    if axis not in (2, 3):
-        return None
+    if axis < 2:  # of channels, or of all images
+        return POINTWISE
     vertical = axis == 2
     return Reach((step, 1) if vertical else (1, step), (start, 0) if vertical else (0, start))
 
@@ -155,10 +155,13 @@ def _averaged(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
 
 
 def _sliced(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
-    coef = patch.folded()
+    coef, step = patch.folded(), call["step"]
+    if call.node.shape[0] < call.shapes[0][0]:
+        whole = coef.new_zeros(len(coef), *size, call.shapes[0][0]).movedim(-1, 1)
+        whole[:, call["start"] or 0 :: step][:, : coef.shape[1]] = coef
+        return (whole,)
     if coef.shape[2:] == size:
         return (coef,)
-    step = call["step"]
     spread = coef.new_zeros(*coef.shape[:2], *size)
     vertical = call["dim"] % (len(call.shape) + 1) == 2
     spread[..., :: step if vertical else 1, :: 1 if vertical else step] = coef

@@ -16,6 +16,7 @@ from torch import Tensor
 from bounds.analysis import Analysis
 from bounds.boxes import boxes
 from bounds.errors import InvalidInput, OutOfMemory
+from bounds.folding import folded
 from bounds.forward import Zonotope as Forms
 from bounds.graph import Network
 from bounds.interval import Interval
@@ -149,7 +150,9 @@ def lower_bounds(
     if not rows.shape[0] or not rows.shape[1]:
         return rows.new_zeros(rows.shape[:2])
     with _full_precision():
-        analysis = Analysis(network, region, budget(memory, network.dtype, network.device), method.slope)
+        analysis = Analysis(
+            folded(network), region, budget(memory, network.dtype, network.device), method.slope
+        )
         try:
             return method.lower(analysis, rows)
         except RuntimeError as error:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 import bounds
 from bounds import local, patch
+from bounds.analysis import Analysis
 from bounds.cost import row_cost
+from bounds.memory import budget
 
 METHODS = (bounds.Crown(), bounds.Crown(bounds.Slope.PARALLEL), bounds.AlphaCrown(iterations=1, step=0.3))
 NEVER, ALWAYS = 0.0, 1e9
@@ -112,6 +114,31 @@ def test_a_cell_has_the_same_bounds_and_derivatives(
 
     written, windows = (with_windows(monkeypatch, largest, derivatives) for largest in (NEVER, ALWAYS))
     assert torch.allclose(written, windows, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 6), (1, 4), (-3, 5), (2, 6)])
+def test_slices_of_channels_keep_windows(monkeypatch: pytest.MonkeyPatch, start: int, end: int) -> None:
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.last = nn.Conv2d(1, 6, 3), nn.Conv2d(len(range(6)[start:end]), 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.stem(x).relu()[:, start:end])
+
+    torch.manual_seed(0)
+    model, x = Sliced().double(), torch.rand(2, 1, 9, 9, dtype=torch.float64)
+    network = bounds.trace(model, x).bind()
+    seen, honest = [], local.minimum
+    monkeypatch.setattr(local, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
+
+    def lower() -> Tensor:
+        plenty = budget(None, network.dtype, network.device)
+        analysis = Analysis(network, bounds.Linf(x, 0.1), plenty, bounds.Slope.ADAPTIVE)
+        return analysis.rows_at(network.graph.output, torch.arange(50).expand(2, -1))[0]
+
+    written, windows = (with_windows(monkeypatch, largest, lower) for largest in (NEVER, ALWAYS))
+    assert seen and torch.allclose(written, windows, rtol=0, atol=1e-12)
 
 
 def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def _scaled_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
     return (sum_to(scale(coef, multiplier(call)), call.shapes[0]),)
 
 
-def _norm_scale(call: Call) -> tuple[Tensor, Tensor]:
+def norm_scale(call: Call) -> tuple[Tensor, Tensor]:
     """γ/√(σ²+ε) and β − μ·γ/√(σ²+ε), shaped to broadcast.  Equations (6), (7) of the DSRNA paper."""
     if call["training"]:
         raise InvalidInput(f"{call.node.where()}: training-mode batch normalisation needs bind(batch=images)")
@@ -104,11 +104,11 @@ def _norm_scale(call: Call) -> tuple[Tensor, Tensor]:
 
 
 def _normalised(call: Call, x: Tensor) -> Tensor:
-    return x * _norm_scale(call)[0]
+    return x * norm_scale(call)[0]
 
 
 def _normalised_magnitude(call: Call, x: Tensor) -> Tensor:
-    return x * _norm_scale(call)[0].abs()
+    return x * norm_scale(call)[0].abs()
 
 
 def _sign(call: Call) -> tuple[Any, Any]:
@@ -175,9 +175,9 @@ RULES: dict[Any, Rule] = {
     aten.mm.default: _MATMUL,
     aten.batch_norm.default: Affine(
         _normalised,
-        lambda call: _norm_scale(call)[1],
+        lambda call: norm_scale(call)[1],
         _normalised_magnitude,
-        lambda call, coef: (coef * _norm_scale(call)[0],),
+        lambda call, coef: (coef * norm_scale(call)[0],),
         mixing=False,
     ),
     aten.avg_pool1d.default: _AVERAGE,

@@ -104,7 +104,7 @@ def _tuning(call: Call, x: Interval) -> Tuning:
 
 
 def _rule(negative: NegativeSlope) -> Rule:
-    return Nonlinear(_interval(negative), _relax(negative), _tuning, _unstable)
+    return Nonlinear(_interval(negative), _relax(negative), _tuning, _unstable, by_sign=True)
 
 
 def _nothing(call: Call) -> float:
@@ -112,7 +112,7 @@ def _nothing(call: Call) -> float:
 
 
 def _relu() -> Rule:
-    return Nonlinear(_relu_interval, _relax(_nothing), _tuning, _unstable)
+    return Nonlinear(_relu_interval, _relax(_nothing), _tuning, _unstable, by_sign=True)
 
 
 def _prelu_weight(call: Call) -> Tensor:
@@ -126,7 +126,7 @@ def _prelu() -> Rule:
     def flat(call: Call) -> Tensor:
         return _prelu_weight(call).squeeze(0)
 
-    return Nonlinear(_interval(flat), _relax(_prelu_weight), _tuning, _unstable)
+    return Nonlinear(_interval(flat), _relax(_prelu_weight), _tuning, _unstable, by_sign=True)
 
 
 RULES: dict[Any, Rule] = {

@@ -86,7 +86,8 @@ class Nonlinear:
     [0, 1], [N, 1 or S, …], that choose among the sound planes (empty: the default choice for `slope`).
     tuning(call, *operands): the tuning that gives the default planes, where an optimiser starts.
     unstable(call, *operands): which operand units the relaxation is loose on, one mask [N, *in] each: only these
-    deserve tighter bounds.  elementwise: that mask depends on a unit's own interval alone.
+    deserve tighter bounds.  elementwise: that mask depends on a unit's own interval alone.  by_sign: and on nothing but
+    whether zero lies inside of it.
     """
 
     interval: Callable[..., Interval]
@@ -94,6 +95,7 @@ class Nonlinear:
     tuning: Callable[..., tuple[Tensor, ...]] = _no_tuning
     unstable: Callable[..., tuple[Tensor, ...]] = _all_units
     elementwise: bool = True
+    by_sign: bool = False
 
 
 Rule = Affine | Nonlinear

@@ -1,0 +1,120 @@
+"""Rows of units of which only the sign matters are let go on their way to the input, as soon as it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bounds import local
+from bounds.interval import Interval
+from bounds.layout import vectors
+from bounds.patch import Patch, dot
+from bounds.region import Region
+
+Rows = Tensor | Patch
+Boxes = Callable[[str], Interval | None]
+DUE = 1
+"""A look costs about three passes over the rows, so it pays where at least as many have been made since the last."""
+WORTH = 0.9
+"""Rows are moved together where at most this part of them is left."""
+
+
+class Sieve:
+    """Of N·M units, the rows that read them and then their negatives: which are open, and what is known of the others.
+
+    A unit whose sign follows from the intervals of what its rows have come to needs no tighter bound: a ReLU is
+    linear there either way.  Its bounds are those of that moment, whatever becomes of the units beside it.
+    """
+
+    def __init__(self, input: str, region: Region, boxes: Boxes, rows: Rows) -> None:
+        """boxes(name): the interval of a tensor [n, *shape] of the region's n images, None where there is none yet."""
+        self._input, self._region, self._boxes = input, region, boxes
+        n, device = len(region.x), region.x.device
+        units = (rows.coef if isinstance(rows, Patch) else rows).shape[1] // 2
+        self._place = torch.arange(units, device=device).expand(n, -1)
+        self._open = torch.ones(n, units, dtype=torch.bool, device=device)
+        self._found = torch.zeros(n, 2, units, dtype=region.x.dtype, device=device)
+        self._spent: int | None = None
+
+    def passed(self, parts: Sequence[Rows], *, relaxed: bool) -> None:
+        """Counts the coefficients of an operator's operands; before the first relaxation intervals know as much."""
+        if self._spent is not None or relaxed:
+            self._spent = (self._spent or 0) + sum(_size(part) for part in parts)
+
+    def due(self, pending: dict[str, Rows]) -> bool:
+        """Whether a look is worth its cost."""
+        return self._spent is not None and self._spent >= DUE * sum(_size(rows) for rows in pending.values())
+
+    def look(self, pending: dict[str, Rows], total: Tensor) -> tuple[dict[str, Rows], Tensor]:
+        """The rows [n, 2·m, …] and constants [n, 2·m] of the units that stay open; no rows where none does."""
+        self._spent = 0
+        value = total
+        for name, rows in pending.items():
+            if name == self._input:
+                least = local.minimum if isinstance(rows, Patch) else Region.minimum
+                value = value + least(self._region, rows)  # type: ignore[arg-type]
+                continue
+            box = self._boxes(name)
+            if box is None:
+                return pending, total
+            value = value + _least(rows, box)
+        value = value.unflatten(1, (2, -1))
+        settled = ((value >= 0).any(1)) & self._open
+        self._keep(value, settled)
+        self._open = self._open & ~settled
+        left = int(self._open.sum(1).max())
+        if left == 0:
+            return {}, total
+        if left > WORTH * self._open.shape[1]:
+            return pending, total
+        index = self._open.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :left]
+        self._place, self._open = self._place.gather(1, index), self._open.gather(1, index)
+        both = torch.cat([index, index + value.shape[2]], 1)
+        return {name: _chosen(rows, index, both) for name, rows in pending.items()}, total.gather(1, both)
+
+    def close(self, total: Tensor | None) -> Tensor:
+        """The bounds of all units, [n, 2·M]; total [n, 2·m]: of those that stayed open, None where none did."""
+        if total is not None:
+            self._keep(total.unflatten(1, (2, -1)), self._open)
+        return self._found.flatten(1)
+
+    def _keep(self, value: Tensor, which: Tensor) -> None:
+        place = self._place.unsqueeze(1).expand_as(value)
+        kept = torch.where(which.unsqueeze(1), value, self._found.gather(2, place))
+        self._found = self._found.scatter(2, place, kept)
+
+
+def _size(rows: Rows) -> int:
+    return (rows.coef if isinstance(rows, Patch) else rows).numel()
+
+
+def _least(rows: Rows, box: Interval) -> Tensor:
+    """min Σ coef·x over the box.  [n, S]"""
+    center, radius = box.center.unsqueeze(1), box.radius.unsqueeze(1)
+    if isinstance(rows, Patch):
+        coef, (center, radius) = rows.by_unit(), rows.gather(center, radius)
+        return dot(coef, center) - dot(coef.abs(), radius)
+    coef, center, radius = vectors(rows, center, radius)
+    fall = torch.matmul(coef.abs(), radius.transpose(1, 2))
+    return (torch.matmul(coef, center.transpose(1, 2)) - fall).squeeze(2)
+
+
+def _chosen(rows: Rows, index: Tensor, both: Tensor) -> Rows:
+    """The rows of the units `index` [n, m], whose places among all rows are `both` [n, 2·m]."""
+    if isinstance(rows, Patch):
+        top, left = rows.top.gather(1, index), rows.left.gather(1, index)
+        return replace(rows, coef=_taken(rows.coef, both), top=top, left=left)
+    return _taken(rows, both)
+
+
+def _taken(coef: Tensor, index: Tensor) -> Tensor:
+    """coef [n, S, *shape], index [n, s] -> [n, s, *shape], laid out as before."""
+    n, rows = coef.shape[:2]
+    flat = (index + rows * torch.arange(n, device=index.device).unsqueeze(1)).flatten()
+    if coef.dim() != 5:
+        return coef.flatten(0, 1).index_select(0, flat).unflatten(0, (n, -1))
+    moved = coef.permute(0, 1, 3, 4, 2).flatten(0, 1).index_select(0, flat)
+    return moved.unflatten(0, (n, -1)).permute(0, 1, 4, 2, 3)
