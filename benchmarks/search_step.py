@@ -31,6 +31,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "none": {"name": "none"},
     "cb": {"name": "cb"},
     "cb, half of the images": {"name": "cb"},
+    "cb, batch statistics": {"name": "cb", "options": {"bn": "batch"}},
     "cb, margin at fixed eps": {"name": "cb", "options": {"reading": "margin"}},
     "cb, gain": {"name": "cb", "options": {"reading": "gain"}},
     "jacobian": {"name": "jacobian"},
@@ -63,7 +64,7 @@ class Search:
     def step(self) -> dict[str, Any]:
         """One step: its CPU and wall seconds, and its peak of memory beyond what the process held before."""
         supernet, x = self.trial.supernet, self.held_out.x
-        with classifier(supernet, "batch") as f, torch.no_grad():
+        with classifier(supernet, getattr(self.trial.task.metric, "bn", "batch")) as f, torch.no_grad():
             own = Batch(x, f(x).argmax(1))
         gc.collect()
         if sys.platform == "linux":

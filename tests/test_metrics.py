@@ -129,7 +129,7 @@ def test_derivative_of_the_radius_below_the_resolution(monkeypatch: pytest.Monke
     x, _ = batch()
     y = predicted(network, x, training=True)
     monkeypatch.setitem(RESOLUTION, "float64", (1e-3, 1e-3))
-    running = session("cb", {"floor": 0.0, "dtype": "float64"})
+    running = session("cb", {"floor": 0.0, "dtype": "float64", "bn": "batch"})
     slopes = alpha_slopes(network, lambda: running(network, x, y), 1e-6, directions=1)
     assert running.figures["images"] > 0
     assert running.figures["radius"] < 1e-3

@@ -28,8 +28,9 @@ NORMS: dict[str, type[bounds.Region]] = {"linf": bounds.Linf, "l2": bounds.L2}
 class Certified(Measured, ABC):
     """Certified bounds of the network on a ball met with [0, 1]^D, after section 3.1.1 of DSRNA.
 
-    bn: batch normalisation by the statistics of the `batch`, constants over the ball but not in the derivative in
-    weights and α, or by the `running` ones, constants in both.  norm: `linf` or `l2`.  method: `ibp`, `crown-ibp`,
+    bn: batch normalisation by the `running` statistics, constants over the ball and in the derivative in weights and α,
+    or by those of the `batch`, constants over the ball alone.  Searches with the running ones found cells of larger
+    certified radii, and cost less (benchmarks/evidence).  norm: `linf` or `l2`.  method: `ibp`, `crown-ibp`,
     or `zonotope`, whose forms keep the input's D elements and `errors` error symbols a layer.  images: the bounds
     are of the first so many images of the batch (0: all); batch statistics are always of all.  rows: `hardest`
     finds each image's least row without derivatives, then follows it alone; `all` follows every row; R is the same.
@@ -38,7 +39,7 @@ class Certified(Measured, ABC):
     keep_none: let mass on `none` shrink the bounds.
     """
 
-    bn: str = "batch"
+    bn: str = "running"
     norm: str = "linf"
     method: str = "ibp"
     errors: int = 0

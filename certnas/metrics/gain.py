@@ -37,7 +37,7 @@ class CellGain(Measured):
     keep_none as in `Certified`.  The network must name its cells `cells.0`, `cells.1`, …
     """
 
-    bn: str = "batch"
+    bn: str = "running"
     eps: float = 1e-7
     generators: int = 8
     errors: int = 0
