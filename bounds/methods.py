@@ -100,7 +100,8 @@ class Crown(Method):
 
     With `slope=Slope.PARALLEL` it is Fast-Lin and CNN-Cert, with ADAPTIVE CNN-Cert-Ada.  intersect: whether the
     intermediate bounds are met with interval arithmetic's.  That is tighter on average, but a tighter interval may flip
-    the adaptive slope of a ReLU, so a single row can come out looser; False gives the bounds of auto_LiRPA.
+    the adaptive slope of a ReLU, so a single row can come out looser; False gives the bounds of auto_LiRPA, or tighter
+    ones where intervals met on the way decide the sign of a unit that CROWN alone would leave open.
     """
 
     slope: Slope = Slope.ADAPTIVE
