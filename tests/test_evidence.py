@@ -183,7 +183,7 @@ def test_what_waits_for_a_failure_fails(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_tiny_run_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.evidence.work.DRAWN", 3)
-    arms = ("none", "cb", "cb-picked")
+    arms = ("none", "cb", "cb-batch-picked")
     record = Record.open(tmp_path, "evidence", {})
     planned = units(TINY, arms, tmp_path)
     waiting = list(planned)
@@ -202,7 +202,7 @@ def test_a_tiny_run_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "cb",
         ]
     assert step_costs(TINY, arms, entries)["none"].mean == 1
-    picked = entries["search | cb-picked | 0"]
+    picked = entries["search | cb-batch-picked | 0"]
     assert len(set(picked["values"])) == 3 and parse_genotype(picked["genotype"], "picked")
     text = report(TINY, "tiny", arms, entries)
     assert "cb against none-as-cb is not supported" in text

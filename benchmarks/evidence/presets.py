@@ -115,20 +115,21 @@ PRESETS = {
 }
 
 _EQUAL: dict[str, Any] = {"gamma": 1.0, "scale_free": True}
+_BATCH: dict[str, Any] = {**_EQUAL, "name": "cb", "options": {"images": 16, "bn": "batch"}}
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"name": "none"},
     "cb": {**_EQUAL, "name": "cb", "options": {"images": 16}},
     "jacobian": {**_EQUAL, "name": "jacobian", "options": {"projections": 1}},
     "curvature": {**_EQUAL, "name": "curvature"},
-    "cb-gamma-0.1": {**_EQUAL, "name": "cb", "gamma": 0.1, "options": {"images": 16}},
+    "cb-batch": _BATCH,
+    "cb-batch-gamma-0.1": {**_BATCH, "gamma": 0.1},
+    "cb-batch-picked": _BATCH,
     "cb-crown-ibp": {**_EQUAL, "name": "cb", "options": {"images": 8, "method": "crown-ibp"}},
     "cb-zonotope": {**_EQUAL, "name": "cb", "options": {"images": 8, "method": "zonotope"}},
-    "cb-running": {**_EQUAL, "name": "cb", "options": {"images": 16, "bn": "running"}},
     "cb-gain": {**_EQUAL, "name": "cb", "options": {"images": 16, "reading": "gain"}},
-    "cb-picked": {**_EQUAL, "name": "cb", "options": {"images": 16}},
 }
 """Arm -> metric.  Scale-free at γ = 1, loss and metric pull equally hard on the architecture, whatever the metric."""
-PICKED = frozenset({"cb-picked"})
+PICKED = frozenset({"cb-batch-picked"})
 """Arms without a search of their own: the cell of the best metric among DRAWN random ones in the supernet of `none`."""
 DRAWN = 50
 DEFAULT_ARMS = ("none", "cb", "jacobian", "curvature")
