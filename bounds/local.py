@@ -284,7 +284,7 @@ def _through_slopes(
             found.append(coef * slope)
         else:
             slope, more = patch.gather(a.expand(-1, 1, *shape), (b - a).expand(-1, 1, *shape))
-            found.append(torch.addcmul(coef * slope, negative, more))
+            found.append((coef * slope).addcmul_(negative, more))
     return tuple(found)
 
 

@@ -226,7 +226,7 @@ class Relaxation:
         if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
             slopes = zip(low.map.slopes, high.map.slopes, low.map.shapes, strict=True)
             return tuple(
-                sum_to(torch.addcmul(coef * like(coef, a), negative, like(coef, b - a)), shape)
+                sum_to((coef * like(coef, a)).addcmul_(negative, like(coef, b - a)), shape)
                 for a, b, shape in slopes
             ), const
         pairs = zip(low.map.transpose(coef - negative), high.map.transpose(negative), strict=True)
