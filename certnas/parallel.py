@@ -70,6 +70,7 @@ def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), size), device
+        dist.barrier()  # none takes its end of the connections away while another still uses them
     finally:
         dist.destroy_process_group()
 
