@@ -90,7 +90,7 @@ class Region(ABC):
 
         x, radii (D or 1 each) and, where the region is clipped, both sides of `reach`: those of the elements, [*, D].
         """
-        linear = (coef * x).sum(-1)
+        linear = torch.einsum("...d,...d->...", coef, x)
         if not reach:
             if radii.shape[-1] == 1:
                 return linear - self._dual_norm(coef) * radii.squeeze(-1)
