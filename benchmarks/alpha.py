@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from io import BytesIO
 from itertools import product
 from math import nan
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 import bounds
+from benchmarks.images import png
 from benchmarks.record import Record, options
 from benchmarks.third_party import NETWORKS
 from certnas.crosscheck import Ascent, Converted
@@ -26,7 +26,7 @@ IMAGES = {"mnist_cnn_small": 5, "mnist_a_adv": 5, "cifar_2c2f": 5, "resnet2b": 1
 BUDGETS = (0, 1, 2, 5, 10, 20, 50)
 """Iterations of each run; 0 is CROWN."""
 STEPS = (0.1, 0.5)
-"""Adam's first step on slopes in [0, 1]: by default of `bounds.AlphaCrown` and of auto_LiRPA."""
+"""Adam's first step on slopes in [0, 1]: the larger one is the default of `bounds.AlphaCrown` and of auto_LiRPA."""
 OURS, THEIRS = "certnas", "auto_LiRPA"
 EQUAL = 1e-5
 """Bounds this close, over 1 + |bound|, count as equal."""
@@ -169,9 +169,7 @@ def picture(record: Record, names: list[str]) -> bytes:
         plot.set_xlabel("CPU seconds an image")
     figure.axes[0].set_ylabel("mean lower bound of the margins")
     figure.axes[0].legend(fontsize="x-small")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return png(figure)
 
 
 @click.command()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from io import BytesIO
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -16,6 +15,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bounds
+from benchmarks.images import png
 from benchmarks.record import Record, options
 from benchmarks.seeded import SEEDED
 from benchmarks.third_party import NETWORKS, cifar10
@@ -219,9 +219,7 @@ def picture(record: Record) -> bytes:
     plot.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names], fontsize="x-small")
     plot.set_ylabel("CPU time over that of\nauto_LiRPA's faster mode")
     plot.legend(fontsize="x-small")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return png(figure)
 
 
 @click.command()

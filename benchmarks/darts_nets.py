@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +28,7 @@ from benchmarks.darts_questions import (
     lirpa,
     opened,
 )
+from benchmarks.images import png
 from benchmarks.record import Record, options
 from benchmarks.watched import Watched
 from certnas.runs import write_atomically
@@ -156,9 +156,7 @@ def picture(record: Record, names: Sequence[str]) -> bytes:
         panel.set_xticks(range(len(names)), names, rotation=90, fontsize="xx-small")
     panels[0].set_ylabel("seconds of one bound")
     panels[0].legend(fontsize="x-small")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+    return png(figure, dpi=100)
 
 
 @click.command()

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -22,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 import bounds
 from benchmarks.darts_questions import network as darts
+from benchmarks.images import png
 from benchmarks.record import Record, options
 from benchmarks.seeded import SEEDED
 from certnas.runs import write_atomically
@@ -220,9 +220,7 @@ def picture(record: Record) -> bytes:
     plot.set_xlabel("share of the time of one CROWN call")
     plot.set_xlim(0, 1)
     figure.legend(loc="outside right center", fontsize="x-small")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return png(figure)
 
 
 @click.command()

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 import bounds
 import certnas
 from benchmarks.certified import batches, classified
+from benchmarks.images import png
 from benchmarks.record import Record, measured, options
 from benchmarks.third_party import NETWORKS
 from certnas.crosscheck import Converted, OracleUnusable, auto_lirpa
+from certnas.runs import write_atomically
 
 IMAGES = {
     "mnist_fc_3layer": 100,
@@ -234,7 +236,7 @@ def table(record: Record) -> Table:
     return result
 
 
-def plot(record: Record, path: Path) -> None:
+def picture(record: Record) -> bytes:
     """Their CPU time over ours for each network and norm, both ways to bisect, beside what is aimed at."""
     from matplotlib.figure import Figure
 
@@ -249,7 +251,7 @@ def plot(record: Record, path: Path) -> None:
     axes.set_xticks(range(len(places)), [f"{name}\n{norm}" for name, norm in places], rotation=60, fontsize=7)
     axes.set_ylabel("their CPU time / ours")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    return png(figure)
 
 
 @click.command()
@@ -273,7 +275,7 @@ def main(out: Path, quick: bool, threads: int, images: int, names: tuple[str, ..
                 job.run(record, first, last)
                 console.print(f"{name} | {norm} | {first}", highlight=False)
     console.print(table(record))
-    plot(record, out / "radius_job.png")
+    write_atomically(out / "radius_job.png", picture(record))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +17,7 @@ from scipy.optimize import nnls
 from torch import nn
 
 import bounds
+from benchmarks.images import png
 from benchmarks.record import Record, measured, options
 from bounds.analysis import Analysis
 from bounds.memory import budget
@@ -211,9 +211,7 @@ def picture(record: Record, axes: dict[str, tuple[int, ...]]) -> bytes:
         plot.minorticks_off()
     figure.axes[0].set_ylabel("CPU seconds an image")
     figure.axes[0].legend(fontsize="x-small")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return png(figure)
 
 
 @click.command()

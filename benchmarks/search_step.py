@@ -1,8 +1,5 @@
 """Time and peak memory of one full search step, w and α, with each metric beside plain first-order DARTS."""
 
-import ctypes
-import gc
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import Record, measured, options
+from benchmarks.record import Record, measured, options, trim
 from benchmarks.third_party import cifar10
 from certnas.data import Dataset
 from certnas.metrics.evaluation import classifier
@@ -66,11 +63,7 @@ class Search:
         supernet, x = self.trial.supernet, self.held_out.x
         with classifier(supernet, getattr(self.trial.task.metric, "bn", "batch")) as f, torch.no_grad():
             own = Batch(x, f(x).argmax(1))
-        gc.collect()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(
-                0
-            )  # what is free goes back to the system and is not mistaken for held
+        trim()
         with measured() as held:
             pass
         with measured() as cost:

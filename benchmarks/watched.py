@@ -1,10 +1,7 @@
 """Questions answered in a process of its own, each within a limit of time and memory."""
 
-import ctypes
-import gc
 import math
 import multiprocessing
-import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,6 +9,8 @@ from time import perf_counter
 from typing import Any
 
 import torch
+
+from benchmarks.record import trim
 
 POLL = 0.1
 
@@ -81,9 +80,7 @@ def _serve(pipe: Connection, threads: int) -> None:
             answer = work(*arguments)
         except Exception as error:
             answer = {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        gc.collect()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system and is not taken for held
+        trim()
         pipe.send(answer)
 
 

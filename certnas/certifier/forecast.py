@@ -147,8 +147,7 @@ class _Recalling(bounds.Method):
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         analysis.intervals |= self.intervals
-        boxed = analysis.boxed_rows(coef)
-        return torch.maximum(boxed, analysis.rows(analysis.network.graph.output, coef))
+        return bounds.CrownIBP(self.slope).lower(analysis, coef)
 
 
 def _on_line(one: bounds.Interval, other: bounds.Interval, weight: Tensor) -> bounds.Interval:
