@@ -130,12 +130,13 @@ def _cell(record: Record, key: str) -> str:
         return "-"
     if "refused" in bound:
         return str(bound["refused"])
-    good = "" if bound["finite"] and bound["inside"] else "NOT SOUND "
+    good = "" if bound["inside"] else "NOT SOUND "
+    ratio = f"{bound['ratio']:.3g}" if bound["finite"] else "overflows"
     memory = "" if bound["gib"] is None else f", {bound['gib']:.2f} GiB"
     proved = (
         "-" if radius is None else radius["refused"] if "refused" in radius else f"{radius['radius']:.3g}"
     )
-    return f"{good}{spent(bound):.2g} s{memory} ({bound['ratio']:.3g}); {proved}"
+    return f"{good}{spent(bound):.2g} s{memory} ({ratio}); {proved}"
 
 
 def picture(record: Record, names: Sequence[str]) -> bytes:

@@ -131,7 +131,8 @@ def lower_bounds(
     """rows·f(x') ≥ result for every x' in the region.  rows [N, S, K] -> [N, S]
 
     Differentiable in the network's parameters, the region's centre and radius, and the rows.  memory: bytes that
-    coefficients may take (None: half of what is free); the result does not depend on it.
+    coefficients may take (None: half of what is free); the result does not depend on it.  Where intervals grow
+    beyond what the precision can hold, the result is −∞.
     Raises InvalidInput where rows and images do not fit together, UnsupportedOp for an operator without a rule,
     OutOfMemory where the device has no room.  Where smaller blocks of rows have, a MemoryWarning says so once.
     """
@@ -155,7 +156,8 @@ def lower_bounds(
             folded(network), region, budget(memory, network.dtype, network.device), method.slope
         )
         try:
-            return method.lower(analysis, rows)
+            found = method.lower(analysis, rows)
+            return torch.where(found < torch.inf, found, -torch.inf)  # an overflow, NaN among them, says nothing
         except RuntimeError as error:
             if not ran_out(error):
                 raise

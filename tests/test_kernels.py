@@ -23,10 +23,11 @@ KINDS = {  # channels, filters, groups
     "kernel, padding, dilation", [((3, 3), 1, 1), ((1, 1), 0, 1), ((3, 2), 2, 2), ((5, 1), 0, 1)]
 )
 @pytest.mark.parametrize("last", [False, True])
-def test_equals_torch(kind, dtype, kernel, padding, dilation, last):
+@pytest.mark.parametrize("image", [(5, 6), (11, 12)], ids=["small image", "large image"])
+def test_equals_torch(kind, dtype, kernel, padding, dilation, last, image):
     channels, filters, groups = KINDS[kind]
     random = torch.Generator().manual_seed(0)
-    x = torch.randn(7, channels, 6, 9, generator=random, dtype=dtype)
+    x = torch.randn(7, channels, *image, generator=random, dtype=dtype)
     weight = torch.randn(filters, channels // groups, *kernel, generator=random, dtype=dtype)
     wanted = F.conv2d(x, weight, None, 1, padding, dilation, groups)
     given = x.contiguous(memory_format=torch.channels_last) if last else x
@@ -35,8 +36,10 @@ def test_equals_torch(kind, dtype, kernel, padding, dilation, last):
 
 
 @pytest.mark.parametrize("kind", ["dense", "depthwise", "several filters a channel"])
-def test_blocks_and_derivatives(kind, monkeypatch):
+@pytest.mark.parametrize("small", [0, 100])
+def test_blocks_and_derivatives(kind, small, monkeypatch):
     monkeypatch.setattr(kernels, "BLOCK", 100)
+    monkeypatch.setattr(kernels, "SMALL", small)
     channels, filters, groups = KINDS[kind]
     random = torch.Generator().manual_seed(1)
     x = torch.randn(3, channels, 4, 5, generator=random, dtype=torch.float64, requires_grad=True)

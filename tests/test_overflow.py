@@ -35,6 +35,7 @@ def test_overflow_certifies_nothing(method: str, eps: float) -> None:
         )
     assert torch.isfinite(clean).all()
     assert not (lower > 0).any()
+    assert not lower.isnan().any()
     assert not (lower > reached).any()
 
 
