@@ -157,7 +157,9 @@ def lower_bounds(
         )
         try:
             found = method.lower(analysis, rows)
-            return torch.where(found < torch.inf, found, -torch.inf)  # an overflow, NaN among them, says nothing
+            return torch.where(
+                found < torch.inf, found, -torch.inf
+            )  # an overflow, NaN among them, says nothing
         except RuntimeError as error:
             if not ran_out(error):
                 raise
