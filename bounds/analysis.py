@@ -159,14 +159,14 @@ class Analysis:
                 if tunings is None:
                     return self.relaxation(name).at(images)
                 tuning = tuple(
-                    t[images][:, chunk] if t.shape[1] == rows and rows > 1 and sides == 1 else t[images]
+                    t[images][:, chunk] if t.shape[1] == rows and rows > 1 else t[images]
                     for t in tunings[name]
                 )
                 return self.tuned(name, tuning, images)
 
             region, coef = self.region.at(images), some(images, chunk)
             sieve = None
-            if sides == 2 and self._by_sign(target):
+            if sides == 2 and self._by_sign(target) and not _own(tunings):
                 sieve = Sieve(self.network.graph.input, region, known(images), coef)
             return lower_bound(self.network, region, provide, target, coef, sieve)
 
@@ -249,13 +249,24 @@ class Analysis:
                     mask |= True
         return mask.flatten(1)
 
-    def refine(self, target: str, tunings: Tunings | None = None, *, meet: Meet = Interval.intersect) -> None:
-        """Tighten the interval of a tensor by backward rows for the units that need it; `meet` joins old and new."""
+    def refine(
+        self,
+        target: str,
+        tunings: Tunings | None = None,
+        *,
+        meet: Meet = Interval.intersect,
+        mask: Tensor | None = None,
+    ) -> None:
+        """Tighten the interval of a tensor by backward rows for the units that need it; `meet` joins old and new.
+
+        mask: the units, [N, units] of bool; `unstable` by default.  Tunings are [N, 1, …], or [N, M, …] for the M
+        units of each image, in their order.
+        """
         if target in self.plan.prefix:
             self.interval(target)
             return
         old = self.interval(target)
-        mask = self.unstable(target)
+        mask = self.unstable(target) if mask is None else mask
         counts = mask.sum(1).tolist()
         most = max(counts, default=0)
         if most == 0:
@@ -275,6 +286,11 @@ class Analysis:
             flat.lower.scatter(1, units, tight.lower).reshape(shape),
             flat.upper.scatter(1, units, tight.upper).reshape(shape),
         )
+
+
+def _own(tunings: Tunings | None) -> bool:
+    """Whether any row has a choice of its own."""
+    return any(t.shape[1] > 1 for tuning in (tunings or {}).values() for t in tuning)
 
 
 def _by_position(op: str) -> bool:

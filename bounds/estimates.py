@@ -54,7 +54,7 @@ def estimates(network: Network, rows: int, *, iterations: int = AlphaCrown.itera
     many = max([_held(n * row_cost(network, name, unit=True)) for name, n in targets.items()], default=0.0)
     kept = 2 * BYTES * widest
     crown = Estimate(2 * total + backward + last, backward, 2 * count + visited, boxes + max(few, many))
-    steps = 1 + 3 * iterations
+    steps = 2 + 3 * iterations
     return {
         "ibp": Estimate(2 * total, 0, count, boxes),
         "crown-ibp": Estimate(2 * total + last, 0, 2 * count, boxes + few),

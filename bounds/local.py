@@ -24,7 +24,7 @@ from bounds.ops.pool import window_of
 from bounds.ops.rule import Affine
 from bounds.patch import Grid, Patch, dot, flat
 from bounds.region import Region
-from bounds.relaxation import Diagonal, LinearMap, Relaxation, Window, Windowed
+from bounds.relaxation import Diagonal, Relaxation, Window, Windowed
 
 aten = torch.ops.aten
 Pair = tuple[int, int]
@@ -241,12 +241,12 @@ def relax(call: Call, relaxation: Relaxation, patch: Patch) -> tuple[tuple[Patch
     reach = reach_of(call)
     grid = _grids(call, patch, reach)
     low, high = relaxation.lower, relaxation.upper
-    if reach is None or grid is None or not (_shared(low.map) and _shared(high.map)):
+    if reach is None or grid is None or not _windowed(relaxation, patch):
         return None
     coef = patch.by_unit()
     negative = coef.clamp(max=0)
     both = [high.bias - low.bias] + ([low.bias] if bool((low.bias != 0).any()) else [])
-    biases = patch.gather(*(bias.expand(-1, 1, *call.shape) for bias in both))
+    biases = patch.gather(*(bias.expand(-1, -1, *call.shape) for bias in both))
     const = sum((dot(c, b) for c, b in zip((negative, coef), biases, strict=False)), start=torch.zeros(()))
     if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
         pulled = _through_slopes(patch, coef, negative, low.map, high.map)
@@ -268,10 +268,12 @@ def minimum(region: Region, patch: Patch) -> Tensor:
     return region.minimum_on(flat(patch.by_unit()), x, radii, *reach).flatten(1)
 
 
-def _shared(map: LinearMap) -> bool:
-    """Whether all rows share the map's coefficients."""
-    tensors = map.slopes if isinstance(map, Diagonal) else (map.weights,) if isinstance(map, Windowed) else ()
-    return bool(tensors) and all(t.shape[1] == 1 for t in tensors)
+def _windowed(relaxation: Relaxation, patch: Patch) -> bool:
+    """Whether there is a way for windows: planes of their own are for each unit, and of element-wise operators."""
+    maps = [relaxation.lower.map, relaxation.upper.map]
+    if relaxation.rows == 1:
+        return all(isinstance(map, Diagonal | Windowed) for map in maps)
+    return relaxation.rows == patch.top.shape[1] and all(isinstance(map, Diagonal) for map in maps)
 
 
 def _through_slopes(
@@ -280,10 +282,10 @@ def _through_slopes(
     found = []
     for a, b, shape in zip(low.slopes, high.slopes, low.shapes, strict=True):
         if low is high:
-            (slope,) = patch.gather(a.expand(-1, 1, *shape))
+            (slope,) = patch.gather(a.expand(-1, -1, *shape))
             found.append(coef * slope)
         else:
-            slope, more = patch.gather(a.expand(-1, 1, *shape), (b - a).expand(-1, 1, *shape))
+            slope, more = patch.gather(a.expand(-1, -1, *shape), (b - a).expand(-1, -1, *shape))
             found.append((coef * slope).addcmul_(negative, more))
     return tuple(found)
 

@@ -69,8 +69,13 @@ class Patch:
         return self.coef.flatten(0, 1)
 
     def gather(self, *images: Tensor) -> list[Tensor]:
-        """The windows of images [N or 1, 1, C, H, W], zeros outside.  [N, 1, M, C, kh, kw] each, to meet `by_unit`."""
+        """The windows of images, zeros outside.  [N, 1, M, C, kh, kw] each, to meet `by_unit`.
+
+        images: [N or 1, 1, C, H, W], or [N or 1, M, C, H, W]: one for each unit.
+        """
         n, m = self.top.shape
+        if any(image.shape[1] != 1 for image in images):
+            return [self._own(image) if image.shape[1] != 1 else self.gather(image)[0] for image in images]
         (kh, kw), (sh, sw), (oh, ow) = self.grid.size, self.grid.stride, self.grid.offset
         top, left = self.top * sh + oh, self.left * sw + ow
         padding, start = (0, 0, 0, 0), {}
@@ -87,6 +92,13 @@ class Patch:
             windows = _windows(padded, start[batch].flatten(), (kh, kw))
             found.append(windows.reshape(n, 1, m, kh, kw, -1).movedim(-1, 3))
         return found
+
+    def _own(self, image: Tensor) -> Tensor:
+        """`gather` of one image for each unit."""
+        n, m = self.top.shape
+        places = replace(self, top=self.top.reshape(-1, 1), left=self.left.reshape(-1, 1))
+        (windows,) = places.gather(image.expand(n, *image.shape[1:]).flatten(0, 1).unsqueeze(1))
+        return windows.reshape(n, 1, m, *windows.shape[3:])
 
     def by_unit(self) -> Tensor:
         """coef as [N, k, M, C, kh, kw]"""

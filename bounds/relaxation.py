@@ -1,7 +1,7 @@
 """Linear relaxations: two affine functions that sandwich a nonlinear operator on given intervals.
 
 Everything carries a rows axis S after the batch, of size 1 where all rows share one relaxation:
-operands [N, S, *in], outputs [N, S, *out].
+operands [N, S, *in], outputs [N, S, *out].  Of k·S rows, k kinds of each of S units, all kinds of a unit share one.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ SLOPES: dict[str, Slope] = {slope.value: slope for slope in Slope}
 class LinearMap(ABC):
     """A linear map of a node's operands to its output, given per image and row."""
 
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """S: of how many rows each has a map of its own, 1 where all share one."""
+
     @abstractmethod
     def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
         """Row coefficients [N, S, *out] pulled back to each operand, [N, S, *in]."""
@@ -62,6 +67,10 @@ class Diagonal(LinearMap):
 
     slopes: tuple[Tensor, ...]
     shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def rows(self) -> int:
+        return max(slope.shape[1] for slope in self.slopes)
 
     def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
         return tuple(
@@ -169,6 +178,10 @@ class Windowed(LinearMap):
     shape: tuple[int, ...]
     output: tuple[int, ...]
 
+    @property
+    def rows(self) -> int:
+        return self.weights.shape[1]
+
     def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
         window, channels = self.window, self.weights.shape[2]
         rows = coef.reshape(*coef.shape[:2], channels, *window.output)
@@ -211,11 +224,22 @@ class Relaxation:
     lower: Plane
     upper: Plane
 
+    @property
+    def rows(self) -> int:
+        """S: of how many rows each has planes of its own, 1 where all share them."""
+        return max(
+            size for plane in (self.lower, self.upper) for size in (plane.bias.shape[1], plane.map.rows)
+        )
+
     def pull(self, coef: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Σ coef·f(x) ≥ Σₖ ⟨coefₖ, xₖ⟩ + const: positive coefficients take the lower plane, negative the upper.
 
-        coef [N, S, *out] -> (one [N, S, *in] for each operand, const [N, S]).
+        coef [N, S or k·S, *out] -> (one [N, S or k·S, *in] for each operand, const [N, S or k·S]).
         """
+        if self.rows not in (1, coef.shape[1]):
+            kinds = [self.pull(part) for part in coef.split(self.rows, 1)]
+            operands = zip(*(pulled for pulled, _ in kinds), strict=True)
+            return tuple(torch.cat(parts, 1) for parts in operands), torch.cat([c for _, c in kinds], 1)
         low, high = self.lower, self.upper
         negative = coef.clamp(max=0)
         const = _dot(negative, high.bias - low.bias)

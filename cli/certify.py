@@ -67,7 +67,7 @@ class Run:
         check_numbers(options["tol"], options["eps_max"], options["batch_size"], options["memory"])
         check_box(self.clip, options["attack"])
         self.complete = Completion(options)
-        settings = {name: options[name] for name in ("slope", "iterations", "step", "errors")}
+        settings = {name: options[name] for name in ("slope", "iterations", "step", "shared", "errors")}
         self.method = self._method(settings)
         self.device = open_device(options["device"])
         self.model, self.data = self._open()

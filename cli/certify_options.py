@@ -41,6 +41,8 @@ PROOF = (
     click.option("--slope", help="Lower slope of ReLU: adaptive, parallel, zero or one."),
     click.option("--iterations", type=int, help="Of alpha-crown's optimisation."),
     click.option("--step", type=float, help="Of alpha-crown's optimisation."),
+    click.option("--shared", is_flag=True, default=None,
+                 help="Of alpha-crown: all units of a tensor share their slopes; faster and looser."),
     click.option("--errors", type=int, help="Error generators that a zonotope keeps; all by default."),
     click.option("--time-per-image", type=float, help="Seconds by which auto chooses.  [default: 10]"),
     click.option("--targets", type=click.Choice(["all", "random", "least", "runner-up"]), default="all",

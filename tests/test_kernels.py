@@ -35,6 +35,27 @@ def test_equals_torch(kind, dtype, kernel, padding, dilation, last, image):
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "size, kernel, padding, dilation", [(1, 3, 1, 1), (1, 3, 2, 1), (2, 2, 1, 1), (3, 2, 2, 2)]
+)
+def test_very_small_images(kind, dtype, size, kernel, padding, dilation):
+    channels, filters, groups = KINDS[kind]
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(120, channels, size, size, generator=random, dtype=dtype)
+    weight = torch.randn(filters, channels // groups, kernel, kernel, generator=random, dtype=dtype)
+    wanted = F.conv2d(x, weight, None, 1, padding, dilation, groups)
+    torch.testing.assert_close(convolve(x, weight, [padding] * 2, [dilation] * 2, groups), wanted)
+
+
+def test_derivatives_of_very_small_images():
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(16, 2, 2, 2, generator=random, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, 3, 3, generator=random, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *given: convolve(*given, [1, 1], [1, 1], 1), (x, weight))
+
+
 @pytest.mark.parametrize("kind", ["dense", "depthwise", "several filters a channel"])
 @pytest.mark.parametrize("small", [0, 100])
 def test_blocks_and_derivatives(kind, small, monkeypatch):

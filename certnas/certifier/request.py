@@ -68,6 +68,7 @@ def resolve_method(
     slope: str | None = None,
     iterations: int | None = None,
     step: float | None = None,
+    shared: bool | None = None,
     errors: int | None = None,
 ) -> bounds.Method:
     """The method itself or by its name, with the settings that are given changed.
@@ -79,6 +80,7 @@ def resolve_method(
         "slope": None if slope is None else chosen("slope", slope, bounds.SLOPES),
         "iterations": iterations,
         "step": step,
+        "shared": shared,
         "errors": errors,
     }
     given = {name: setting for name, setting in settings.items() if setting is not None}

@@ -30,6 +30,7 @@ def certificate_of(
 ) -> Certificate | None:
     """A certificate that rows·f > 0 on the region of one image; None where CROWN, or α-CROWN if asked, shows it not.
 
+    α-CROWN's slopes are shared by the units of a tensor here: those of each unit's own would be far too many to keep.
     network in float64, plain its `extract.plain`; region of one image, with one radius and a box that is none or two
     numbers; rows [1, S, K].
     """

@@ -36,10 +36,15 @@ class Outward(Analysis):
         return Relaxation(_lifted(relaxed.lower, size, -1), _lifted(relaxed.upper, size, 1))
 
     def refine(
-        self, target: str, tunings: Tunings | None = None, *, meet: Meet = bounds.Interval.intersect
+        self,
+        target: str,
+        tunings: Tunings | None = None,
+        *,
+        meet: Meet = bounds.Interval.intersect,
+        mask: Tensor | None = None,
     ) -> None:
         """Tighten the interval of a tensor, and widen it by less."""
-        super().refine(target, tunings, meet=meet)
+        super().refine(target, tunings, meet=meet, mask=mask)
         self.widen(target)
 
     def widen(self, target: str) -> None:
