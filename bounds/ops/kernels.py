@@ -36,7 +36,7 @@ def convolve(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int],
     if not double:
         return F.conv2d(laid_out(x), weight, None, 1, padding, dilation, groups)
     depthwise = groups == x.shape[1] == weight.shape[0]
-    if spatial and x.numel() and (depthwise or groups == 1 and x.shape[1] > 4):
+    if spatial and x.numel() and (depthwise or (groups == 1 and x.shape[1] > 4)):
         return _shifted(x, weight, padding, dilation, depthwise)
     return F.conv2d(x.contiguous(), weight, None, 1, padding, dilation, groups)
 
