@@ -22,9 +22,12 @@ from bounds.patch import units as unit_patches
 from bounds.plan import plan_of
 from bounds.region import Region
 from bounds.relaxation import Images, Relaxation, Slope
+from bounds.sides import Sides
 from bounds.sieve import Boxes, Sieve
 
 EVERYTHING = slice(None)
+MANY = 4_000_000
+"""Coefficients from which on the second side of a unit is worth waiting for the first."""
 Tunings = dict[str, Tuning]
 Meet = Callable[[Interval, Interval], Interval]
 
@@ -40,6 +43,8 @@ class Analysis:
         self.plan = plan_of(network.graph)
         self.intervals: dict[str, Interval] = {}
         self._relaxations: dict[str, Relaxation] = {}
+        self.sides = Sides(self)
+        self._idle: set[str] = set()
 
     # Intervals
 
@@ -114,25 +119,53 @@ class Analysis:
         return self._chunked(target, [coef.shape[1]] * len(coef), some, tunings)
 
     def rows_at(
-        self, target: str, units: Tensor, tunings: Tunings | None = None, counts: Sequence[int] = ()
+        self,
+        target: str,
+        units: Tensor,
+        tunings: Tunings | None = None,
+        counts: Sequence[int] = (),
+        sieved: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of single units.  units [N, M], flat indices into the tensor -> two [N, M].
 
         counts: how many of the M each image needs (all by default); what is said of the others means nothing.
+        sieved: whether of a unit whose sign is known no more need be known.
         """
-        shape = self.network.graph.shape(target)
 
         def some(images: Images, rows: slice) -> Tensor | Patch:
-            index = units[images][:, rows]
-            if len(shape) == 3:
-                return unit_patches(index, shape, self.network.dtype)
-            n, m = index.shape
-            dense = torch.zeros(n, m, prod(shape), dtype=self.network.dtype, device=self.network.device)
-            dense.scatter_(2, index.unsqueeze(2), 1.0)
-            return torch.cat([dense, -dense], 1).reshape(n, 2 * m, *shape)
+            return self._unit_rows(target, units[images][:, rows], None)
 
-        both = self._chunked(target, counts or [units.shape[1]] * len(units), some, tunings, sides=2)
+        counts = counts or [units.shape[1]] * len(units)
+        both = self._chunked(target, counts, some, tunings, sides=2, unit=True, sieved=sieved)
         return both[:, 0], -both[:, 1]
+
+    def signed_rows(
+        self,
+        target: str,
+        units: Tensor,
+        signs: Tensor,
+        tunings: Tunings | None,
+        counts: Sequence[int],
+        sieved: bool,
+    ) -> Tensor:
+        """Lower bounds of sign·unit; all else as in `rows_at`.  signs [N, M] -> [N, M]"""
+
+        def some(images: Images, rows: slice) -> Tensor | Patch:
+            return self._unit_rows(target, units[images][:, rows], signs[images][:, rows])
+
+        return self._chunked(target, counts, some, tunings, unit=True, sieved=sieved)
+
+    def _unit_rows(self, target: str, index: Tensor, signs: Tensor | None) -> Tensor | Patch:
+        shape, dtype = self.network.graph.shape(target), self.network.dtype
+        if len(shape) == 3:
+            return unit_patches(index, shape, dtype, signs)
+        n, m = index.shape
+        dense = torch.zeros(n, m, prod(shape), dtype=dtype, device=self.network.device)
+        ones = dense.new_ones(n, m) if signs is None else signs
+        dense.scatter_(2, index.unsqueeze(2), ones.unsqueeze(2))
+        if signs is None:
+            dense = torch.cat([dense, -dense], 1)
+        return dense.reshape(n, -1, *shape)
 
     def _chunked(
         self,
@@ -141,6 +174,8 @@ class Analysis:
         some: Callable[[Images, slice], Tensor | Patch],
         tunings: Tunings | None,
         sides: int = 1,
+        unit: bool = False,
+        sieved: bool = False,
     ) -> Tensor:
         """[N, rows], or [N, sides, rows]: blocks of rows under the budget, recomputed in the backward of autograd.
 
@@ -166,8 +201,8 @@ class Analysis:
 
             region, coef = self.region.at(images), some(images, chunk)
             sieve = None
-            if sides == 2 and self._by_sign(target) and not _own(tunings):
-                sieve = Sieve(self.network.graph.input, region, known(images), coef)
+            if sieved:
+                sieve = Sieve(self.network.graph.input, region, known(images), coef, self._idle, sides)
             return lower_bound(self.network, region, provide, target, coef, sieve)
 
         def known(images: Images) -> Boxes:
@@ -190,7 +225,7 @@ class Analysis:
             place = torch.tensor([image for group in results for image in group], device=found.device)
             return found.new_zeros(len(counts), sides, rows).index_copy(0, place, found)
 
-        cost = sides * row_cost(self.network, target, unit=sides == 2)
+        cost = sides * row_cost(self.network, target, unit=unit)
         found = self.budget.fitted(counts, cost, joined)
         return found.squeeze(1) if sides == 1 else found
 
@@ -272,10 +307,15 @@ class Analysis:
         if most == 0:
             return
         units = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        rows = Interval(*self.rows_at(target, units, tunings, counts)).known()
         flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
         kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
-        met = meet(kept, rows)
+        signs_do = self._by_sign(target) and not _own(tunings)
+        many = sum(counts) * row_cost(self.network, target, unit=True) > MANY
+        if signs_do and many and self.sides.pays:
+            rows = self.sides.bounds(target, units, kept, tunings, counts)
+        else:
+            rows = Interval(*self.rows_at(target, units, tunings, counts, sieved=signs_do))
+        met = meet(kept, rows.known())
         # images with fewer such units are filled up with others, which stay as they are
         chosen = mask.gather(1, units)
         tight = Interval(

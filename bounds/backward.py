@@ -72,9 +72,9 @@ def _walk(
             continue
         node = graph.nodes[name]
         rule, call = rule_for(node), network.call(node)
-        if sieve is not None and isinstance(rule, Nonlinear) and sieve.due(pending):
+        if sieve is not None and isinstance(rule, Nonlinear) and sieve.due(name, pending):
             assert isinstance(total, Tensor)
-            pending, total = sieve.look(pending, total)
+            pending, total = sieve.look(name, pending, total)
             if not pending:
                 return sieve.close(None)
         rows = pending.pop(name)

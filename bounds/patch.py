@@ -182,9 +182,13 @@ def _windows(padded: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:
     return view.index_select(0, start).flatten(1)
 
 
-def units(index: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Patch:
-    """For each unit the row that reads it and its negative.  index [N, M] into the flattened tensor [C, H, W]."""
+def units(index: Tensor, shape: tuple[int, ...], dtype: torch.dtype, signs: Tensor | None = None) -> Patch:
+    """For each unit the row that reads it and its negative, or sign times it.
+
+    index [N, M] into the flattened tensor [C, H, W]; signs [N, M].
+    """
     c, h, w = shape
     channel = index // (h * w)
     one = F.one_hot(channel, c).to(dtype).reshape(*index.shape, c, 1, 1)
-    return Patch(torch.cat([one, -one], 1), index // w % h, index % w, Grid(), shape)
+    coef = torch.cat([one, -one], 1) if signs is None else one * signs[..., None, None, None]
+    return Patch(coef, index // w % h, index % w, Grid(), shape)

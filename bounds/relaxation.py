@@ -16,8 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.layout import like, vectors
+from bounds.layout import channels_last, like, vectors
 
+RARE = 0.2
+"""Up to this part of a tensor's units, those whose planes differ are worth being picked out."""
+LARGE = 1_000_000
+"""And that from so many coefficients on."""
 Images = slice | Tensor
 """Some of the images: a slice, or their places [n] long."""
 
@@ -241,6 +245,9 @@ class Relaxation:
             operands = zip(*(pulled for pulled, _ in kinds), strict=True)
             return tuple(torch.cat(parts, 1) for parts in operands), torch.cat([c for _, c in kinds], 1)
         low, high = self.lower, self.upper
+        loose = self._few_loose(coef)
+        if loose is not None:
+            return self._pull_few(coef, loose)
         negative = coef.clamp(max=0)
         const = _dot(negative, high.bias - low.bias)
         if bool((low.bias != 0).any()):
@@ -255,6 +262,35 @@ class Relaxation:
             ), const
         pairs = zip(low.map.transpose(coef - negative), high.map.transpose(negative), strict=True)
         return tuple(a + b for a, b in pairs), const
+
+    def _few_loose(self, coef: Tensor) -> Tensor | None:
+        """Where the planes differ, as places in `vectors`, if they are of one element-wise operand and do so rarely."""
+        low, high = self.lower.map, self.upper.map
+        if not (isinstance(low, Diagonal) and isinstance(high, Diagonal)) or len(low.slopes) > 1:
+            return None
+        (a,), (b,) = low.slopes, high.slopes
+        if a.shape[1] > 1 or b.shape != a.shape or a.shape[2:] != coef.shape[2:] or coef.numel() < LARGE:
+            return None
+        apart = ((a != b) | (self.lower.bias != self.upper.bias) | (self.lower.bias != 0)).any(
+            0, keepdim=True
+        )
+        (places,) = vectors(coef, apart)[1:]
+        found = places.flatten().nonzero().flatten()
+        return found if len(found) <= RARE * places.numel() else None
+
+    def _pull_few(self, coef: Tensor, loose: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """`pull` through planes that differ at `loose` alone."""
+        (a,), (b,) = self.lower.map.slopes, self.upper.map.slopes  # type: ignore[attr-defined]
+        rows, a, b, low, high = vectors(coef, a, b, self.lower.bias, self.upper.bias)
+        few = rows.index_select(2, loose)
+        negative = few.clamp(max=0)
+        a_few, b_few, low, high = (t.index_select(2, loose) for t in (a, b, low, high))
+        const = _dot(few, low) + _dot(negative, high - low)
+        pulled = (rows * a).index_add_(2, loose, negative * (b_few - a_few))
+        if channels_last(coef):
+            c, h, w = coef.shape[2:]
+            return (pulled.unflatten(2, (h, w, c)).movedim(-1, 2),), const
+        return (pulled.reshape(coef.shape),), const
 
     def at(self, images: Images) -> Relaxation:
         lower = self.lower.at(images)

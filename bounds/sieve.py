@@ -18,6 +18,8 @@ Rows = Tensor | Patch
 Boxes = Callable[[str], Interval | None]
 DUE = 1
 """A look costs about three passes over the rows, so it pays where at least as many have been made since the last."""
+FEW = 0.05
+"""Where a look has settled no more than this part of the units there were, later rows are not looked at."""
 WORTH = 0.9
 """Rows are moved together where at most this part of them is left."""
 
@@ -29,14 +31,20 @@ class Sieve:
     linear there either way.  Its bounds are those of that moment, whatever becomes of the units beside it.
     """
 
-    def __init__(self, input: str, region: Region, boxes: Boxes, rows: Rows) -> None:
-        """boxes(name): the interval of a tensor [n, *shape] of the region's n images, None where there is none yet."""
-        self._input, self._region, self._boxes = input, region, boxes
+    def __init__(
+        self, input: str, region: Region, boxes: Boxes, rows: Rows, idle: set[str], sides: int = 2
+    ) -> None:
+        """boxes(name): the interval of a tensor [n, *shape] of the region's n images, None where there is none yet.
+
+        idle: the nodes before which a look was not worth its cost; shared by all rows of one call.
+        """
+        self._input, self._region, self._boxes, self._idle = input, region, boxes, idle
         n, device = len(region.x), region.x.device
-        units = (rows.coef if isinstance(rows, Patch) else rows).shape[1] // 2
+        units = (rows.coef if isinstance(rows, Patch) else rows).shape[1] // sides
+        self._sides = sides
         self._place = torch.arange(units, device=device).expand(n, -1)
         self._open = torch.ones(n, units, dtype=torch.bool, device=device)
-        self._found = torch.zeros(n, 2, units, dtype=region.x.dtype, device=device)
+        self._found = torch.zeros(n, sides, units, dtype=region.x.dtype, device=device)
         self._spent: int | None = None
 
     def passed(self, parts: Sequence[Rows], *, relaxed: bool) -> None:
@@ -44,11 +52,13 @@ class Sieve:
         if self._spent is not None or relaxed:
             self._spent = (self._spent or 0) + sum(_size(part) for part in parts)
 
-    def due(self, pending: dict[str, Rows]) -> bool:
-        """Whether a look is worth its cost."""
-        return self._spent is not None and self._spent >= DUE * sum(_size(rows) for rows in pending.values())
+    def due(self, name: str, pending: dict[str, Rows]) -> bool:
+        """Whether a look before node `name` is worth its cost."""
+        if self._spent is None or name in self._idle:
+            return False
+        return self._spent >= DUE * sum(_size(rows) for rows in pending.values())
 
-    def look(self, pending: dict[str, Rows], total: Tensor) -> tuple[dict[str, Rows], Tensor]:
+    def look(self, at: str, pending: dict[str, Rows], total: Tensor) -> tuple[dict[str, Rows], Tensor]:
         """The rows [n, 2·m, …] and constants [n, 2·m] of the units that stay open; no rows where none does."""
         self._spent = 0
         value = total
@@ -61,10 +71,13 @@ class Sieve:
             if box is None:
                 return pending, total
             value = value + _least(rows, box)
-        value = value.unflatten(1, (2, -1))
+        value = value.unflatten(1, (self._sides, -1))
         settled = ((value >= 0).any(1)) & self._open
         self._keep(value, settled)
+        before = int(self._open.sum())
         self._open = self._open & ~settled
+        if int(self._open.sum()) >= (1 - FEW) * before:
+            self._idle.add(at)
         left = int(self._open.sum(1).max())
         if left == 0:
             return {}, total
@@ -72,13 +85,13 @@ class Sieve:
             return pending, total
         index = self._open.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :left]
         self._place, self._open = self._place.gather(1, index), self._open.gather(1, index)
-        both = torch.cat([index, index + value.shape[2]], 1)
+        both = torch.cat([index + k * value.shape[2] for k in range(self._sides)], 1)
         return {name: _chosen(rows, index, both) for name, rows in pending.items()}, total.gather(1, both)
 
     def close(self, total: Tensor | None) -> Tensor:
         """The bounds of all units, [n, 2·M]; total [n, 2·m]: of those that stayed open, None where none did."""
         if total is not None:
-            self._keep(total.unflatten(1, (2, -1)), self._open)
+            self._keep(total.unflatten(1, (self._sides, -1)), self._open)
         return self._found.flatten(1)
 
     def _keep(self, value: Tensor, which: Tensor) -> None:

@@ -1,0 +1,94 @@
+"""Bounds of units of which only the sign matters: the likelier side first, and the other where that leaves it open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bounds.interval import Interval
+from bounds.ops import rule_for
+from bounds.ops.rule import Tuning
+
+if TYPE_CHECKING:
+    from bounds.analysis import Analysis
+
+PAYS = 0.5
+"""As long as the first side leaves no more than this part of the units open, fewer rows are worth two passes."""
+
+
+class Sides:
+    """Asks an analysis for one side of its units at a time.
+
+    A unit that is above zero at the centre of the region can be above zero all over it, but not below: whether it is
+    takes one row instead of two.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._centre: dict[str, Tensor] = {}
+        self._left = 0.0
+
+    @property
+    def pays(self) -> bool:
+        """Whether the first side settled enough of the units that were asked about last."""
+        return self._left <= PAYS
+
+    def bounds(
+        self,
+        target: str,
+        units: Tensor,
+        known: Interval,
+        tunings: dict[str, Tuning] | None,
+        counts: Sequence[int],
+    ) -> Interval:
+        """Of units [N, M] of a tensor, their bounds; a side that need not be known any more stays as `known` has it.
+
+        counts: how many of the M each image needs.
+        """
+        above = self._at_centre(target).flatten(1).gather(1, units) >= 0
+        first = self._analysis.signed_rows(target, units, _signs(above, known), tunings, counts, sieved=True)
+        found = _told(known, above, first)
+        needed = (
+            torch.arange(units.shape[1], device=units.device)
+            < torch.tensor(counts, device=units.device)[:, None]
+        )
+        open_ = needed & ~(first.detach() >= 0)
+        left = open_.sum(1).tolist()
+        self._left = sum(left) / sum(counts)
+        if not max(left):
+            return found
+        place = open_.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(left)]
+        part = Interval(found.lower.gather(1, place), found.upper.gather(1, place))
+        below, asked = ~above.gather(1, place), open_.gather(1, place)
+        second = self._analysis.signed_rows(
+            target, units.gather(1, place), _signs(below, known), tunings, left, sieved=False
+        )
+        told = _told(part, below, second)
+        lower = torch.where(asked, told.lower, part.lower)
+        upper = torch.where(asked, told.upper, part.upper)
+        return Interval(found.lower.scatter(1, place, lower), found.upper.scatter(1, place, upper))
+
+    def _at_centre(self, target: str) -> Tensor:
+        """The tensor's values at the region's centre.  [N, *shape]"""
+        network, region = self._analysis.network, self._analysis.region
+        if not self._centre:
+            with torch.no_grad():
+                self._centre[network.graph.input] = region.x.detach()
+                for name, node in network.graph.nodes.items():
+                    points = (self._centre[operand] for operand in node.operands)
+                    box = rule_for(node).interval(network.call(node), *(Interval(x, x) for x in points))
+                    self._centre[name] = box.lower
+        return self._centre[target]
+
+
+def _signs(above: Tensor, like: Interval) -> Tensor:
+    """1 where above, −1 elsewhere."""
+    return torch.where(above, 1.0, -1.0).to(like.lower)
+
+
+def _told(known: Interval, above: Tensor, least: Tensor) -> Interval:
+    """`known` with `least` for the lower side where above, with −`least` for the upper side elsewhere."""
+    return Interval(torch.where(above, least, known.lower), torch.where(above, known.upper, -least))
