@@ -22,7 +22,7 @@ from bounds.patch import units as unit_patches
 from bounds.plan import plan_of
 from bounds.region import Region
 from bounds.relaxation import Images, Relaxation, Slope
-from bounds.sides import Sides
+from bounds.sides import Sides, signs_alone
 from bounds.sieve import Boxes, Sieve
 
 EVERYTHING = slice(None)
@@ -316,6 +316,8 @@ class Analysis:
         else:
             rows = Interval(*self.rows_at(target, units, tunings, counts, sieved=signs_do))
         met = meet(kept, rows.known())
+        if signs_do:
+            met = signs_alone(kept, met)
         # images with fewer such units are filled up with others, which stay as they are
         chosen = mask.gather(1, units)
         tight = Interval(

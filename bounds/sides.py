@@ -92,3 +92,14 @@ def _signs(above: Tensor, like: Interval) -> Tensor:
 def _told(known: Interval, above: Tensor, least: Tensor) -> Interval:
     """`known` with `least` for the lower side where above, with −`least` for the upper side elsewhere."""
     return Interval(torch.where(above, least, known.lower), torch.where(above, known.upper, -least))
+
+
+def signs_alone(known: Interval, found: Interval) -> Interval:
+    """`found` of units with zero inside; of others `known`, cut at zero.
+
+    The bounds that a sign was read off depend on when that was; what they say of the sign does not.
+    """
+    above, below = found.lower >= 0, found.upper <= 0
+    lower = torch.where(above, known.lower.clamp(min=0), torch.where(below, known.lower, found.lower))
+    upper = torch.where(below, known.upper.clamp(max=0), torch.where(above, known.upper, found.upper))
+    return Interval(lower, upper)
