@@ -26,7 +26,7 @@ from bounds.sides import Sides, signs_alone
 from bounds.sieve import Boxes, Sieve
 
 EVERYTHING = slice(None)
-MANY = 4_000_000
+MANY = 1_000_000
 """Coefficients from which on the second side of a unit is worth waiting for the first."""
 Tunings = dict[str, Tuning]
 Meet = Callable[[Interval, Interval], Interval]

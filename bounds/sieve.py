@@ -25,10 +25,11 @@ WORTH = 0.9
 
 
 class Sieve:
-    """Of N·M units, the rows that read them and then their negatives: which are open, and what is known of the others.
+    """Of N·M units, the rows that read them, and after these the rows of a second side: which units are open, and what
+    is known of the others.
 
     A unit whose sign follows from the intervals of what its rows have come to needs no tighter bound: a ReLU is
-    linear there either way.  Its bounds are those of that moment, whatever becomes of the units beside it.
+    linear there either way.  Its bounds are those of that moment, of which `sides.signs_alone` keeps the sign.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Sieve:
     ) -> None:
         """boxes(name): the interval of a tensor [n, *shape] of the region's n images, None where there is none yet.
 
-        idle: the nodes before which a look was not worth its cost; shared by all rows of one call.
+        rows: [n, sides·M, …].  idle: the nodes before which a look was not worth its cost, of all rows of one call.
         """
         self._input, self._region, self._boxes, self._idle = input, region, boxes, idle
         n, device = len(region.x), region.x.device
@@ -59,7 +60,7 @@ class Sieve:
         return self._spent >= DUE * sum(_size(rows) for rows in pending.values())
 
     def look(self, at: str, pending: dict[str, Rows], total: Tensor) -> tuple[dict[str, Rows], Tensor]:
-        """The rows [n, 2·m, …] and constants [n, 2·m] of the units that stay open; no rows where none does."""
+        """The rows [n, sides·m, …] and constants [n, sides·m] of the units that stay open; no rows where none does."""
         self._spent = 0
         value = total
         for name, rows in pending.items():
@@ -89,7 +90,7 @@ class Sieve:
         return {name: _chosen(rows, index, both) for name, rows in pending.items()}, total.gather(1, both)
 
     def close(self, total: Tensor | None) -> Tensor:
-        """The bounds of all units, [n, 2·M]; total [n, 2·m]: of those that stayed open, None where none did."""
+        """The bounds of all units, [n, sides·M]; total [n, sides·m]: of those that stayed open, None where none did."""
         if total is not None:
             self._keep(total.unflatten(1, (self._sides, -1)), self._open)
         return self._found.flatten(1)
@@ -116,7 +117,7 @@ def _least(rows: Rows, box: Interval) -> Tensor:
 
 
 def _chosen(rows: Rows, index: Tensor, both: Tensor) -> Rows:
-    """The rows of the units `index` [n, m], whose places among all rows are `both` [n, 2·m]."""
+    """The rows of the units `index` [n, m], whose places among all rows are `both` [n, sides·m]."""
     if isinstance(rows, Patch):
         top, left = rows.top.gather(1, index), rows.left.gather(1, index)
         return replace(rows, coef=_taken(rows.coef, both), top=top, left=left)
