@@ -45,6 +45,7 @@ class Analysis:
         self._relaxations: dict[str, Relaxation] = {}
         self.sides = Sides(self)
         self._idle: set[str] = set()
+        self._read: dict[str, Interval] = {}
 
     # Intervals
 
@@ -316,18 +317,24 @@ class Analysis:
         else:
             rows = Interval(*self.rows_at(target, units, tunings, counts, sieved=signs_do))
         met = meet(kept, rows.known())
-        if signs_do:
-            met = signs_alone(kept, met)
         # images with fewer such units are filled up with others, which stay as they are
         chosen = mask.gather(1, units)
-        tight = Interval(
-            torch.where(chosen, met.lower, kept.lower), torch.where(chosen, met.upper, kept.upper)
-        )
-        shape = old.lower.shape
-        self.intervals[target] = Interval(
-            flat.lower.scatter(1, units, tight.lower).reshape(shape),
-            flat.upper.scatter(1, units, tight.upper).reshape(shape),
-        )
+
+        def placed(new: Interval) -> Interval:
+            lower = flat.lower.scatter(1, units, torch.where(chosen, new.lower, kept.lower))
+            upper = flat.upper.scatter(1, units, torch.where(chosen, new.upper, kept.upper))
+            return Interval(lower.reshape(old.lower.shape), upper.reshape(old.lower.shape))
+
+        if signs_do:
+            self._read[target] = placed(met).detach()
+            met = signs_alone(kept, met)
+        self.intervals[target] = placed(met)
+
+    def guess(self, target: str) -> Interval:
+        """About what `refine` might have said of a tensor: no bounds of units that are settled.  [N, *shape]"""
+        if target not in self._read:
+            return self.interval(target)
+        return self.sides.mirrored(target, self._read[target])
 
 
 def _own(tunings: Tunings | None) -> bool:

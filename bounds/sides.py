@@ -71,6 +71,14 @@ class Sides:
         upper = torch.where(asked, told.upper, part.upper)
         return Interval(found.lower.scatter(1, place, lower), found.upper.scatter(1, place, upper))
 
+    def mirrored(self, target: str, found: Interval) -> Interval:
+        """`found` with sides that were not asked for as far from the centre's value as the others are."""
+        centre = self._at_centre(target)
+        above, below = found.lower > 0, found.upper < 0
+        lower = torch.where(below, torch.maximum(found.lower, 2 * centre - found.upper), found.lower)
+        upper = torch.where(above, torch.minimum(found.upper, 2 * centre - found.lower), found.upper)
+        return Interval(lower, upper)
+
     def _at_centre(self, target: str) -> Tensor:
         """The tensor's values at the region's centre.  [N, *shape]"""
         network, region = self._analysis.network, self._analysis.region

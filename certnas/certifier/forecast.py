@@ -127,7 +127,7 @@ class _Point:
 
 
 class _Noting(bounds.Method):
-    """A method, and the intervals of what nonlinearities read that it came to."""
+    """A method, and about the intervals of what nonlinearities read that it came to."""
 
     def __init__(self, method: bounds.Method) -> None:
         self.method, self.slope = method, method.slope
@@ -135,7 +135,7 @@ class _Noting(bounds.Method):
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         lower = self.method.lower(analysis, coef)
-        self.intervals = {name: analysis.interval(name) for name in analysis.plan.readers}
+        self.intervals = {name: analysis.guess(name) for name in analysis.plan.readers}
         return lower
 
 
