@@ -1,7 +1,9 @@
 """`certnas`: the commands, and the one place where a command's failure becomes a line and an exit code."""
 
+import logging
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -35,9 +37,19 @@ class Commands(click.Group):
         except click.ClickException as error:
             line, code = one_line(error), error.exit_code
         else:
-            sys.exit(code if isinstance(code, int) else 0)
+            _leave(code if isinstance(code, int) else 0)
         click.echo(f"certnas: {line}", err=True)
-        sys.exit(code)
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process; one of several that torchrun started, at once: torch's threads may abort an orderly end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -28,13 +28,19 @@ def command(out: Path, *more: str) -> list[str]:
 def started(out: Path, *more: str) -> subprocess.Popen[str]:
     """The run, once it has kept two batches."""
     process = subprocess.Popen(
-        command(out, *more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+        command(out, *more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=_interruptible,
+    )  # fmt: skip
     until = time.monotonic() + 120
     while kept(out) < 2:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.01)
     return process
+
+
+def _interruptible() -> None:
+    """What a shell runs in the background ignores interrupts, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def kept(out: Path) -> int:

@@ -13,6 +13,7 @@ from types import FrameType
 OWN = ("bounds", "certnas")
 INTERVAL = 0.01  # seconds between two rings
 PATIENCE = 0.5  # seconds that other code may run on
+CALLBACKS = ("weakref", "torch.utils.weak")  # modules whose functions Python calls on its own
 
 
 class OutOfTime(Exception):
@@ -48,7 +49,7 @@ class Deadline:
         By the process's interval timer, so only in the main thread and where nobody else uses it; elsewhere `check`
         alone ends the work. What Python calls on its own, as a weak reference's callback is, would swallow the
         exception: the timer therefore rings on, and raises where this project's code runs. Code that never comes
-        back to it is ended all the same, after `PATIENCE`.
+        back to it is ended all the same, after `PATIENCE`, but not within what is known to be such a call.
         """
         alarmed = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
         if not alarmed or math.isinf(self.ends) or signal.getitimer(signal.ITIMER_REAL)[0] > 0:
@@ -56,10 +57,11 @@ class Deadline:
             return
 
         def ring(number: int, frame: FrameType | None) -> None:
-            module = "" if frame is None else str(frame.f_globals.get("__name__", ""))
+            module = _module(frame)
             if module == __name__:
                 return  # the block is being left
-            if module.partition(".")[0] in OWN or self.left < -PATIENCE:
+            own = module.partition(".")[0] in OWN
+            if own or (self.left < -PATIENCE and not _in_callback(frame)):
                 raise OutOfTime
 
         before = signal.signal(signal.SIGALRM, ring)
@@ -69,3 +71,16 @@ class Deadline:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+
+
+def _module(frame: FrameType | None) -> str:
+    return "" if frame is None else str(frame.f_globals.get("__name__", ""))
+
+
+def _in_callback(frame: FrameType | None) -> bool:
+    """Whether Python called this, or what called this, on its own."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or _module(frame) in CALLBACKS:
+            return True
+        frame = frame.f_back
+    return False
