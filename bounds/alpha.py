@@ -66,9 +66,10 @@ class AlphaCrown(Method):
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         plain = Crown(self.slope).lower(analysis, coef)
-        asked = {} if self.shared else _owners(analysis)
+        each = {} if self.shared else _numbers_of_a_row(analysis)
+        asked = _owners(analysis, each)
         found = []
-        for images in _groups(analysis, asked, len(coef)):
+        for images in _groups(each, asked, len(coef)):
             part, rows, known = _of_images(analysis, images), coef[images], plain[images]
             choice = _initial(part, rows.shape[1], {target: mask[images] for target, mask in asked.items()})
             best = self._ascend(part, rows.detach(), known.detach(), choice)
@@ -188,9 +189,11 @@ def _frozen(network: Network) -> Network:
     return replace(network, values=values)
 
 
-def _owners(analysis: Analysis) -> dict[str, Tensor]:
-    """The intermediate tensors whose units may have slopes of their own, and the units [N, units] that need them."""
-    each = _numbers_of_a_row(analysis)
+def _owners(analysis: Analysis, each: dict[str, int]) -> dict[str, Tensor]:
+    """The intermediate tensors whose units may have slopes of their own, and the units [N, units] that need them.
+
+    each: how many slopes a row of each tensor has.
+    """
     return {
         target: analysis.unstable(target)
         for target, numbers in each.items()
@@ -207,9 +210,8 @@ def _numbers_of_a_row(analysis: Analysis) -> dict[str, int]:
     return {target: sum(sizes[name] for name in analysis.relaxed_before(target)) for target in targets}
 
 
-def _groups(analysis: Analysis, asked: dict[str, Tensor], images: int) -> list[slice]:
+def _groups(each: dict[str, int], asked: dict[str, Tensor], images: int) -> list[slice]:
     """All images, in as many parts as it takes to keep the slopes of each below `TOGETHER`."""
-    each = _numbers_of_a_row(analysis) if asked else {}
     numbers = sum(each[target] * int(mask.sum(1).max()) for target, mask in asked.items())
     step = max(1, TOGETHER // max(1, numbers))
     return [slice(first, min(first + step, images)) for first in range(0, images, step)]

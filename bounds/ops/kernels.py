@@ -82,14 +82,8 @@ def _columns(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int])
     found = []
     for part in x.permute(0, 2, 3, 1).split(step):
         padded = F.pad(part, (0, 0, pw, pw, ph, ph)).contiguous()
-        strides = (
-            height * width * channels,
-            width * channels,
-            channels,
-            dh * width * channels,
-            dw * channels,
-            1,
-        )
+        image, row, place, channel = padded.stride()
+        strides = (image, row, place, dh * row, dw * place, channel)
         windows = padded.as_strided((len(part), oh, ow, kh, kw, channels), strides)
         found.append(windows.reshape(-1, len(flat)) @ flat)
     return torch.cat(found).reshape(len(x), oh, ow, -1).permute(0, 3, 1, 2)
