@@ -78,11 +78,20 @@ class Analysis:
         return rule_for(node).interval(self.network.call(node), *operands)
 
     def _exact(self, name: str) -> Interval:
-        """A tensor that is affine in the input, against the region itself."""
-        shape = self.network.graph.shape(name)
-        units = torch.arange(prod(shape), device=self.network.device).expand(len(self.region.x), -1)
-        lower, upper = self.rows_at(name, units)
-        return Interval(lower.reshape(-1, *shape), upper.reshape(-1, *shape))
+        """A tensor that is affine in the input, against the region itself.  Its rows are the same for every image."""
+        shape, region = self.network.graph.shape(name), self.region
+        units = torch.arange(prod(shape), device=self.network.device).unsqueeze(0)
+
+        def block(rows: slice) -> Tensor:
+            coef = self._unit_rows(name, units[:, rows], None)
+            return lower_bound(self.network, region, self.relaxation, name, coef).unflatten(1, (2, -1))
+
+        def joined(blocks: Blocks) -> Tensor:
+            return torch.cat([self._recomputed(len(blocks) > 1, block, rows) for _, rows in blocks], 2)
+
+        cost = 2 * row_cost(self.network, name, unit=True) * (len(region.x) if region.clipped else 1)
+        both = self.budget.fitted([units.shape[1]], cost, joined)
+        return Interval(both[:, 0].reshape(-1, *shape), -both[:, 1].reshape(-1, *shape))
 
     # Relaxations
 
@@ -216,10 +225,7 @@ class Analysis:
             results: dict[tuple[int, ...], list[Tensor]] = {}
             for group, chunk in blocks:
                 images = self._images(group)
-                if len(blocks) > 1 and torch.is_grad_enabled():
-                    part = checkpoint(block, images, chunk, use_reentrant=False, preserve_rng_state=False)
-                else:
-                    part = block(images, chunk)
+                part = self._recomputed(len(blocks) > 1, block, images, chunk)
                 results.setdefault(tuple(group), []).append(part.reshape(len(part), sides, -1))
             whole = [torch.cat(parts, 2) for parts in results.values()]
             found = torch.cat([F.pad(part, (0, rows - part.shape[2])) for part in whole])
@@ -229,6 +235,13 @@ class Analysis:
         cost = sides * row_cost(self.network, target, unit=unit)
         found = self.budget.fitted(counts, cost, joined)
         return found.squeeze(1) if sides == 1 else found
+
+    @staticmethod
+    def _recomputed(several: bool, block: Callable[..., Tensor], *which: Images) -> Tensor:
+        """`block(*which)`; of several blocks each is computed again in the backward pass of autograd."""
+        if several and torch.is_grad_enabled():
+            return checkpoint(block, *which, use_reentrant=False, preserve_rng_state=False)
+        return block(*which)
 
     def _by_sign(self, target: str) -> bool:
         """Whether all that reads a tensor asks of its units is whether they may change their sign."""

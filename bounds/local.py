@@ -261,8 +261,9 @@ def relax(call: Call, relaxation: Relaxation, patch: Patch) -> tuple[tuple[Patch
 
 
 def minimum(region: Region, patch: Patch) -> Tensor:
-    """`Region.minimum` of rows that are windows of the image.  [N, S]"""
+    """`Region.minimum` of rows that are windows of the image, of each of the N or one for all.  [N, S]"""
     n, shape = len(region.x), region.x.shape[1:]
+    patch = patch.expanded(n)
     known = [region.x, region.radii.expand(n, *shape), *(region.reach() if region.clipped else ())]
     x, radii, *reach = (flat(windows) for windows in patch.gather(*(image.unsqueeze(1) for image in known)))
     return region.minimum_on(flat(patch.by_unit()), x, radii, *reach).flatten(1)

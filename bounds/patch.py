@@ -68,6 +68,13 @@ class Patch:
         """[N·k·M, C, *size]"""
         return self.coef.flatten(0, 1)
 
+    def expanded(self, n: int) -> Patch:
+        """The same rows for each of `n` images, where there are those of one."""
+        if len(self.top) == n:
+            return self
+        coef, top, left = (t.expand(n, *t.shape[1:]) for t in (self.coef, self.top, self.left))
+        return replace(self, coef=coef, top=top, left=left)
+
     def gather(self, *images: Tensor) -> list[Tensor]:
         """The windows of images, zeros outside.  [N, 1, M, C, kh, kw] each, to meet `by_unit`.
 
