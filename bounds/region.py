@@ -17,6 +17,8 @@ from bounds.interval import Interval
 from bounds.layout import vectors
 
 Number = float | Tensor
+LARGEST = 32
+"""So many coefficients of a row, the largest, are enough to look at first where the l1 ball is met with a box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,36 +159,49 @@ class L2(Region):
         return torch.linalg.vector_norm(coef, dim=-1)
 
     def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
-        """Water-filling: δᵢ = min(roomᵢ, t·coefᵢ) with t such that ‖δ‖ = 1, or δ = room where that fits.
-
-        t is found by a fixed point whose saturated set only grows, so it is exact when it stops.  The value is then
-        read off the Lagrange dual, min over μ of Σ max over δᵢ ∈ [0, roomᵢ] of coefᵢδᵢ − μδᵢ² + μ, an upper bound of
-        the maximum for every μ ≥ 0 and equal to it at μ = 1/2t; so rounding in t cannot make it unsound.
-        """
+        """The norm, where the step along `coef` stays in the room; elsewhere water-filling, see `_filled`."""
+        coef = torch.where(room > 0, coef, 0)
+        norm = self._dual_norm(coef)
         with torch.no_grad():
-            square = coef.square()
-            wanted = 1 / torch.linalg.vector_norm(coef, dim=-1, keepdim=True).clamp(
-                min=torch.finfo(coef.dtype).tiny
+            tiny = torch.finfo(coef.dtype).tiny
+            leaves = (coef > room * norm.clamp(min=tiny).unsqueeze(-1)).any(-1).flatten()
+            rows = leaves.nonzero().flatten()
+        if not len(rows):
+            return norm
+        coef, room = (t.flatten(0, -2).index_select(0, rows) for t in (coef, room.expand_as(coef)))
+        return norm.flatten().index_copy(0, rows, _filled(coef, room)).reshape(norm.shape)
+
+
+def _filled(coef: Tensor, room: Tensor) -> Tensor:
+    """max ⟨coef, δ⟩ over ‖δ‖₂ ≤ 1, 0 ≤ δ ≤ room.  [S, D] each, both ≥ 0 -> [S]
+
+    Water-filling: δᵢ = min(roomᵢ, t·coefᵢ) with t such that ‖δ‖ = 1, or δ = room where that fits.  t is found by a
+    fixed point whose saturated set only grows, so it is exact when it stops; rows that rest are let go.  The value is
+    then read off the Lagrange dual, min over μ of Σ max over δᵢ ∈ [0, roomᵢ] of coefᵢδᵢ − μδᵢ² + μ, an upper bound of
+    the maximum for every μ ≥ 0 and equal to it at μ = 1/2t; so rounding in t cannot make it unsound.
+    """
+    with torch.no_grad():
+        tiny, still = torch.finfo(coef.dtype).tiny, 1 + 4 * torch.finfo(coef.dtype).eps
+        wanted = 1 / torch.linalg.vector_norm(coef, dim=-1, keepdim=True).clamp(min=tiny)
+        full = torch.zeros_like(wanted, dtype=torch.bool)
+        rows, c, r, t = torch.arange(len(coef), device=coef.device), coef, room, wanted.clone()
+        for _ in range(coef.shape[-1] + 1):
+            saturated = c * t >= r
+            left = 1 - torch.where(saturated, r.square(), 0).sum(-1, keepdim=True)
+            slack = torch.where(saturated, 0, c.square()).sum(-1, keepdim=True)
+            full[rows] = (left > 0) & (slack <= 0)
+            better = torch.where(
+                (left > 0) & (slack > 0), (left.clamp(min=0) / slack.clamp(min=tiny)).sqrt(), t
             )
-            full = torch.zeros_like(wanted, dtype=torch.bool)
-            for _ in range(coef.shape[-1] + 1):
-                saturated = coef * wanted >= room
-                left = 1 - torch.where(saturated, room.square(), 0).sum(-1, keepdim=True)
-                slack = torch.where(saturated, 0, square).sum(-1, keepdim=True)
-                full = (left > 0) & (slack <= 0) | (coef == 0).all(-1, keepdim=True)
-                better = torch.where(
-                    (left > 0) & (slack > 0),
-                    (left.clamp(min=0) / slack.clamp(min=torch.finfo(coef.dtype).tiny)).sqrt(),
-                    wanted,
-                )
-                grown = torch.maximum(better, wanted)
-                done = bool((grown <= wanted * (1 + 4 * torch.finfo(coef.dtype).eps)).all())
-                wanted = grown
-                if done:
-                    break
-            multiplier = torch.where(full, 0, 1 / (2 * wanted))
-        inner = torch.where(full, torch.where(coef > 0, room, 0), torch.minimum(coef * wanted, room))
-        return (coef * inner - multiplier * inner.square()).sum(-1) + multiplier.squeeze(-1)
+            grown = torch.maximum(better, t)
+            wanted[rows] = grown
+            moves = (grown > t * still).flatten().nonzero().flatten()
+            if not len(moves):
+                break
+            rows, c, r, t = (known.index_select(0, moves) for known in (rows, c, r, grown))
+        multiplier = torch.where(full, 0, 1 / (2 * wanted))
+    inner = torch.where(full, torch.where(coef > 0, room, 0), torch.minimum(coef * wanted, room))
+    return (coef * inner - multiplier * inner.square()).sum(-1) + multiplier.squeeze(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,18 +214,31 @@ class L1(Region):
     def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
         """A fractional knapsack: fill the largest coefficients first; the threshold μ is where the unit budget ends.
 
-        Read off the dual, μ + Σ roomᵢ·max(0, coefᵢ − μ): an upper bound of the maximum for every μ ≥ 0.
+        Read off the dual, μ + Σ roomᵢ·max(0, coefᵢ − μ): an upper bound of the maximum for every μ ≥ 0.  Coefficients
+        that are smaller than μ do not count, so it is enough to look at the largest few, if they use up the budget.
         """
-        with torch.no_grad():
-            order = coef.argsort(dim=-1, descending=True)
-            filled = room.expand_as(coef).gather(-1, order).cumsum(-1)
-            spent = (filled < 1).sum(-1, keepdim=True)
-            index = order.gather(-1, spent.clamp(max=coef.shape[-1] - 1))
-            enough = spent < coef.shape[-1]
-        threshold = torch.where(enough, coef.gather(-1, index), 0)
-        excess = (coef - threshold).clamp(min=0)
-        bounded = torch.where(excess > 0, room, 0)
-        return (bounded * excess).sum(-1) + threshold.squeeze(-1)
+        coef = torch.where(room > 0, coef, 0)
+        room, few = room.expand_as(coef), min(LARGEST, coef.shape[-1])
+        found, enough = _packed(coef, room, few)
+        rows = (~enough).flatten().nonzero().flatten()
+        if not len(rows) or few == coef.shape[-1]:
+            return found
+        coef, room = (t.flatten(0, -2).index_select(0, rows) for t in (coef, room))
+        rest, _ = _packed(coef, room, coef.shape[-1])
+        return found.flatten().index_copy(0, rows, rest).reshape(found.shape)
+
+
+def _packed(coef: Tensor, room: Tensor, few: int) -> tuple[Tensor, Tensor]:
+    """The value with the `few` largest coefficients alone, and whether they use up the budget.  [*, D] -> [*] each"""
+    values, order = coef.topk(few, dim=-1)
+    largest = room.gather(-1, order)
+    with torch.no_grad():
+        spent = (largest.cumsum(-1) < 1).sum(-1, keepdim=True)
+        enough = spent < few
+    threshold = torch.where(enough, values.gather(-1, spent.clamp(max=few - 1)), 0)
+    excess = (values - threshold).clamp(min=0)
+    bounded = torch.where(excess > 0, largest, 0)
+    return (bounded * excess).sum(-1) + threshold.squeeze(-1), enough.squeeze(-1)
 
 
 NORMS: dict[str, type[Region]] = {"linf": Linf, "l2": L2, "l1": L1}

@@ -86,12 +86,18 @@ def test_minimum_is_below_every_point(norm: str, eps: float | Tensor, box: tuple
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("radius", [0.5, 2.0, 30.0])
 @pytest.mark.parametrize("norm", ["l2", "l1"])
-def test_minimum_of_long_forms_is_never_above_the_true_one(norm: str, dtype: torch.dtype) -> None:
-    """3,072 pixels: the minimiser is built greedily in float64 here, and its value bounds ours from above."""
+def test_minimum_of_long_forms_is_never_above_the_true_one(
+    norm: str, radius: float, dtype: torch.dtype
+) -> None:
+    """3,072 pixels: the minimiser is built greedily in float64 here, and its value bounds ours from above.
+
+    The radii are met by no pixel, a few and many at the end of their room.
+    """
     x = torch.rand(1, 3, 32, 32, dtype=dtype)
     coef = torch.randn(1, 20, 3, 32, 32, dtype=dtype)
-    region = bounds.NORMS[norm](x, 2.0, 0.0, 1.0)
+    region = bounds.NORMS[norm](x, radius, 0.0, 1.0)
     found = region.minimum(coef).double()
     slope, centre = coef.double().flatten(2), x.double().flatten(1)[:, None]
     room = torch.where(slope > 0, centre, 1 - centre)
@@ -99,13 +105,13 @@ def test_minimum_of_long_forms_is_never_above_the_true_one(norm: str, dtype: tor
         order = slope.abs().argsort(-1, descending=True)
         sorted_room = room.gather(-1, order)
         spent = sorted_room.cumsum(-1) - sorted_room
-        step = torch.minimum(sorted_room, (2.0 - spent).clamp(min=0))
+        step = torch.minimum(sorted_room, (radius - spent).clamp(min=0))
         away = torch.zeros_like(room).scatter(-1, order, step)
     else:
         low, high = torch.zeros(1, 20, 1).double(), torch.full((1, 20, 1), 1e6).double()
         for _ in range(200):
             middle = (low + high) / 2
-            fits = torch.minimum(slope.abs() * middle, room).norm(dim=-1, keepdim=True) <= 2.0
+            fits = torch.minimum(slope.abs() * middle, room).norm(dim=-1, keepdim=True) <= radius
             low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
         away = torch.minimum(slope.abs() * low, room)
     exact = (slope * (centre - away * slope.sign())).sum(-1)
