@@ -1,122 +1,41 @@
-"""The state of one call: intervals and relaxations of one network on one region, as far as they were asked for."""
+"""Rows of any tensor by backward passes, and the intervals that they make tighter."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from bounds.backward import lower_bound, lower_bound_from_boxes
+from bounds.backward import lower_bound
 from bounds.cost import row_cost
 from bounds.graph import Network
 from bounds.interval import Interval
-from bounds.memory import Blocks, Budget
+from bounds.known import Known
+from bounds.memory import Blocks, Budget, recomputed
 from bounds.ops import Nonlinear, rule_for
 from bounds.ops.rule import Tuning
-from bounds.patch import Patch
-from bounds.patch import units as unit_patches
-from bounds.plan import plan_of
+from bounds.patch import Patch, unit_rows
 from bounds.region import Region
 from bounds.relaxation import Images, Relaxation, Slope
 from bounds.sides import Sides, signs_alone
 from bounds.sieve import Boxes, Sieve
 
-EVERYTHING = slice(None)
 MANY = 1_000_000
 """Coefficients from which on the second side of a unit is worth waiting for the first."""
 Tunings = dict[str, Tuning]
 Meet = Callable[[Interval, Interval], Interval]
 
 
-class Analysis:
-    """Bounds of every tensor on demand.  Values only ever get added; nothing is written on the network."""
+class Analysis(Known):
+    """The same, and rows of any tensor by backward passes, by which its interval is refined."""
 
     def __init__(self, network: Network, region: Region, budget: Budget, slope: Slope) -> None:
-        self.network = network
-        self.region = region
-        self.budget = budget
-        self.slope = slope
-        self.plan = plan_of(network.graph)
-        self.intervals: dict[str, Interval] = {}
-        self._relaxations: dict[str, Relaxation] = {}
+        super().__init__(network, region, budget, slope)
         self.sides = Sides(self)
         self._idle: set[str] = set()
         self._read: dict[str, Interval] = {}
-
-    # Intervals
-
-    def interval(self, name: str) -> Interval:
-        """Bounds of a tensor: known ones, or interval arithmetic from the nearest known ones.  [N, *shape]"""
-        if name in self.intervals:
-            return self.intervals[name]
-        graph = self.network.graph
-        missing, stack = set(), [name]
-        while stack:
-            current = stack.pop()
-            if current in self.intervals or current in missing:
-                continue
-            missing.add(current)
-            if current not in self.plan.prefix:
-                stack += graph.nodes[current].operands
-        for current in self.plan.order:
-            if current in missing:
-                self.intervals[current] = self._evaluate(current).known()
-        return self.intervals[name]
-
-    def _evaluate(self, name: str) -> Interval:
-        graph = self.network.graph
-        if name == graph.input:
-            return self.region.box()
-        node = graph.nodes[name]
-        if name in self.plan.prefix and not (self.region.is_box and name in self.plan.plain):
-            return self._exact(name)
-        operands = [self.interval(operand) for operand in node.operands]
-        return rule_for(node).interval(self.network.call(node), *operands)
-
-    def _exact(self, name: str) -> Interval:
-        """A tensor that is affine in the input, against the region itself.  Its rows are the same for every image."""
-        shape, region = self.network.graph.shape(name), self.region
-        units = torch.arange(prod(shape), device=self.network.device).unsqueeze(0)
-
-        def block(rows: slice) -> Tensor:
-            coef = self._unit_rows(name, units[:, rows], None)
-            return lower_bound(self.network, region, self.relaxation, name, coef).unflatten(1, (2, -1))
-
-        def joined(blocks: Blocks) -> Tensor:
-            return torch.cat([self._recomputed(len(blocks) > 1, block, rows) for _, rows in blocks], 2)
-
-        cost = 2 * row_cost(self.network, name, unit=True) * (len(region.x) if region.clipped else 1)
-        both = self.budget.fitted([units.shape[1]], cost, joined)
-        return Interval(both[:, 0].reshape(-1, *shape), -both[:, 1].reshape(-1, *shape))
-
-    # Relaxations
-
-    def relaxation(self, name: str) -> Relaxation:
-        """The default relaxation of a nonlinear node on its operands' intervals."""
-        if name not in self._relaxations:
-            self._relaxations[name] = self.tuned(name, (), EVERYTHING, self.slope)
-        return self._relaxations[name]
-
-    def tuned(
-        self, name: str, tuning: Tuning, images: Images = EVERYTHING, slope: Slope | None = None
-    ) -> Relaxation:
-        """The relaxation for a given choice among the sound planes."""
-        node = self.network.graph.nodes[name]
-        rule = rule_for(node)
-        assert isinstance(rule, Nonlinear)
-        operands = [self.interval(operand).at(images).unsqueeze(1) for operand in node.operands]
-        return rule.relax(self.network.call(node), slope or self.slope, tuning, *operands)
-
-    def default_tuning(self, name: str) -> Tuning:
-        node = self.network.graph.nodes[name]
-        rule = rule_for(node)
-        assert isinstance(rule, Nonlinear)
-        operands = [self.interval(operand).unsqueeze(1) for operand in node.operands]
-        return rule.tuning(self.network.call(node), *operands)
 
     # Rows
 
@@ -141,9 +60,10 @@ class Analysis:
         counts: how many of the M each image needs (all by default); what is said of the others means nothing.
         sieved: whether of a unit whose sign is known no more need be known.
         """
+        shape = self.network.graph.shape(target)
 
         def some(images: Images, rows: slice) -> Tensor | Patch:
-            return self._unit_rows(target, units[images][:, rows], None)
+            return unit_rows(units[images][:, rows], shape, self.network.dtype)
 
         counts = counts or [units.shape[1]] * len(units)
         both = self._chunked(target, counts, some, tunings, sides=2, unit=True, sieved=sieved)
@@ -159,23 +79,12 @@ class Analysis:
         sieved: bool,
     ) -> Tensor:
         """Lower bounds of sign·unit; all else as in `rows_at`.  signs [N, M] -> [N, M]"""
+        shape = self.network.graph.shape(target)
 
         def some(images: Images, rows: slice) -> Tensor | Patch:
-            return self._unit_rows(target, units[images][:, rows], signs[images][:, rows])
+            return unit_rows(units[images][:, rows], shape, self.network.dtype, signs[images][:, rows])
 
         return self._chunked(target, counts, some, tunings, unit=True, sieved=sieved)
-
-    def _unit_rows(self, target: str, index: Tensor, signs: Tensor | None) -> Tensor | Patch:
-        shape, dtype = self.network.graph.shape(target), self.network.dtype
-        if len(shape) == 3:
-            return unit_patches(index, shape, dtype, signs)
-        n, m = index.shape
-        dense = torch.zeros(n, m, prod(shape), dtype=dtype, device=self.network.device)
-        ones = dense.new_ones(n, m) if signs is None else signs
-        dense.scatter_(2, index.unsqueeze(2), ones.unsqueeze(2))
-        if signs is None:
-            dense = torch.cat([dense, -dense], 1)
-        return dense.reshape(n, -1, *shape)
 
     def _chunked(
         self,
@@ -225,7 +134,7 @@ class Analysis:
             results: dict[tuple[int, ...], list[Tensor]] = {}
             for group, chunk in blocks:
                 images = self._images(group)
-                part = self._recomputed(len(blocks) > 1, block, images, chunk)
+                part = recomputed(len(blocks) > 1, block, images, chunk)
                 results.setdefault(tuple(group), []).append(part.reshape(len(part), sides, -1))
             whole = [torch.cat(parts, 2) for parts in results.values()]
             found = torch.cat([F.pad(part, (0, rows - part.shape[2])) for part in whole])
@@ -235,13 +144,6 @@ class Analysis:
         cost = sides * row_cost(self.network, target, unit=unit)
         found = self.budget.fitted(counts, cost, joined)
         return found.squeeze(1) if sides == 1 else found
-
-    @staticmethod
-    def _recomputed(several: bool, block: Callable[..., Tensor], *which: Images) -> Tensor:
-        """`block(*which)`; of several blocks each is computed again in the backward pass of autograd."""
-        if several and torch.is_grad_enabled():
-            return checkpoint(block, *which, use_reentrant=False, preserve_rng_state=False)
-        return block(*which)
 
     def _by_sign(self, target: str) -> bool:
         """Whether all that reads a tensor asks of its units is whether they may change their sign."""
@@ -255,27 +157,6 @@ class Analysis:
         if group == list(range(group[0], group[0] + len(group))):
             return slice(group[0], group[0] + len(group))
         return torch.tensor(group, device=self.network.device)
-
-    def relaxed_before(self, target: str) -> list[str]:
-        """The nonlinear nodes that a row of `target` passes."""
-        graph, seen, stack, found = self.network.graph, set(), [target], []
-        while stack:
-            name = stack.pop()
-            if name in seen or name == graph.input:
-                continue
-            seen.add(name)
-            if isinstance(rule_for(graph.nodes[name]), Nonlinear):
-                found.append(name)
-            stack += graph.nodes[name].operands
-        return found
-
-    def boxed_rows(self, coef: Tensor) -> Tensor:
-        """Lower bounds of rows of the output through its affine tail, then from intervals.  [N, S]"""
-        for name in self.plan.tail_ends:
-            self.interval(name)
-        return lower_bound_from_boxes(
-            self.network, self.region, self.interval, self.network.graph.output, coef
-        )
 
     # Refinement
 

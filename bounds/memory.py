@@ -6,9 +6,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from bounds.errors import InvalidInput, MemoryWarning, OutOfMemory
 
@@ -106,6 +108,13 @@ def budget(memory: int | None, dtype: torch.dtype, device: torch.device) -> Budg
     best = CUDA_COEFFICIENTS if device.type == "cuda" else CACHE_COEFFICIENTS
     floor = 0 if memory is not None else 1 << 16
     return Budget(max(floor, min(best, given // (COPIES * bytes_each))))
+
+
+def recomputed(several: bool, block: Callable[..., Tensor], *which: Any) -> Tensor:
+    """`block(*which)`; of several blocks each is computed again in the backward pass of autograd."""
+    if several and torch.is_grad_enabled():
+        return checkpoint(block, *which, use_reentrant=False, preserve_rng_state=False)
+    return block(*which)
 
 
 def ran_out(error: RuntimeError) -> bool:

@@ -7,6 +7,7 @@ alone; windows of all rows of a tensor have one size, and stand where their unit
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -189,13 +190,26 @@ def _windows(padded: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:
     return view.index_select(0, start).flatten(1)
 
 
-def units(index: Tensor, shape: tuple[int, ...], dtype: torch.dtype, signs: Tensor | None = None) -> Patch:
+def unit_rows(
+    index: Tensor, shape: tuple[int, ...], dtype: torch.dtype, signs: Tensor | None = None
+) -> Tensor | Patch:
     """For each unit the row that reads it and its negative, or sign times it.
 
-    index [N, M] into the flattened tensor [C, H, W]; signs [N, M].
+    index [N, M] into the flattened tensor; signs [N, M].  Windows where its shape is [C, H, W], else [N, k·M, *shape].
     """
+    if len(shape) != 3:
+        return _dense_rows(index, shape, dtype, signs)
     c, h, w = shape
     channel = index // (h * w)
     one = F.one_hot(channel, c).to(dtype).reshape(*index.shape, c, 1, 1)
     coef = torch.cat([one, -one], 1) if signs is None else one * signs[..., None, None, None]
     return Patch(coef, index // w % h, index % w, Grid(), shape)
+
+
+def _dense_rows(index: Tensor, shape: tuple[int, ...], dtype: torch.dtype, signs: Tensor | None) -> Tensor:
+    ones = torch.ones(index.shape, dtype=dtype, device=index.device) if signs is None else signs
+    dense = torch.zeros(*index.shape, prod(shape), dtype=dtype, device=index.device)
+    dense.scatter_(2, index.unsqueeze(2), ones.unsqueeze(2))
+    if signs is None:
+        dense = torch.cat([dense, -dense], 1)
+    return dense.reshape(len(index), -1, *shape)

@@ -24,6 +24,7 @@ LARGE = 1_000_000
 """And that from so many coefficients on."""
 Images = slice | Tensor
 """Some of the images: a slice, or their places [n] long."""
+EVERYTHING = slice(None)
 
 
 class Slope(Enum):

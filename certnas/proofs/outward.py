@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import bounds
-from bounds.analysis import EVERYTHING, Analysis, Meet, Tunings
+from bounds.analysis import Analysis, Meet, Tunings
 from bounds.ops.rule import Tuning
-from bounds.relaxation import Diagonal, LinearMap, Relaxation, Slope, Windowed
+from bounds.relaxation import EVERYTHING, Diagonal, LinearMap, Relaxation, Slope, Windowed
 from bounds.relaxation import Plane as Engine
 from certnas.checker import Plane
 from certnas.proofs.reading import array
