@@ -16,7 +16,7 @@ from bounds.known import Known
 from bounds.memory import Blocks, Budget, recomputed
 from bounds.ops import Nonlinear, rule_for
 from bounds.ops.rule import Tuning
-from bounds.patch import Patch, unit_rows
+from bounds.patch import Rows, unit_rows
 from bounds.region import Region
 from bounds.relaxation import Images, Relaxation, Slope
 from bounds.sides import Sides, signs_alone
@@ -62,7 +62,7 @@ class Analysis(Known):
         """
         shape = self.network.graph.shape(target)
 
-        def some(images: Images, rows: slice) -> Tensor | Patch:
+        def some(images: Images, rows: slice) -> Rows:
             return unit_rows(units[images][:, rows], shape, self.network.dtype)
 
         counts = counts or [units.shape[1]] * len(units)
@@ -81,7 +81,7 @@ class Analysis(Known):
         """Lower bounds of sign·unit; all else as in `rows_at`.  signs [N, M] -> [N, M]"""
         shape = self.network.graph.shape(target)
 
-        def some(images: Images, rows: slice) -> Tensor | Patch:
+        def some(images: Images, rows: slice) -> Rows:
             return unit_rows(units[images][:, rows], shape, self.network.dtype, signs[images][:, rows])
 
         return self._chunked(target, counts, some, tunings, unit=True, sieved=sieved)
@@ -90,7 +90,7 @@ class Analysis(Known):
         self,
         target: str,
         counts: Sequence[int],
-        some: Callable[[Images, slice], Tensor | Patch],
+        some: Callable[[Images, slice], Rows],
         tunings: Tunings | None,
         sides: int = 1,
         unit: bool = False,

@@ -11,10 +11,10 @@ from bounds.graph import Call, Network
 from bounds.interval import Interval
 from bounds.layout import like
 from bounds.ops import Affine, Nonlinear, rule_for
-from bounds.patch import Patch, dot
+from bounds.patch import Patch, Rows, coefficients, dot
 from bounds.region import Region
 from bounds.relaxation import Relaxation, sum_to
-from bounds.sieve import Rows, Sieve
+from bounds.sieve import Sieve
 
 Provider = Callable[[str], Relaxation]
 
@@ -24,8 +24,7 @@ def _constant(rows: Rows, bias: Tensor) -> Tensor:
     if isinstance(rows, Patch) and max(bias.shape[-2:]) > 1:
         (windows,) = rows.gather(bias.unsqueeze(1))
         return dot(rows.by_unit(), windows)
-    coef = rows.coef if isinstance(rows, Patch) else rows
-    summed = sum_to(coef, tuple(bias.shape[1:]))
+    summed = sum_to(coefficients(rows), tuple(bias.shape[1:]))
     return (summed * bias.unsqueeze(1)).flatten(2).sum(-1)
 
 

@@ -158,6 +158,14 @@ class Patch:
         return F.pad(self.coef, padding) if any(padding) else self.coef
 
 
+Rows = Tensor | Patch
+
+
+def coefficients(rows: Rows) -> Tensor:
+    """[N, S, *], of windows those on the windows."""
+    return rows.coef if isinstance(rows, Patch) else rows
+
+
 def flat(windows: Tensor) -> Tensor:
     """Windows [N, *, M, C, kh, kw] as vectors, [N, *, M, kh·kw·C]: in the order in which they lie in memory."""
     return windows.movedim(3, -1).flatten(3)
@@ -190,9 +198,7 @@ def _windows(padded: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:
     return view.index_select(0, start).flatten(1)
 
 
-def unit_rows(
-    index: Tensor, shape: tuple[int, ...], dtype: torch.dtype, signs: Tensor | None = None
-) -> Tensor | Patch:
+def unit_rows(index: Tensor, shape: tuple[int, ...], dtype: torch.dtype, signs: Tensor | None = None) -> Rows:
     """For each unit the row that reads it and its negative, or sign times it.
 
     index [N, M] into the flattened tensor; signs [N, M].  Windows where its shape is [C, H, W], else [N, k·M, *shape].

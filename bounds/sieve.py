@@ -11,10 +11,9 @@ from torch import Tensor
 from bounds import local
 from bounds.interval import Interval
 from bounds.layout import vectors
-from bounds.patch import Patch, dot
+from bounds.patch import Patch, Rows, coefficients, dot
 from bounds.region import Region
 
-Rows = Tensor | Patch
 Boxes = Callable[[str], Interval | None]
 DUE = 1
 """A look costs about three passes over the rows, so it pays where at least as many have been made since the last."""
@@ -41,7 +40,7 @@ class Sieve:
         """
         self._input, self._region, self._boxes, self._idle = input, region, boxes, idle
         n, device = len(region.x), region.x.device
-        units = (rows.coef if isinstance(rows, Patch) else rows).shape[1] // sides
+        units = coefficients(rows).shape[1] // sides
         self._sides = sides
         self._place = torch.arange(units, device=device).expand(n, -1)
         self._open = torch.ones(n, units, dtype=torch.bool, device=device)
@@ -102,7 +101,7 @@ class Sieve:
 
 
 def _size(rows: Rows) -> int:
-    return (rows.coef if isinstance(rows, Patch) else rows).numel()
+    return coefficients(rows).numel()
 
 
 def _least(rows: Rows, box: Interval) -> Tensor:

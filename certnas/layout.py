@@ -5,6 +5,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from bounds.layout import fastest_last
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -14,8 +16,7 @@ def laid_out(x: Tensor) -> Tensor:
     On a CPU in float32 that is channels last, of which pointwise and depthwise convolutions take half the time and
     less; in float64, which has no such kernels, and elsewhere it is channels first.
     """
-    last = x.device.type == "cpu" and x.dtype == torch.float32
-    if not last:
+    if not fastest_last(x):
         return x.contiguous()
     return x.to(
         memory_format=torch.channels_last, copy=True

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds.layout import fastest_last
+
 BLOCK = 1 << 18
 """Numbers that are convolved together in double precision, so that they stay in the cache."""
 TINY = 80
@@ -42,9 +44,8 @@ def convolve(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int],
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """[B, C, H, W] as torch's own convolution is fastest on it: channels last on a CPU in single precision."""
-    last = x.device.type == "cpu" and x.dtype != torch.float64
-    return x.contiguous(memory_format=torch.channels_last) if last else x
+    """[B, C, H, W] as torch's own convolution is fastest on it."""
+    return x.contiguous(memory_format=torch.channels_last) if fastest_last(x) else x
 
 
 def _shifted(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int], depthwise: bool) -> Tensor:
