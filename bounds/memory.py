@@ -69,7 +69,7 @@ class Budget:
         if room < 1:
             raise InvalidInput(
                 f"memory: one row needs {cost * COPIES * 8 / 2**20:.1f} MiB and the budget holds less; "
-                "give a larger memory="
+                "give a larger memory budget"
             )
         if self.held is not None:
             room = max(1, min(room, self.held // cost))

@@ -130,7 +130,7 @@ def test_images_have_the_rows_they_need_and_few_others(
 def test_a_row_that_does_not_fit_is_one_clear_line(method: bounds.Method) -> None:
     graph, x, rows = setting()
     with pytest.raises(
-        bounds.InvalidInput, match=r"memory: one row needs .* MiB .* give a larger memory="
+        bounds.InvalidInput, match=r"memory: one row needs .* MiB .* give a larger memory budget"
     ) as caught:
         bounds.lower_bounds(graph.bind(), bounds.Linf(x, 0.1), rows, method, memory=1000)
     assert "\n" not in str(caught.value)
