@@ -119,11 +119,11 @@ class Job:
         right = classified(model, x, y)
         return cls(name, norm, model, x[right], y[right])
 
-    def ours(self, part: slice) -> dict[str, Any]:
+    def ours(self, count: int | None = None) -> dict[str, Any]:
         """Everything is paid for: reading the network, the search, the proof of every radius in float64."""
         with measured() as cost:
             found = certnas.certify(
-                self.model, self.x[part], self.y[part], self.norm,
+                self.model, self.x[:count], self.y[:count], self.norm,
                 method="crown", attack=False, clip=None, tol=TOL, batch_size=BATCH,
             )  # fmt: skip
         return {
@@ -134,9 +134,9 @@ class Job:
             "cpu_seconds": cost.cpu_seconds,
         }
 
-    def theirs(self, part: slice, size: int) -> dict[str, Any]:
+    def theirs(self, size: int, count: int | None = None) -> dict[str, Any]:
         """Its bounds alone are paid for, in float32, not its conversion; `size` images at a time."""
-        x, y = self.x[part], self.y[part]
+        x, y = self.x[:count], self.y[:count]
         rows = bounds.margins(y, 10)
         try:
             if size not in self.peers:
@@ -157,47 +157,47 @@ class Job:
             "cpu_seconds": one.cpu_seconds,
         }
 
-    def run(self, record: Record, first: int, last: int) -> None:
-        """All contestants on images first … last − 1 in turn; one by one only the first ALONE images."""
-        part, key = slice(first, last), f"{self.name} | {self.norm}"
-        if f"{key} | ours | {first}" not in record.entries and not first:
-            self.ours(slice(1))  # warms up what a process does once, such as the imports of a first trace
-        record.once(f"{key} | ours | {first}", partial(self.ours, part))
-        record.once(f"{key} | batched | {first}", partial(self.theirs, part, BATCH))
-        if not first:
-            record.once(f"{key} | one by one | 0", partial(self.theirs, slice(0, min(last, ALONE)), 1))
+    def run(self, record: Record, place: int) -> None:
+        """Round `place` of all contestants in turn; one by one only the first ALONE images."""
+        key = f"{self.name} | {self.norm}"
+        if f"{key} | ours | {place}" not in record.entries:
+            self.ours(1)  # warms up what a process does once, such as the imports of a first trace
+        record.once(f"{key} | ours | {place}", self.ours)
+        record.once(f"{key} | batched | {place}", partial(self.theirs, BATCH))
+        record.once(f"{key} | one by one | {place}", partial(self.theirs, 1, ALONE))
 
 
-def entries(record: Record, name: str, norm: str, contestant: str) -> list[dict[str, Any]]:
-    """The finished batches of a contestant in the order of the images."""
+def rounds(record: Record, name: str, norm: str, contestant: str) -> list[dict[str, Any]]:
+    """The finished rounds of a contestant."""
     start = f"{name} | {norm} | {contestant} | "
-    found = {int(key.removeprefix(start)): e for key, e in record.entries.items() if key.startswith(start)}
-    return [found[first] for first in sorted(found)]
+    return [entry for key, entry in record.entries.items() if key.startswith(start)]
+
+
+def for_an_image(entry: dict[str, Any], figure: str = "cpu_seconds") -> float:
+    return float(entry[figure] / len(entry["radius"]))
 
 
 def compared(record: Record, name: str, norm: str, contestant: str) -> dict[str, float] | None:
-    """Their cost for an image over ours, and our radii over theirs; None where they gave none.
+    """Their cost for an image over ours, medians over rounds, and our radii over theirs; None where they gave none.
 
-    total: over all images that both did; median: over batches, each of them measured in turns.  One by one, few
-    images are measured, and their cost for an image is set against ours for an image of the whole.
+    One by one, few images are measured, and their cost for an image is set against ours for an image of all.
     """
-    mine, other = (entries(record, name, norm, who) for who in ("ours", contestant))
+    mine, other = (rounds(record, name, norm, who) for who in ("ours", contestant))
     if not mine or not other or any("unusable" in entry for entry in other):
         return None
-    radii = [np.concatenate([entry["radius"] for entry in side]) for side in (mine, other)]
-    ratio = radii[0][: len(radii[1])] / radii[1]
-
-    def cost(side: list[dict[str, Any]], figure: str) -> float:
-        return float(sum(entry[figure] for entry in side) / sum(len(entry["radius"]) for entry in side))
-
+    theirs = np.array(other[0]["radius"])
+    ratio = np.array(mine[0]["radius"])[: len(theirs)] / theirs
+    pairs = list(zip(mine, other, strict=False))
+    cpu, wall = (
+        [for_an_image(b, figure) / for_an_image(a, figure) for a, b in pairs]
+        for figure in ("cpu_seconds", "seconds")
+    )
     return {
-        "images": len(radii[1]),
-        "total": cost(other, "cpu_seconds") / cost(mine, "cpu_seconds"),
-        "wall": cost(other, "seconds") / cost(mine, "seconds"),
-        "median": median(
-            cost([b], "cpu_seconds") / cost([a], "cpu_seconds") for a, b in zip(mine, other, strict=False)
-        ),
-        "calls": sum(entry["calls"] for entry in other) / len(other),
+        "images": len(theirs),
+        "cpu": median(cpu),
+        "least": min(cpu),
+        "most": max(cpu),
+        "wall": median(wall),
         "radius_min": float(ratio.min()),
         "radius_median": float(np.median(ratio)),
     }
@@ -210,27 +210,26 @@ def table(record: Record) -> Table:
     )
     for column in (
         "network", "norm", "images", "our s/image", "our evaluations", "against", "of images", "mode",
-        "total", "median", "wall", "radius min", "radius median",
+        "CPU", "least", "most", "wall", "radius min", "radius median",
     ):  # fmt: skip
         result.add_column(column, justify="right")
     for name in IMAGES:
         for norm in NORMS:
-            mine = entries(record, name, norm, "ours")
-            count = sum(len(entry["radius"]) for entry in mine)
-            if not count:
+            mine = rounds(record, name, norm, "ours")
+            if not mine:
                 continue
-            spent = sum(entry["cpu_seconds"] for entry in mine) / count
-            used = sum(entry["evaluations"] * len(entry["radius"]) for entry in mine) / count
+            spent = median(for_an_image(entry) for entry in mine)
+            count, used = len(mine[0]["radius"]), mine[0]["evaluations"]
             place = (name, norm, str(count), f"{spent:.4f}", f"{used:.1f}")
             for contestant in CONTESTANTS[1:]:
                 found, other = (
                     compared(record, name, norm, contestant),
-                    entries(record, name, norm, contestant),
+                    rounds(record, name, norm, contestant),
                 )
                 if found is None:
                     result.add_row(*place, contestant, "-", "none" if other else "-")
                     continue
-                figures = (f"{found[figure]:.1f}" for figure in ("total", "median", "wall"))
+                figures = (f"{found[figure]:.1f}" for figure in ("cpu", "least", "most", "wall"))
                 radii = (f"{found[figure]:.5f}" for figure in ("radius_min", "radius_median"))
                 result.add_row(*place, contestant, str(found["images"]), other[0]["mode"], *figures, *radii)
     return result
@@ -245,7 +244,7 @@ def picture(record: Record) -> bytes:
     places = [(name, norm) for name in IMAGES for norm in NORMS]
     for shift, contestant in ((-0.2, "batched"), (0.2, "one by one")):
         found = [compared(record, *place, contestant) for place in places]
-        bars = [0.0 if one is None else one["total"] for one in found]
+        bars = [0.0 if one is None else one["cpu"] for one in found]
         axes.bar([i + shift for i in range(len(places))], bars, 0.4, label=f"auto_LiRPA, {contestant}")
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(places)), [f"{name}\n{norm}" for name, norm in places], rotation=60, fontsize=7)
@@ -262,18 +261,18 @@ def picture(record: Record) -> bytes:
 @click.option(
     "--network", "names", multiple=True, type=click.Choice(list(IMAGES)), help="Default: every one."
 )
-def main(out: Path, quick: bool, threads: int, images: int, names: tuple[str, ...]) -> None:
-    """Certified radii by CROWN against auto_LiRPA's CROWN with bisection, batch by batch in turns."""
+@click.option("--rounds", "count", default=3, show_default=True, type=click.IntRange(min=1))
+def main(out: Path, quick: bool, threads: int, images: int, names: tuple[str, ...], count: int) -> None:
+    """Certified radii by CROWN against auto_LiRPA's CROWN with bisection, in turns."""
     torch.set_num_threads(threads)
     record = Record.open(out, "radius_job", {"tol": TOL, "batch": BATCH, "start": START, "threads": threads})
     console = Console()
     names = names or tuple(IMAGES)[: 2 if quick else None]
-    for name in names:
-        for norm in NORMS:
-            job = Job.of(name, norm, min(4 if quick else images, IMAGES[name]))
-            for first, last in batches(BATCH, len(job.x)):
-                job.run(record, first, last)
-                console.print(f"{name} | {norm} | {first}", highlight=False)
+    jobs = [Job.of(name, norm, min(4 if quick else images, IMAGES[name])) for name in names for norm in NORMS]
+    for place in range(1 if quick else count):
+        for job in jobs:
+            job.run(record, place)
+            console.print(f"{job.name} | {job.norm} | {place}", highlight=False)
     console.print(table(record))
     write_atomically(out / "radius_job.png", picture(record))
 

@@ -14,7 +14,7 @@ from certnas.crosscheck import auto_lirpa
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.radius_job import BATCH, TOL, Job, bisect, compared
+from benchmarks.radius_job import TOL, Job, bisect, compared
 from benchmarks.record import Record
 
 ROOT = torch.tensor([3e-4, 0.01, 0.02, 0.7, 11.0], dtype=torch.float64)
@@ -40,30 +40,28 @@ def test_both_sides_come_to_the_same_radii(norm: auto_lirpa.Norm, tmp_path: Path
     with torch.no_grad():
         job = Job("mnist_fc_3layer", norm, model, x, model(x).argmax(1))
     record = Record.open(tmp_path, "radius_job", {})
-    job.run(record, 0, len(x))
+    job.run(record, 0)
     for contestant in ("batched", "one by one"):
         found = compared(record, job.name, norm, contestant)
         assert found is not None and found["images"] == 3
         assert found["radius_min"] > 1 - 1.5 * TOL and found["radius_median"] < 1 + 1.5 * TOL
     before = record.path.read_bytes()
-    job.run(record, 0, len(x))
+    job.run(record, 0)
     assert record.path.read_bytes() == before, "what is finished is not done again"
 
 
-def test_costs_are_compared_for_an_image() -> None:
+def test_costs_are_compared_for_an_image_round_by_round() -> None:
     def entry(radius: list[float], seconds: float) -> dict[str, Any]:
-        return {"radius": radius, "seconds": seconds, "cpu_seconds": seconds, "calls": 12}
+        return {"radius": radius, "seconds": 2 * seconds, "cpu_seconds": seconds, "calls": 12}
 
     record = Record(Path("unused"), "radius_job", {})
-    record.entries = {
-        f"n | linf | ours | {BATCH}": entry([1.0, 1.0], 2.0),
-        "n | linf | ours | 0": entry([1.0, 2.0, 3.0, 4.0], 2.0),
-        "n | linf | one by one | 0": entry([1.0, 1.0], 8.0),
-    }
+    for place, (ours, theirs) in enumerate([(4.0, 8.0), (2.0, 8.0), (1.0, 9.0)]):
+        record.entries[f"n | linf | ours | {place}"] = entry([1.0, 2.0, 3.0, 4.0], ours)
+        record.entries[f"n | linf | one by one | {place}"] = entry([1.0, 1.0], theirs)
     found = compared(record, "n", "linf", "one by one")
     assert found is not None
-    assert found["total"] == pytest.approx(4.0 / (4.0 / 6)) and found["median"] == pytest.approx(4.0 / 0.5)
-    assert (found["radius_min"], found["radius_median"]) == (1.0, 1.5)
+    assert (found["least"], found["cpu"], found["most"], found["wall"]) == (4.0, 8.0, 18.0, 8.0)
+    assert (found["images"], found["radius_min"], found["radius_median"]) == (2, 1.0, 1.5)
     assert compared(record, "n", "linf", "batched") is None
     record.entries["n | linf | batched | 0"] = {"unusable": "why"}
     assert compared(record, "n", "linf", "batched") is None
