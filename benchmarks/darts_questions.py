@@ -23,6 +23,8 @@ from certnas.space import GENOTYPES, DiscreteNetwork
 
 SHAPE, CLASSES, EPS, IMAGES, TOL = (3, 32, 32), 10, 1e-3, 2, 0.05
 POINTS, STEPS = 64, 5
+TOGETHER = 4
+"""Points that go through a network at once: in double precision twenty would fill 8 GiB at 36 channels and 20 cells."""
 SIZES: dict[str, tuple[int, int]] = {"8,4": (8, 4), "16,8": (16, 8), "36,20": (36, 20)}
 """Channels and cells."""
 METHODS: dict[str, bounds.Method] = {
@@ -76,18 +78,23 @@ def reached(network: bounds.Network, x: Tensor, eps: float) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     noise = 2 * torch.rand(2 * POINTS, *x.shape[1:], generator=generator, dtype=x.dtype).to(x) - 1
     noise[POINTS:] = noise[POINTS:].sign()
-    with torch.no_grad():
-        found = [network(x + eps * noise)]
+    found = [_outputs(network, x + eps * noise)]
     signs = torch.cat([torch.eye(CLASSES), -torch.eye(CLASSES)]).to(x)
     shift = torch.zeros(len(signs), *x.shape[1:]).to(x)
     for step in range(STEPS):
-        point = (x + shift).requires_grad_(True)
-        (slope,) = torch.autograd.grad((signs * network(point)).sum(), point)
+        slopes = []
+        for moved, sign in zip(shift.split(TOGETHER), signs.split(TOGETHER), strict=True):
+            point = (x + moved).requires_grad_(True)
+            slopes += torch.autograd.grad((sign * network(point)).sum(), point)
         rate = eps if step == 0 else eps / 2
-        shift = (shift + rate * slope.sign()).clamp(-eps, eps)
-        with torch.no_grad():
-            found.append(network(x + shift))
+        shift = (shift + rate * torch.cat(slopes).sign()).clamp(-eps, eps)
+        found.append(_outputs(network, x + shift))
     return torch.cat(found)
+
+
+def _outputs(network: bounds.Network, points: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network(some) for some in points.split(TOGETHER)])
 
 
 def opened(name: str, size: str, device: str) -> dict[str, Any]:
