@@ -247,7 +247,7 @@ def relax(call: Call, relaxation: Relaxation, patch: Patch) -> tuple[tuple[Patch
     negative = coef.clamp(max=0)
     both = [high.bias - low.bias] + ([low.bias] if bool((low.bias != 0).any()) else [])
     biases = patch.gather(*(bias.expand(-1, -1, *call.shape) for bias in both))
-    const = sum((dot(c, b) for c, b in zip((negative, coef), biases, strict=False)), start=torch.zeros(()))
+    const = sum((dot(c, b) for c, b in zip((negative, coef), biases, strict=False)), start=coef.new_zeros(()))
     if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
         pulled = _through_slopes(patch, coef, negative, low.map, high.map)
     else:

@@ -38,7 +38,7 @@ class Region(ABC):
     def __post_init__(self) -> None:
         if not bool(torch.isfinite(self.x).all()):
             raise InvalidInput("region: the image has NaN or infinite values")
-        eps = torch.as_tensor(self.eps)
+        eps = torch.as_tensor(self.eps, device=self.x.device)
         if not bool(torch.isfinite(eps).all()) or bool((eps < 0).any()):
             raise InvalidInput(f"region: eps must be finite and ≥ 0, got {float(eps.detach().min()):g}")
         if eps.dim() == 1 and len(eps) != len(self.x):

@@ -93,7 +93,11 @@ def _columns(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int])
 def _product(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int]) -> Tensor:
     """The images as vectors, times the matrix of the convolution."""
     channels, height, width = x.shape[1:]
-    unit = torch.eye(x[0].numel(), dtype=x.dtype).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    unit = (
+        torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
+        .reshape(-1, height, width, channels)
+        .permute(0, 3, 1, 2)
+    )
     images = F.conv2d(unit, weight, None, 1, padding, dilation).permute(0, 2, 3, 1)
     found = x.permute(0, 2, 3, 1).flatten(1) @ images.flatten(1)
     return found.reshape(len(x), *images.shape[1:]).permute(0, 3, 1, 2)
