@@ -174,6 +174,7 @@ def rounds(record: Record, name: str, norm: str, contestant: str) -> list[dict[s
 
 
 def for_an_image(entry: dict[str, Any], figure: str = "cpu_seconds") -> float:
+    """Seconds of a round, shared by its images."""
     return float(entry[figure] / len(entry["radius"]))
 
 

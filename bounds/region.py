@@ -7,6 +7,7 @@ for one thing: the exact minimum over R of a linear form.  Radii are in the unit
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -164,12 +165,8 @@ class L2(Region):
         norm = self._dual_norm(coef)
         with torch.no_grad():
             tiny = torch.finfo(coef.dtype).tiny
-            leaves = (coef > room * norm.clamp(min=tiny).unsqueeze(-1)).any(-1).flatten()
-            rows = leaves.nonzero().flatten()
-        if not len(rows):
-            return norm
-        coef, room = (t.flatten(0, -2).index_select(0, rows) for t in (coef, room.expand_as(coef)))
-        return norm.flatten().index_copy(0, rows, _filled(coef, room)).reshape(norm.shape)
+            leaves = (coef > room * norm.clamp(min=tiny).unsqueeze(-1)).any(-1)
+        return _replaced(norm, leaves, _filled, coef, room)
 
 
 def _filled(coef: Tensor, room: Tensor) -> Tensor:
@@ -220,12 +217,9 @@ class L1(Region):
         coef = torch.where(room > 0, coef, 0)
         room, few = room.expand_as(coef), min(LARGEST, coef.shape[-1])
         found, enough = _packed(coef, room, few)
-        rows = (~enough).flatten().nonzero().flatten()
-        if not len(rows) or few == coef.shape[-1]:
+        if few == coef.shape[-1]:
             return found
-        coef, room = (t.flatten(0, -2).index_select(0, rows) for t in (coef, room))
-        rest, _ = _packed(coef, room, coef.shape[-1])
-        return found.flatten().index_copy(0, rows, rest).reshape(found.shape)
+        return _replaced(found, ~enough, lambda c, r: _packed(c, r, c.shape[-1])[0], coef, room)
 
 
 def _packed(coef: Tensor, room: Tensor, few: int) -> tuple[Tensor, Tensor]:
@@ -239,6 +233,17 @@ def _packed(coef: Tensor, room: Tensor, few: int) -> tuple[Tensor, Tensor]:
     excess = (values - threshold).clamp(min=0)
     bounded = torch.where(excess > 0, largest, 0)
     return (bounded * excess).sum(-1) + threshold.squeeze(-1), enough.squeeze(-1)
+
+
+def _replaced(
+    found: Tensor, which: Tensor, work: Callable[[Tensor, Tensor], Tensor], coef: Tensor, room: Tensor
+) -> Tensor:
+    """`found` [*] with `work` of coef and room [*, D] where `which` [*] says so; work: [S, D] each -> [S]"""
+    rows = which.flatten().nonzero().flatten()
+    if not len(rows):
+        return found
+    some = (t.flatten(0, -2).index_select(0, rows) for t in (coef, room.expand_as(coef)))
+    return found.flatten().index_copy(0, rows, work(*some)).reshape(found.shape)
 
 
 NORMS: dict[str, type[Region]] = {"linf": Linf, "l2": L2, "l1": L1}
