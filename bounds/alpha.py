@@ -35,6 +35,7 @@ class TunedCrown(Method):
     slope: Slope = Slope.ADAPTIVE
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
+        analysis.restart()
         return _Choice(_cast(self.slopes, analysis)).bound(analysis, coef)
 
 
@@ -169,9 +170,8 @@ def _again(analysis: Analysis, detached: bool = False) -> Analysis:
     network = _frozen(analysis.network) if detached else analysis.network
     region = analysis.region.detach() if detached else analysis.region
     again = Analysis(network, region, analysis.budget, analysis.slope)
-    for name in analysis.plan.readers:
-        x = analysis.intervals[name]
-        again.intervals[name] = x.detach() if detached else x
+    known = {name: analysis.interval(name) for name in analysis.plan.readers}
+    again.give({name: x.detach() for name, x in known.items()} if detached else known)
     return again
 
 
@@ -179,7 +179,7 @@ def _of_images(analysis: Analysis, images: slice) -> Analysis:
     """The analysis of some of its images, as far as `_again` needs it."""
     region = analysis.region.at(images)
     part = Analysis(analysis.network, region, analysis.budget, analysis.slope)
-    part.intervals |= {name: analysis.intervals[name].at(images) for name in analysis.plan.readers}
+    part.give({name: analysis.interval(name).at(images) for name in analysis.plan.readers})
     return part
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,18 @@ class Analysis(Known):
     def __init__(self, network: Network, region: Region, budget: Budget, slope: Slope) -> None:
         super().__init__(network, region, budget, slope)
         self.sides = Sides(self)
-        self._idle: set[str] = set()
+        self._idle: frozenset[str] = frozenset()
         self._read: dict[str, Interval] = {}
+
+    def hold(self, found: Mapping[str, Interval]) -> None:
+        super().hold(found)
+        for name in found:
+            self._read.pop(name, None)
+
+    def restart(self) -> None:
+        super().restart()
+        self.sides, self._idle = Sides(self), frozenset()
+        self._read.clear()
 
     # Rows
 
@@ -101,32 +112,39 @@ class Analysis(Known):
         rows: the most of `counts`, which says how many each image has; the others are zero.
         """
         rows = max(counts, default=0)
-        for name in self.relaxed_before(target):
-            if tunings is None:
-                self.relaxation(name)
-            else:
-                for operand in self.network.graph.nodes[name].operands:
-                    self.interval(operand)
+        nonlinear = self.relaxed_before(target)
+        for name in nonlinear:
+            for operand in self.network.graph.nodes[name].operands:
+                self.interval(operand)
+        # a block that is computed again, when other bounds are held, computes the same
+        fixed = {name: self.relaxation(name) for name in nonlinear} if tunings is None else {}
+        boxed = self._boxed_before(target) if sieved else frozenset()
+        for name in boxed:
+            self.interval(name)
+        then = self._now()
 
-        def block(images: Images, chunk: slice) -> Tensor:
+        def block(images: Images, chunk: slice, idle: frozenset[str]) -> Tensor:
             def provide(name: str) -> Relaxation:
                 if tunings is None:
-                    return self.relaxation(name).at(images)
+                    return fixed[name].at(images)
                 tuning = tuple(
                     t[images][:, chunk] if t.shape[1] == rows and rows > 1 else t[images]
                     for t in tunings[name]
                 )
-                return self.tuned(name, tuning, images)
+                return then.tuned(name, tuning, images)
 
             region, coef = self.region.at(images), some(images, chunk)
             sieve = None
             if sieved:
-                sieve = Sieve(self.network.graph.input, region, known(images), coef, self._idle, sides)
-            return lower_bound(self.network, region, provide, target, coef, sieve)
+                sieve = Sieve(self.network.graph.input, region, known(images), coef, idle, sides)
+            found = lower_bound(self.network, region, provide, target, coef, sieve)
+            if sieve is not None:
+                self._idle |= sieve.idle
+            return found
 
         def known(images: Images) -> Boxes:
             def box(name: str) -> Interval | None:
-                return self.intervals[name].at(images) if name in self.intervals else None
+                return then.interval(name).at(images) if name in boxed else None
 
             return box
 
@@ -134,7 +152,7 @@ class Analysis(Known):
             results: dict[tuple[int, ...], list[Tensor]] = {}
             for group, chunk in blocks:
                 images = self._images(group)
-                part = recomputed(len(blocks) > 1, block, images, chunk)
+                part = recomputed(len(blocks) > 1, block, images, chunk, self._idle)
                 results.setdefault(tuple(group), []).append(part.reshape(len(part), sides, -1))
             whole = [torch.cat(parts, 2) for parts in results.values()]
             found = torch.cat([F.pad(part, (0, rows - part.shape[2])) for part in whole])
@@ -144,6 +162,22 @@ class Analysis(Known):
         cost = sides * row_cost(self.network, target, unit=unit)
         found = self.budget.fitted(counts, cost, joined)
         return found.squeeze(1) if sides == 1 else found
+
+    def _now(self) -> Analysis:
+        """What is known at present, whatever is held later."""
+        now = copy(self)
+        now._intervals, now._derived = dict(self._intervals), set(self._derived)
+        return now
+
+    def _boxed_before(self, target: str) -> frozenset[str]:
+        """The tensors whose intervals follow on the way to that of `target` from the bounds that were given."""
+        found, stack = set(self._given), [target]
+        while stack:
+            name = stack.pop()
+            if name not in found:
+                found.add(name)
+                stack += () if name in self.plan.prefix else self.network.graph.nodes[name].operands
+        return frozenset(found)
 
     def _by_sign(self, target: str) -> bool:
         """Whether all that reads a tensor asks of its units is whether they may change their sign."""
@@ -210,19 +244,23 @@ class Analysis(Known):
             rows = self.sides.bounds(target, units, kept, tunings, counts)
         else:
             rows = Interval(*self.rows_at(target, units, tunings, counts, sieved=signs_do))
-        met = meet(kept, rows.known())
         # images with fewer such units are filled up with others, which stay as they are
         chosen = mask.gather(1, units)
+        sides = zip(rows.known(), kept, strict=True)
+        rows = Interval(*(torch.where(chosen, new, before) for new, before in sides))
+        with self.naming(target):
+            met = meet(kept, rows)
 
         def placed(new: Interval) -> Interval:
-            lower = flat.lower.scatter(1, units, torch.where(chosen, new.lower, kept.lower))
-            upper = flat.upper.scatter(1, units, torch.where(chosen, new.upper, kept.upper))
+            lower, upper = flat.lower.scatter(1, units, new.lower), flat.upper.scatter(1, units, new.upper)
             return Interval(lower.reshape(old.lower.shape), upper.reshape(old.lower.shape))
 
         if signs_do:
-            self._read[target] = placed(met).detach()
-            met = signs_alone(kept, met)
-        self.intervals[target] = placed(met)
+            read = placed(met).detach()
+            self.hold({target: placed(signs_alone(kept, met))})
+            self._read[target] = read
+        else:
+            self.hold({target: placed(met)})
 
     def guess(self, target: str) -> Interval:
         """About what `refine` might have said of a tensor: no bounds of units that are settled.  [N, *shape]"""

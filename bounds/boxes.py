@@ -36,7 +36,7 @@ def boxes(
         rule = rule_for(node)
         if isinstance(rule, Nonlinear):  # an affine rule hands NaN on, so it is enough to look here
             operands = [read(operand) for operand in operands]
-        held[name] = rule.interval(network.call(node), *operands)
+        held[name] = rule.interval(network.call(node), *operands).ordered(node.where())
         for operand in graph.last_reads.get(name, ()):
             if operand not in wanted:
                 held.pop(operand, None)

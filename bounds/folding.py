@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
 from bounds.graph import Graph, Network
 from bounds.node import Node, Ref
@@ -17,13 +15,12 @@ from bounds.ops.affine import norm_scale
 aten = torch.ops.aten
 FOLDED_INTO = (aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default)
 
-_KNOWN: WeakKeyDictionary[Network, Network] = WeakKeyDictionary()
-
 
 def folded(network: Network) -> Network:
-    """The same function; every other node keeps its name and its values.  Differentiable in the parameters."""
-    if network in _KNOWN:
-        return _KNOWN[network]
+    """The same function; every other node keeps its name and its values.  Differentiable in the parameters.
+
+    Weights are multiplied at each call, which costs less than a look at one image: so they may change in between.
+    """
     graph, pairs = _folded(network.graph)
     if not pairs:
         return network
@@ -34,10 +31,7 @@ def folded(network: Network) -> Network:
         weight, bias = call["weight"], call["bias"]
         values[f"{norm}.weight"] = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
         values[f"{norm}.bias"] = shift.flatten() if bias is None else shift.flatten() + bias * scale.flatten()
-    found = replace(network, graph=graph, values=values)
-    if not any(isinstance(value, Tensor) and value.requires_grad for value in network.values.values()):
-        _KNOWN[network] = found
-    return found
+    return replace(network, graph=graph, values=values)
 
 
 @lru_cache(maxsize=64)

@@ -44,7 +44,7 @@ class Form:
             rows = rows.reshape(len(rows), -1, *region.x.shape[1:])
             low = low + region.minimum(rows).reshape(n, *shape)
             high = high - region.minimum(-rows).reshape(n, *shape)
-        return Interval(low.expand(n, *shape), high.expand(n, *shape))
+        return Interval.between(low.expand(n, *shape), high.expand(n, *shape))
 
 
 class Zonotope:
@@ -84,9 +84,10 @@ class Zonotope:
     def _tighten(self, name: str) -> None:
         """The tighter of the zonotope's range and interval arithmetic's."""
         local = self.analysis.interval(name)
-        self.analysis.intervals[name] = local.intersect(
-            self.forms[name].interval(self.analysis.region).known()
-        )
+        analysis = self.analysis
+        form = self.forms[name].interval(analysis.region).known()
+        with analysis.naming(name):
+            analysis.hold({name: local.intersect(form)})
 
     def _affine(self, rule: Affine, call: Call, operands: list[Form]) -> Form:
         """The linear part on every block, the constant on the centre, the magnitude on the box."""
@@ -114,7 +115,7 @@ class Zonotope:
         if any(b is not None for b in boxes):
             filled = [torch.zeros_like(form.center) if form.box is None else form.box for form in operands]
             n = max(len(b) for b in filled)
-            box = (rule.magnitude or rule.linear)(call, *(b.expand(n, *b.shape[1:]) for b in filled))
+            box = rule.spread(call, *(b.expand(n, *b.shape[1:]) for b in filled))
         return Form(
             linear=pushed([form.linear for form in operands]),
             symbols={source: block for source, block in symbols.items() if block is not None},

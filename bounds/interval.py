@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from bounds.errors import InvalidInput
+from bounds.errors import BoundsError, InvalidInput
 
 
 class Interval:
@@ -57,9 +57,10 @@ class Interval:
         return (self.upper - self.lower) / 2 if self._ball is None else self._ball[1]
 
     def known(self) -> Interval:
-        """The same with NaN, as overflow makes it, read as "nothing known": −∞ below, +∞ above.
+        """The same with what overflow makes of a side read as "nothing known": −∞ below, +∞ above.
 
-        Every comparison with NaN is false, so a rule would take a unit of NaN bounds for a settled one.
+        That is NaN, +∞ below and −∞ above.  Every comparison with NaN is false, so a rule would take a unit of NaN
+        bounds for a settled one.
         """
         if self._ends is None and self._ball is not None:
             center, radius = self._ball
@@ -70,20 +71,43 @@ class Interval:
         lower, upper = self
         if _finite(lower, upper):
             return self
-        lower = torch.where(torch.isnan(lower), -torch.inf, lower)
-        return Interval(lower, torch.where(torch.isnan(upper), torch.inf, upper))
+        lower = torch.where(lower < torch.inf, lower, -torch.inf)
+        return Interval(lower, torch.where(upper > -torch.inf, upper, torch.inf))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.lower, self.upper))
 
     def intersect(self, other: Interval) -> Interval:
-        """Both hold, so the tighter of each side does.
+        """Both hold, so the tighter of each side does.  Raises BoundsError where they exclude each other."""
+        return Interval.between(
+            torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
+        )
 
-        Rounding may cross two almost equal bounds by an ulp; the crossed side is then widened to the other.
+    @classmethod
+    def between(cls, lower: Tensor, upper: Tensor) -> Interval:
+        """The interval of two sides that were computed apart, or come from two intervals that both hold.
+
+        Rounding may cross two almost equal sides; each is then widened to the other.  The rounding allowed is the
+        square root of the precision, times 1 + the largest side.
+        Raises BoundsError where the sides cross by more: then one of them is no bound.
         """
-        lower = torch.maximum(self.lower, other.lower)
-        upper = torch.minimum(self.upper, other.upper)
-        return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+        crossed = lower > upper
+        if not bool(crossed.any()):
+            return cls(lower, upper)
+        gap = (lower - upper).detach()[crossed]
+        sides = torch.cat([lower.detach().flatten(), upper.detach().flatten()]).abs()
+        scale = 1 + float(torch.where(torch.isfinite(sides), sides, 0).max())
+        if not float(gap.max()) <= torch.finfo(lower.dtype).eps ** 0.5 * scale:
+            raise BoundsError(_CROSSED.format(float(gap.max())))
+        return cls(torch.minimum(lower, upper), torch.maximum(lower, upper))
+
+    def ordered(self, where: str) -> Interval:
+        """The same.  Raises BoundsError, which says `where`, if a lower bound exceeds its upper bound."""
+        crossed = self.lower > self.upper if self._ball is None else self._ball[1] < 0
+        if bool(crossed.any()):
+            gap = (self.lower - self.upper)[crossed].max()
+            raise BoundsError(f"{where}: {_CROSSED.format(float(gap.detach()))}")
+        return self
 
     def unsqueeze(self, dim: int) -> Interval:
         return Interval(self.lower.unsqueeze(dim), self.upper.unsqueeze(dim))
@@ -94,6 +118,12 @@ class Interval:
 
     def detach(self) -> Interval:
         return Interval(self.lower.detach(), self.upper.detach())
+
+
+_CROSSED = (
+    "the lower bound exceeds the upper bound by {:g}; a rule of the engine is wrong, or numbers are too large for the "
+    "precision; take float64, and report it if it happens there"
+)
 
 
 def _finite(*tensors: Tensor) -> bool:

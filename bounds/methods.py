@@ -26,7 +26,10 @@ from bounds.relaxation import Slope
 
 
 class Method(ABC):
-    """A way to bound rows of a network's output over a region."""
+    """A way to bound rows of a network's output over a region.
+
+    `lower` starts from the bounds that the analysis was given, and leaves in it those that it found.
+    """
 
     slope: Slope = Slope.ADAPTIVE
 
@@ -40,7 +43,8 @@ class IBP(Method):
     """Interval arithmetic (Gowal et al. 2018); what is affine in the input, and the affine tail of rows, is exact."""
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
-        analysis.intervals |= boxes(analysis, analysis.plan.tail_ends)
+        analysis.restart()
+        analysis.derive(boxes(analysis, analysis.plan.tail_ends))
         return analysis.boxed_rows(coef)
 
 
@@ -51,6 +55,7 @@ class CrownIBP(Method):
     slope: Slope = Slope.ADAPTIVE
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
+        analysis.restart()
         boxed = analysis.boxed_rows(coef)
         return torch.maximum(boxed, analysis.rows(analysis.network.graph.output, coef))
 
@@ -70,6 +75,7 @@ class Zonotope(Method):
         _check_errors(self.errors)
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
+        analysis.restart()
         forms = Forms(analysis, self.errors)
         formed = forms.lower(forms.run(), coef)
         return torch.maximum(formed, analysis.boxed_rows(coef))
@@ -91,7 +97,7 @@ class ZonotopeCrown(Method):
 
 
 def _newer(old: Interval, new: Interval) -> Interval:
-    return new
+    return Interval.between(*new)
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class Crown(Method):
     intersect: bool = True
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
+        analysis.restart()
         for target in analysis.plan.readers:
             analysis.refine(target, meet=Interval.intersect if self.intersect else _newer)
         boxed = analysis.boxed_rows(coef)

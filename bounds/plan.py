@@ -27,6 +27,7 @@ class Plan:
     arithmetic from a box is exact (at most one mixing operator on the way).  readers: every tensor that a nonlinear
     node reads, in topological order, concatenations and reshapes looked through, so each cell state has its own.
     linear_tail: the affine nodes after the last nonlinearity.  tail_ends: the nonlinear nodes where it begins.
+    children: the nodes that read each tensor.
     """
 
     prefix: frozenset[str]
@@ -35,6 +36,7 @@ class Plan:
     order: tuple[str, ...]
     linear_tail: frozenset[str]
     tail_ends: tuple[str, ...]
+    children: dict[str, tuple[str, ...]]
 
 
 @lru_cache(maxsize=64)
@@ -42,8 +44,10 @@ def plan_of(graph: Graph) -> Plan:
     """Raises UnsupportedOp for a node without a rule."""
     mixing: dict[str, int] = {graph.input: 0}
     readers: dict[str, list[Reader]] = {}
+    children: dict[str, tuple[str, ...]] = {}
     for node in graph.nodes.values():
         rule = rule_for(node)
+        children.update({operand: (*children.get(operand, ()), node.name) for operand in node.operands})
         if isinstance(rule, Nonlinear):
             for i, operand in enumerate(node.operands):
                 for source, direct in _sources(graph, operand):
@@ -63,6 +67,7 @@ def plan_of(graph: Graph) -> Plan:
         order=order,
         linear_tail=tail,
         tail_ends=tuple(name for name in graph.nodes if name in starts and name not in tail),
+        children=children,
     )
 
 

@@ -91,7 +91,7 @@ class _Sections(Zonotope):
         self.forms[name] = form
         if name in self.read:
             radius = _radius(form)
-            self.analysis.intervals[name] = Interval(form.center - radius, form.center + radius).known()
+            self.analysis.hold({name: Interval(form.center - radius, form.center + radius).known()})
 
 
 def _radius(form: Form) -> Tensor:

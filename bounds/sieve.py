@@ -32,13 +32,13 @@ class Sieve:
     """
 
     def __init__(
-        self, input: str, region: Region, boxes: Boxes, rows: Rows, idle: set[str], sides: int = 2
+        self, input: str, region: Region, boxes: Boxes, rows: Rows, idle: frozenset[str], sides: int = 2
     ) -> None:
         """boxes(name): the interval of a tensor [n, *shape] of the region's n images, None where there is none yet.
 
-        rows: [n, sides·M, …].  idle: the nodes before which a look was not worth its cost, of all rows of one call.
+        rows: [n, sides·M, …].  idle: the nodes before which a look was not worth its cost; more are added to it.
         """
-        self._input, self._region, self._boxes, self._idle = input, region, boxes, idle
+        self._input, self._region, self._boxes, self.idle = input, region, boxes, idle
         n, device = len(region.x), region.x.device
         units = coefficients(rows).shape[1] // sides
         self._sides = sides
@@ -54,7 +54,7 @@ class Sieve:
 
     def due(self, name: str, pending: dict[str, Rows]) -> bool:
         """Whether a look before node `name` is worth its cost."""
-        if self._spent is None or name in self._idle:
+        if self._spent is None or name in self.idle:
             return False
         return self._spent >= DUE * sum(_size(rows) for rows in pending.values())
 
@@ -77,7 +77,7 @@ class Sieve:
         before = int(self._open.sum())
         self._open = self._open & ~settled
         if int(self._open.sum()) >= (1 - FEW) * before:
-            self._idle.add(at)
+            self.idle |= {at}
         left = int(self._open.sum(1).max())
         if left == 0:
             return {}, total

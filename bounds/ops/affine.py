@@ -30,6 +30,11 @@ def at_zero(call: Call) -> Tensor:
     return call.apply(*operands)
 
 
+def one_signed(call: Call, *radii: Tensor) -> Tensor:
+    """The magnitude of an operator all of whose coefficients of one output have the same sign."""
+    return call.apply(*radii).abs()
+
+
 # Linear layers and products with a constant matrix.
 
 
@@ -159,7 +164,7 @@ def _added_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
 
 _SCALE = Affine(_scaled, magnitude=_scaled_magnitude, transpose=_scaled_back, mixing=False)
 _ADD = Affine(_added, _added_constant, _added_magnitude, _added_back, mixing=False)
-_AVERAGE = Affine(applied)
+_AVERAGE = Affine(applied, magnitude=one_signed)
 _MATMUL = Affine(_matmul(lambda matrix: matrix), magnitude=_matmul(torch.abs))
 
 SCALES = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)

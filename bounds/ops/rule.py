@@ -35,7 +35,8 @@ class Affine:
     """y = Σₖ Lₖ xₖ + b.
 
     linear(call, *operands): Σ Lₖ xₖ, for any batch size.  bias(call): b as [1, *out or broadcastable], None for zero.
-    magnitude: the same as `linear` with |L|.  transpose(call, coef [B, *out]): Lₖᵀ coef for each operand.
+    magnitude: the same as `linear` with |L|; None only where no coefficient of L can be negative.
+    transpose(call, coef [B, *out]): Lₖᵀ coef for each operand.
     mixing: whether an output unit may depend on several units of one operand.  moves: every output unit *is* an
     operand unit, so bounds of the operand are bounds of the output and nothing is lost.
     """
@@ -65,8 +66,11 @@ class Affine:
         center = self.linear(call, *(x.center for x in operands))
         bias = self.bias(call)
         center = center if bias is None else center + bias
-        radius = (self.magnitude or self.linear)(call, *(x.radius for x in operands))
-        return Interval.around(center, radius)
+        return Interval.around(center, self.spread(call, *(x.radius for x in operands)))
+
+    def spread(self, call: Call, *radii: Tensor) -> Tensor:
+        """|L|·radius."""
+        return (self.magnitude or self.linear)(call, *radii)
 
 
 def _all_units(call: Call, *operands: Interval) -> tuple[Tensor, ...]:

@@ -146,7 +146,7 @@ class _Recalling(bounds.Method):
         self.intervals, self.slope = intervals, slope
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
-        analysis.intervals |= self.intervals
+        analysis.give(self.intervals)
         return bounds.CrownIBP(self.slope).lower(analysis, coef)
 
 

@@ -24,7 +24,7 @@ class LeastRow(bounds.IBP):
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         read = steadied if self.steady else bounds.Interval.known
-        analysis.intervals |= boxes(analysis, analysis.plan.tail_ends, read)
+        analysis.derive(boxes(analysis, analysis.plan.tail_ends, read))
         if self.hardest:
             with torch.no_grad():
                 every = analysis.boxed_rows(coef)

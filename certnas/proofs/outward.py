@@ -50,7 +50,7 @@ class Outward(Analysis):
     def widen(self, target: str) -> None:
         """Moves the interval of a tensor outward."""
         x = self.interval(target)
-        self.intervals[target] = bounds.Interval(below(x.lower), -below(-x.upper))
+        self.hold({target: bounds.Interval(below(x.lower), -below(-x.upper))})
 
     def met_exactly(self) -> list[str]:
         """Tensors affine in the input whose bounds against the region itself interval arithmetic goes on from."""
@@ -64,7 +64,7 @@ class Outward(Analysis):
         """A fresh analysis that knows the bounds of what nonlinear operators read, and what those start from."""
         fresh = Outward(self.network, self.region, self.budget, self.slope)
         known = {*self.plan.readers, *self.met_exactly()} & set(self.intervals)
-        fresh.intervals.update({name: self.intervals[name] for name in known})
+        fresh.give({name: self.intervals[name] for name in known})
         return fresh
 
 

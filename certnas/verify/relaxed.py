@@ -112,7 +112,7 @@ class Batch:
         for name in self.nodes:
             for operand in self.network.graph.nodes[name].operands:
                 x = root.interval(operand)
-                self.analysis.intervals[operand] = bounds.Interval(x.lower[group], x.upper[group])
+                self.analysis.give({operand: x.at(group)})
         self.signs = self._restrict(splits)
 
     def _restrict(self, splits: Sequence[Sequence[Split]]) -> dict[str, Tensor]:
@@ -136,9 +136,8 @@ class Batch:
                 points = torch.tensor([p for _, p in chosen], dtype=sign.dtype, device=sign.device)
                 flat[side].scatter_reduce_(0, index, points, reduce)
                 sign[index] = float(side)
-            self.analysis.intervals[operand] = bounds.Interval(
-                flat[1].reshape(x.lower.shape), flat[-1].reshape(x.upper.shape)
-            )
+            sides = (side.reshape(x.lower.shape) for side in (flat[1], flat[-1]))
+            self.analysis.give({operand: bounds.Interval(*sides)})
             signs[name] = sign.reshape(x.lower.shape)
         return signs
 

@@ -134,9 +134,7 @@ class Search:
     def _narrowed(self, root: Analysis, groups: Tensor) -> Analysis:
         """The same for some regions, knowing the bounds of what nonlinear operators read and nothing derived."""
         analysis = self._analysis()
-        for name in root.plan.readers:
-            x = root.interval(name)
-            analysis.intervals[name] = bounds.Interval(x.lower[groups], x.upper[groups])
+        analysis.give({name: root.interval(name).at(groups) for name in root.plan.readers})
         return analysis
 
     def _alpha(self, seconds: float) -> list[Choice | None]:
