@@ -82,3 +82,20 @@ def test_bounds_and_derivatives_are_the_same(method: bounds.Method, monkeypatch:
     assert torch.allclose(mine, plain, rtol=0, atol=1e-10)
     for one, other in zip(own, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("data", [False, True], ids=["in place", "by data"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_bounds_follow_weights_that_change_in_place(method: bounds.Method, data: bool) -> None:
+    """Of a frozen network, bounded before and after; a write through `.data` raises no version."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
+    model, x = model.double().eval().requires_grad_(False), torch.rand(2, 1, 6, 6).double()
+    graph = bounds.trace(model, x)
+    network, region = graph.bind(), bounds.Linf(x, 0.01)
+    bounds.output_bounds(network, region, method)
+    (model[0].weight.data if data else model[0].weight).mul_(-3)
+    found, fresh = (bounds.output_bounds(n, region, method) for n in (network, graph.bind()))
+    assert torch.equal(found.lower, fresh.lower) and torch.equal(found.upper, fresh.upper)
+    assert torch.equal(network(x), model(x))
+    assert (found.lower <= model(x)).all() and (model(x) <= found.upper).all()
