@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.graph import Call
+from bounds.ops import PRODUCTS
 from bounds.ops.affine import RULES as AFFINE
 from bounds.ops.affine import multiplier, scale, terms
 from bounds.ops.conv import by_phases, symmetric_geometry
@@ -101,8 +102,9 @@ def _slicing(call: Call) -> Reach | None:
 
 
 def _padding(call: Call) -> Reach | None:
+    """By a constant, of whatever value: it is no part of the linear map."""
     pad = call["pad"]
-    if len(pad) > 4 or call["value"]:
+    if len(pad) > 4 or ("mode" in call.node.arguments and call["mode"] != "constant"):
         return None
     left, top = pad[0], pad[2] if len(pad) == 4 else 0
     return Reach(shift=(-top, -left), pads=True)
@@ -189,22 +191,33 @@ LOCAL: dict[Any, Local] = {
     aten.cat.default: Local(_channels_joined, _as_dense),
     aten.slice.Tensor: Local(_slicing, _sliced),
     aten.constant_pad_nd.default: Local(_padding, _unmoved),
+    aten.pad.default: Local(_padding, _unmoved),
     **dict.fromkeys((aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar), Local(_same_shapes, _added)),
     **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar), Local(_scaling, _scaled)),
     **dict.fromkeys(IDENTITIES, Local(_everywhere, _unmoved)),
 }  # fmt: skip
 
 
+ELEMENTWISE = frozenset({
+    aten.relu.default, aten.leaky_relu.default, aten.abs.default, aten.prelu.default, aten.sigmoid.default,
+    aten.tanh.default, aten.atan.default, aten.arctan.default, aten.softplus.default, aten.elu.default,
+    aten.selu.default, aten.silu.default, aten.gelu.default, aten.hardswish.default, aten.exp.default,
+    aten.square.default, aten.hardtanh.default, aten.relu6.default, aten.hardsigmoid.default, aten.clamp.default,
+    aten.clamp_min.default, aten.clamp_max.default, aten.reciprocal.default, aten.sqrt.default, aten.log.default,
+})  # fmt: skip
+"""Nonlinear operators whose output at a place reads their operand there alone; others are written out."""
+
+
 def reach_of(call: Call) -> Reach | None:
     """How far a node reads, None where its rows have to be written out."""
     target = call.node.target
+    if len(call.shape) != 3:
+        return None
     if target is aten.max_pool2d.default:
         return _window_reach(window_of(call))
-    if target in LOCAL and not (len(call.node.operands) == 2 and LOCAL[target].pull is _scaled):
-        return LOCAL[target].reach(call) if len(call.shape) == 3 else None
-    if target in AFFINE or target in MOVEMENT:
-        return None
-    return _same_shapes(call) if len(call.shape) == 3 else None
+    if target in ELEMENTWISE or (target in PRODUCTS and len(call.node.operands) == 2):
+        return _same_shapes(call)
+    return LOCAL[target].reach(call) if target in LOCAL else None
 
 
 def _window_reach(window: Window) -> Reach:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
@@ -15,7 +17,9 @@ import bounds
 from bounds import local, patch
 from bounds.analysis import Analysis
 from bounds.cost import row_cost
+from bounds.local import reach_of
 from bounds.memory import budget
+from bounds.ops import RULES, Nonlinear
 
 METHODS = (bounds.Crown(), bounds.Crown(bounds.Slope.PARALLEL), bounds.AlphaCrown(iterations=1, step=0.3))
 NEVER, ALWAYS = 0.0, 1e9
@@ -139,6 +143,88 @@ def test_slices_of_channels_keep_windows(monkeypatch: pytest.MonkeyPatch, start:
 
     written, windows = (with_windows(monkeypatch, largest, lower) for largest in (NEVER, ALWAYS))
     assert seen and torch.allclose(written, windows, rtol=0, atol=1e-12)
+
+
+PADS = {
+    "zeros": lambda x: nn.functional.pad(x, (0, 1, 0, 1)),
+    "a constant": lambda x: nn.functional.pad(x, (2, 0, 1, 1), value=-0.7),
+    "one axis": lambda x: nn.functional.pad(x, (1, 2)),
+    "cropped": lambda x: nn.functional.pad(x, (-2, 1, 1, -1)),
+    "after a shift": lambda x: nn.functional.pad(x[:, :, 1:, 1:], (0, 1, 0, 1)),
+}
+
+
+def last_windows(
+    model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tensor, Tensor, list[tuple[int, ...]], list[str]]:
+    """Rows of the output written out and as windows, the images that windows reached, and the padding operators."""
+    network = bounds.trace(model, x).bind()
+    seen, honest = [], local.minimum
+    monkeypatch.setattr(local, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
+    units = prod(network.graph.output_shape)
+
+    def lower() -> Tensor:
+        plenty = budget(None, network.dtype, network.device)
+        analysis = Analysis(network, bounds.Linf(x, 0.1), plenty, bounds.Slope.ADAPTIVE)
+        return torch.cat(analysis.rows_at(network.graph.output, torch.arange(units).expand(len(x), -1)))
+
+    written, windows = (with_windows(monkeypatch, largest, lower) for largest in (NEVER, ALWAYS))
+    return written, windows, seen, [node.op for node in network.graph.nodes.values() if "pad" in node.op]
+
+
+@pytest.mark.parametrize("pad", PADS)
+@pytest.mark.parametrize("size", [7, 9])
+def test_padding_keeps_windows(monkeypatch: pytest.MonkeyPatch, pad: str, size: int) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 2, 3, stride=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(PADS[pad](self.stem(x).relu()))
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, size, size, dtype=torch.float64)
+    written, windows, seen, pads = last_windows(Padded().double(), x, monkeypatch)
+    assert pads and seen and torch.allclose(written, windows, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_padding_by_copies_is_written_out(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(nn.functional.pad(self.stem(x).relu(), (1, 1, 1, 1), mode=mode))
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 7, 7, dtype=torch.float64)
+    written, windows, seen, _ = last_windows(Padded().double(), x, monkeypatch)
+    assert not seen and torch.allclose(written, windows, rtol=0, atol=1e-12)
+
+
+def test_an_operator_that_windows_do_not_know_is_written_out() -> None:
+    """None counts as element-wise by default, whatever its shapes; those that do are element-wise by trial."""
+    known = {*local.LOCAL, *local.ELEMENTWISE, torch.ops.aten.max_pool2d.default}
+    probe = torch.rand(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    for target, rule in RULES.items():
+        if isinstance(rule, Nonlinear) and target in local.ELEMENTWISE:
+            options = {"weight": torch.tensor([0.3]).double()} if "prelu" in str(target) else {}
+            options |= {"min": -0.1, "max": 0.1} if target is torch.ops.aten.clamp.default else {}
+            options |= {"min": -0.1} if "clamp_min" in str(target) else {}
+            options |= {"max": 0.1} if "clamp_max" in str(target) else {}
+            (gradient,) = torch.autograd.grad(target(probe, **options)[0, 1, 1, 2], probe, allow_unused=True)
+            elsewhere = gradient.clone()
+            elsewhere[0, 1, 1, 2] = 0
+            assert not elsewhere.any(), target
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1)), torch.rand(1, 1, 5, 5)
+    network = bounds.trace(model, x).bind()
+    (node,) = (node for node in network.graph.nodes.values() if node.op == "aten.relu.default")
+    assert reach_of(network.call(node)) is not None
+    assert torch.ops.aten.softmax.int not in known
+    assert reach_of(network.call(replace(node, target=torch.ops.aten.softmax.int))) is None
 
 
 def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) -> None:

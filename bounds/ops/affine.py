@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.errors import InvalidInput
+from bounds.errors import InvalidInput, UnsupportedOp
 from bounds.graph import Call
 from bounds.ops.rule import Affine, Rule
 from bounds.relaxation import sum_to
@@ -69,7 +69,7 @@ def multiplier(call: Call) -> Any:
                 f"{call.node.where()}: a constant divided by a perturbed tensor needs the reciprocal rule"
             )
         if bool((torch.as_tensor(constant) == 0).any()):
-            raise InvalidInput(f"{call.node.where()}: division by zero")
+            raise UnsupportedOp(f"{call.node.where()}: division by zero")
         return 1 / constant
     return constant
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.errors import InvalidInput
+from bounds.errors import InvalidInput, UnsupportedOp
 from bounds.graph import Call
 from bounds.interval import Interval
 from bounds.ops import softplus
@@ -127,7 +127,10 @@ HARDSWISH = Curve(
 def _elu(call: Call) -> Curve:
     alpha, outer, inner = float(call["alpha"]), float(call["scale"]), float(call["input_scale"])
     if alpha < 0 or outer <= 0 or inner <= 0:
-        raise InvalidInput(f"{call.node.where()}: elu needs alpha ≥ 0 and positive scales")
+        raise UnsupportedOp(
+            f"{call.node.where()}: elu needs alpha ≥ 0 and positive scales; "
+            f"got alpha={alpha:g}, scale={outer:g}, input_scale={inner:g}"
+        )
     return _exponential_below(alpha, outer, inner)
 
 
