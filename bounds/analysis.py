@@ -14,6 +14,7 @@ from bounds.cost import row_cost
 from bounds.graph import Network
 from bounds.interval import Interval
 from bounds.known import Known
+from bounds.layout import flat
 from bounds.memory import Blocks, Budget, recomputed
 from bounds.ops import Nonlinear, rule_for
 from bounds.ops.rule import Tuning
@@ -211,7 +212,7 @@ class Analysis(Known):
                     mask |= rule.unstable(call, x)[0]
                 else:
                     mask |= True
-        return mask.flatten(1)
+        return flat(mask, 1)
 
     def refine(
         self,
@@ -236,8 +237,8 @@ class Analysis(Known):
         if most == 0:
             return
         units = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        flat = Interval(old.lower.flatten(1), old.upper.flatten(1))
-        kept = Interval(flat.lower.gather(1, units), flat.upper.gather(1, units))
+        every = Interval(*(flat(side, 1) for side in old))
+        kept = Interval(every.lower.gather(1, units), every.upper.gather(1, units))
         signs_do = self._by_sign(target) and not _own(tunings)
         many = sum(counts) * row_cost(self.network, target, unit=True) > MANY
         if signs_do and many and self.sides.pays:
@@ -252,7 +253,8 @@ class Analysis(Known):
             met = meet(kept, rows)
 
         def placed(new: Interval) -> Interval:
-            lower, upper = flat.lower.scatter(1, units, new.lower), flat.upper.scatter(1, units, new.upper)
+            lower = every.lower.scatter(1, units, new.lower)
+            upper = every.upper.scatter(1, units, new.upper)
             return Interval(lower.reshape(old.lower.shape), upper.reshape(old.lower.shape))
 
         if signs_do:

@@ -9,7 +9,7 @@ from torch import Tensor
 from bounds import local
 from bounds.graph import Call, Network
 from bounds.interval import Interval
-from bounds.layout import like
+from bounds.layout import flat, like
 from bounds.ops import Affine, Nonlinear, rule_for
 from bounds.patch import Patch, Rows, coefficients, dot
 from bounds.region import Region
@@ -25,7 +25,7 @@ def _constant(rows: Rows, bias: Tensor) -> Tensor:
         (windows,) = rows.gather(bias.unsqueeze(1))
         return dot(rows.by_unit(), windows)
     summed = sum_to(coefficients(rows), tuple(bias.shape[1:]))
-    return (summed * bias.unsqueeze(1)).flatten(2).sum(-1)
+    return flat(summed * bias.unsqueeze(1), 2).sum(-1)
 
 
 def lower_bound(
@@ -123,4 +123,4 @@ def written(rows: Rows) -> Tensor:
 
 def _minimum_in_box(coef: Tensor, box: Interval) -> Tensor:
     lower, upper = (like(coef, side.unsqueeze(1)) for side in box)
-    return (coef.clamp(min=0) * lower + coef.clamp(max=0) * upper).flatten(2).sum(-1)
+    return flat(coef.clamp(min=0) * lower + coef.clamp(max=0) * upper, 2).sum(-1)

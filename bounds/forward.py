@@ -17,6 +17,7 @@ from torch import Tensor
 from bounds.analysis import Analysis
 from bounds.graph import Call
 from bounds.interval import Interval
+from bounds.layout import flat
 from bounds.ops import Affine, Nonlinear, rule_for
 from bounds.region import Region
 from bounds.relaxation import Slope
@@ -40,7 +41,7 @@ class Form:
             spread = spread + coefficients.abs().sum(1)
         low, high = self.center - spread, self.center + spread
         if self.linear is not None:
-            rows = self.linear.flatten(2).transpose(1, 2)
+            rows = flat(self.linear, 2).transpose(1, 2)
             rows = rows.reshape(len(rows), -1, *region.x.shape[1:])
             low = low + region.minimum(rows).reshape(n, *shape)
             high = high - region.minimum(-rows).reshape(n, *shape)
@@ -155,35 +156,35 @@ class Zonotope:
 
     def lower(self, form: Form, coef: Tensor) -> Tensor:
         """Lower bounds of rows of the output.  coef [N, S, *out] -> [N, S]"""
-        rows = coef.flatten(2)
-        total = (rows * form.center.flatten(1).unsqueeze(1)).sum(-1)
+        rows = flat(coef, 2)
+        total = (rows * flat(form.center, 1).unsqueeze(1)).sum(-1)
         if form.box is not None:
-            total = total - (rows.abs() * form.box.flatten(1).unsqueeze(1)).sum(-1)
+            total = total - (rows.abs() * flat(form.box, 1).unsqueeze(1)).sum(-1)
         for block in form.symbols.values():
-            total = total - (rows @ block.flatten(2).transpose(1, 2)).abs().sum(-1)
+            total = total - (rows @ flat(block, 2).transpose(1, 2)).abs().sum(-1)
         if form.linear is not None:
             region = self.analysis.region
-            projected = rows @ form.linear.flatten(2).transpose(1, 2)
+            projected = rows @ flat(form.linear, 2).transpose(1, 2)
             total = total + region.minimum(projected.reshape(*projected.shape[:2], *region.x.shape[1:]))
         return total
 
 
 def _split(error: Tensor, errors: int | None) -> tuple[Tensor | None, Tensor | None]:
     """(the largest errors as symbols [N, k, *shape], the others as a box).  None keeps all of them."""
-    flat = error.flatten(1)
-    live = flat.detach() > 0
-    most = int(live.sum(1).max()) if flat.numel() else 0
+    errors_of = flat(error, 1)
+    live = errors_of.detach() > 0
+    most = int(live.sum(1).max()) if errors_of.numel() else 0
     kept = most if errors is None else min(errors, most)
     if most == 0:
         return None, None
     if kept == 0:
         return None, error
-    top = flat.detach().topk(kept, dim=1).indices
-    values = flat.gather(1, top)
-    blocks = torch.zeros(len(flat), kept, flat.shape[1], dtype=flat.dtype, device=flat.device)
+    top = errors_of.detach().topk(kept, dim=1).indices
+    values = errors_of.gather(1, top)
+    blocks = torch.zeros(len(error), kept, errors_of.shape[1], dtype=error.dtype, device=error.device)
     symbols = blocks.scatter(2, top.unsqueeze(2), values.unsqueeze(2)).reshape(
-        len(flat), kept, *error.shape[1:]
+        len(error), kept, *error.shape[1:]
     )
     if kept == most:
         return symbols, None
-    return symbols, flat.scatter(1, top, 0.0).reshape(error.shape)
+    return symbols, errors_of.scatter(1, top, 0.0).reshape(error.shape)

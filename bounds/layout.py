@@ -23,8 +23,13 @@ def like(rows: Tensor, image: Tensor) -> Tensor:
     return image.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
+def flat(tensor: Tensor, lead: int) -> Tensor:
+    """All axes after the first `lead` as one, of size 1 where there are none."""
+    return tensor.flatten(lead) if tensor.dim() > lead else tensor.unsqueeze(lead)
+
+
 def vectors(rows: Tensor, *images: Tensor) -> list[Tensor]:
     """Rows [N, S, *shape] and images [N, *, *shape] as vectors, in the order in which the rows lie in memory."""
     if not channels_last(rows):
-        return [tensor.flatten(2) for tensor in (rows, *images)]
+        return [flat(tensor, 2) for tensor in (rows, *images)]
     return [tensor.movedim(2, -1).flatten(2) for tensor in (rows, *images)]

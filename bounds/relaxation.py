@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.layout import channels_last, like, vectors
+from bounds.layout import channels_last, flat, like, vectors
 
 RARE = 0.2
 """Up to this part of a tensor's units, those whose planes differ are worth being picked out."""
@@ -106,7 +106,7 @@ def _dot(coef: Tensor, bias: Tensor) -> Tensor:
     if bias.shape[1] == 1:
         row, column = vectors(coef, bias.expand(len(coef), *bias.shape[1:]))
         return torch.matmul(row, column.transpose(1, 2)).squeeze(2)
-    return (coef * bias).flatten(2).sum(-1)
+    return flat(coef * bias, 2).sum(-1)
 
 
 def pick(tensor: Tensor, images: Images) -> Tensor:

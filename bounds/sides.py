@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bounds.interval import Interval
+from bounds.layout import flat
 from bounds.ops import rule_for
 from bounds.ops.rule import Tuning
 
@@ -48,7 +49,7 @@ class Sides:
 
         counts: how many of the M each image needs.
         """
-        above = self._at_centre(target).flatten(1).gather(1, units) >= 0
+        above = flat(self._at_centre(target), 1).gather(1, units) >= 0
         first = self._analysis.signed_rows(target, units, _signs(above, known), tunings, counts, sieved=True)
         found = _told(known, above, first)
         needed = (

@@ -41,7 +41,11 @@ class Net(nn.Module):
 def subject(seed: int = 0) -> tuple[Network, Tensor, Tensor]:
     torch.manual_seed(seed)
     x = torch.rand(2, 1, 4, 4).double()
-    return bounds.trace(Net().double().eval().requires_grad_(False), x).bind(), x, torch.eye(3).double().expand(2, -1, -1)
+    return (
+        bounds.trace(Net().double().eval().requires_grad_(False), x).bind(),
+        x,
+        torch.eye(3).double().expand(2, -1, -1),
+    )
 
 
 def state(network: Network, region: bounds.Region, room: Budget | None = None) -> Analysis:
@@ -139,3 +143,29 @@ def test_derivatives_do_not_depend_on_the_budget() -> None:
         lower = bounds.lower_bounds(network, bounds.L1(centre, 0.8), rows, bounds.Crown(), memory=memory)
         found.append(torch.autograd.grad(lower.sum(), centre)[0])
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
+class Gated(nn.Module):
+    """A gate of one number an image, whose tensor has no axis but the batch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x.flatten(1)))
+        return self.last(h * torch.sigmoid(h[:, 0]).unsqueeze(1))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("method", [*METHODS, "own slopes"])
+def test_one_number_an_image_is_a_tensor_like_any_other(method: str, norm: str) -> None:
+    torch.manual_seed(0)
+    model, x = Gated().double().eval(), torch.rand(2, 1, 4, 4).double()
+    network = bounds.trace(model, x).bind()
+    region = bounds.NORMS[norm](x, 0.1)
+    chosen = METHODS.get(method, bounds.AlphaCrown(iterations=2))
+    found = bounds.output_bounds(network, region, chosen).detach()
+    points = x + 0.1 * torch.cat([torch.eye(16), -torch.eye(16)]).double().reshape(32, 1, 1, 4, 4)
+    values = torch.stack([model(point) for point in points]).detach()
+    assert (found.lower <= values + 1e-12).all() and (values <= found.upper + 1e-12).all()

@@ -9,6 +9,8 @@ from torch import Tensor
 LowerMargin = Callable[[Tensor, Tensor], Tensor]
 Foretell = Callable[[Tensor], Tensor]
 MAX_EVALUATIONS = 60
+FARTHEST = 1e30
+"""Where nothing limits a radius, as of a constant network without a box, the search ends here."""
 MAX_STEP = 16.0
 SHORT = 0.35
 """How far below a foretold root the next ε lies, as a share of the tolerance."""
@@ -80,7 +82,7 @@ class _Search:
 
     def __init__(self, centre: Tensor, start: Tensor, upper: Tensor, tol: float) -> None:
         self.centre, self.tol = centre, tol
-        self.end = upper
+        self.end = upper.clamp(max=FARTHEST)
         self.lo, self.hi = torch.zeros_like(centre), upper.clone()
         self.g_lo = torch.full_like(centre, -torch.inf)
         self.g_hi = torch.full_like(centre, torch.nan)
