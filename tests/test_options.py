@@ -150,12 +150,14 @@ SCALARS = [3, -1.5, 0, 1e6]
 
 TABLE: dict[Any, list[Row]] = {
     aten.linear.default: [Row(VECTOR, {"weight": tensor(3, 4), "bias": None}, {
-        "weight": [-tensor(3, 4).abs(), torch.zeros(3, 4).double(), tensor(3, 4) * 1e6], "bias": [None, numbers(-1, 0, 1e6)],
+        "weight": [-tensor(3, 4).abs(), torch.zeros(3, 4).double(), tensor(3, 4) * 1e6],
+        "bias": [None, numbers(-1, 0, 1e6)],
     })],
     aten.matmul.default: [Row(LINE, {}, {"other": [tensor(5, 3), -tensor(5, 2).abs(), tensor(5, 1) * 0]})],
     aten.mm.default: [Row(VECTOR, {}, {"mat2": [tensor(4, 3), -tensor(4, 2).abs(), tensor(4, 1) * 0]})],
     aten.batch_norm.default: [Row(IMAGE, {
-        "weight": None, "bias": None, "running_mean": numbers(0.3, -1), "running_var": numbers(0.5, 2), "training": False,
+        "weight": None, "bias": None, "running_mean": numbers(0.3, -1), "running_var": numbers(0.5, 2),
+        "training": False,
         "momentum": 0.1, "eps": 1e-5, "cudnn_enabled": False,
     }, {
         "weight": [None, numbers(-1.5, 0)], "bias": [None, numbers(-2, 1e6)],
@@ -263,7 +265,9 @@ TABLE: dict[Any, list[Row]] = {
     aten.relu.default: [Row()],
     aten.leaky_relu.default: [Row(IMAGE, {}, {"negative_slope": [0.2, 0, -0.5, 1, 1.7, -3, 1e6]})],
     aten.abs.default: [Row()],
-    aten.prelu.default: [Row(IMAGE, {}, {"weight": [numbers(0.3), numbers(-0.5, 1.8), numbers(0, 1), numbers(-1e6, 1e6)]})],
+    aten.prelu.default: [Row(IMAGE, {}, {
+        "weight": [numbers(0.3), numbers(-0.5, 1.8), numbers(0, 1), numbers(-1e6, 1e6)],
+    })],
     aten.sigmoid.default: [Row()],
     aten.tanh.default: [Row()],
     aten.atan.default: [Row()],
