@@ -23,7 +23,9 @@ class Lines:
         self.path, kept = folder / LINES, folder / SETTINGS
         if kept.exists():
             if not resume:
-                raise UserError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+                raise UserError(
+                    f"{folder} already holds a run; continue it with --resume or choose another --out"
+                )
             before = json.loads(kept.read_text())
             if before != settings:
                 differ = [key for key in settings if before.get(key) != settings[key]]

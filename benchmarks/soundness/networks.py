@@ -20,7 +20,13 @@ INPUTS: tuple[Shape, ...] = (
     (1, 4, 4), (2, 3, 4), (3, 4, 4), (4, 4, 4), (2, 5, 3), (1, 7, 1), (2, 8), (3, 5), (4, 4), (1, 9), (6,), (9,),
     (1,), (1, 1, 1),
 )  # fmt: skip
-FREQUENT = ("relu.default",) * 3 + ("conv2d.default", "conv1d.default", "linear.default", "add.Tensor", "cat.default")
+FREQUENT = ("relu.default",) * 3 + (
+    "conv2d.default",
+    "conv1d.default",
+    "linear.default",
+    "add.Tensor",
+    "cat.default",
+)
 """What is drawn in half of the cases beside the operator in question."""
 
 
@@ -135,7 +141,9 @@ def _add(
         if shape is not None:
             model.steps.append(step)
             model.operands.append(operands)
-            model.words.append(f"{len(shapes)}: {name}{list(operands)}({', '.join(draw.told)}) -> {list(shape)}")
+            model.words.append(
+                f"{len(shapes)}: {name}{list(operands)}({', '.join(draw.told)}) -> {list(shape)}"
+            )
             shapes.append(shape)
             return
 
@@ -163,4 +171,8 @@ def _shape_of(step: Step, operands: list[Shape]) -> Shape | None:
     except (RuntimeError, ValueError, IndexError):
         return None
     shape = tuple(output.shape[1:])
-    return shape if output.dim() and len(output) == 3 and 0 < prod(shape) <= LARGEST and len(shape) <= 4 else None
+    return (
+        shape
+        if output.dim() and len(output) == 3 and 0 < prod(shape) <= LARGEST and len(shape) <= 4
+        else None
+    )

@@ -7,7 +7,7 @@ grows too large, is drawn again by the caller.  `GENERATORS` names them as the r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ ANY = (1, 2, 3)
 class Made:
     """A call of values and tensors; `tensors` become parameters or, of whole numbers, buffers.
 
-    arity: how many values it takes; a second has the shape of the first.  module: a part of its own, in place of `call`.
+    arity: how many values it takes; a second has the shape of the first.  module: a part of its own instead of `call`.
     """
 
     call: Callable[..., Tensor]
@@ -96,7 +96,9 @@ def batch_norm(draw: Draw, shape: Shape) -> Made:
     variance = draw.normal(size).square() * draw.pick("variance", (1.0, 100.0, 1e-4, 0.0))
     if draw.pick("affine", (True, True, False)):
         tensors = [draw.weight(size), draw.weight(size), draw.weight(size), variance]
-        return Made(lambda x, w, b, m, v: aten.batch_norm.default(x, w, b, m, v, False, 0.1, eps, False), tensors)
+        return Made(
+            lambda x, w, b, m, v: aten.batch_norm.default(x, w, b, m, v, False, 0.1, eps, False), tensors
+        )
     tensors = [draw.weight(size), variance]
     return Made(lambda x, m, v: aten.batch_norm.default(x, None, None, m, v, False, 0.1, eps, False), tensors)
 
@@ -121,9 +123,7 @@ def _convolution(dim: int, padded: bool, draw: Draw, shape: Shape) -> Made:
     fan = channels // groups * kernel[0] * kernel[-1]
     weight = draw.weight(out, channels // groups, *kernel, fan=fan)
     tensors = [weight, *_bias(draw, out)]
-    return Made(
-        lambda x, w, b=None: call(x, w, b, stride, padding, dilation, groups), tensors
-    )
+    return Made(lambda x, w, b=None: call(x, w, b, stride, padding, dilation, groups), tensors)
 
 
 def _deconvolution(dim: int, draw: Draw, shape: Shape) -> Made:
@@ -262,7 +262,9 @@ simple("neg.default", aten.neg.default)
 
 @generator("mul.Tensor")
 def mul(draw: Draw, shape: Shape) -> Made:
-    match draw.pick("with", ("value", "value", "itself", "its mean", "its first", "constant", "of a constant")):
+    match draw.pick(
+        "with", ("value", "value", "itself", "its mean", "its first", "constant", "of a constant")
+    ):
         case "value":
             return Made(aten.mul.Tensor, arity=2)
         case "itself":
@@ -291,7 +293,9 @@ def div(draw: Draw, shape: Shape) -> Made:
         case "itself":
             return Made(lambda x: aten.div.Tensor(x, torch.sigmoid(x) + offset))
         case "number of":
-            return Made(lambda x: aten.div.Tensor(torch.full_like(x, 2.0), sign * (torch.sigmoid(x) + offset)))
+            return Made(
+                lambda x: aten.div.Tensor(torch.full_like(x, 2.0), sign * (torch.sigmoid(x) + offset))
+            )
     constant = draw.constant(shape)
     return Made(aten.div.Tensor, [torch.where(constant.abs() < 0.125, 0.125, constant)])
 
@@ -482,7 +486,9 @@ def _reflected(call: Callable[..., Tensor], dim: int, limit: int, draw: Draw, sh
 for _dim in (1, 2):
     for _kind, _limit in (("reflection", 0), ("replication", 9)):
         _call = getattr(aten, f"{_kind}_pad{_dim}d").default
-        GENERATORS[f"{_kind}_pad{_dim}d.default"] = Generator(partial(_reflected, _call, _dim, _limit), (_dim + 1,))
+        GENERATORS[f"{_kind}_pad{_dim}d.default"] = Generator(
+            partial(_reflected, _call, _dim, _limit), (_dim + 1,)
+        )
 
 
 @generator("constant_pad_nd.default")
@@ -526,7 +532,9 @@ def cat(draw: Draw, shape: Shape) -> Made:
             return Made(lambda x, y: aten.cat.default([x, y], axis), arity=2)
         case "itself":
             return Made(lambda x: aten.cat.default([x, -x, x], axis))
-    return Made(lambda x, c: aten.cat.default([c.expand(x.shape[0], *shape), x], axis), [draw.weight(1, *shape)])
+    return Made(
+        lambda x, c: aten.cat.default([c.expand(x.shape[0], *shape), x], axis), [draw.weight(1, *shape)]
+    )
 
 
 @generator("stack.default")
@@ -537,10 +545,14 @@ def stack(draw: Draw, shape: Shape) -> Made:
             return Made(lambda x, y: aten.stack.default([x, y], axis), arity=2)
         case "itself":
             return Made(lambda x: aten.stack.default([x, x], axis))
-    return Made(lambda x, c: aten.stack.default([x, c.expand(x.shape[0], *shape)], axis), [draw.weight(1, *shape)])
+    return Made(
+        lambda x, c: aten.stack.default([x, c.expand(x.shape[0], *shape)], axis), [draw.weight(1, *shape)]
+    )
 
 
-simple("chunk.default", lambda x: (lambda parts: parts[0] - 2 * parts[-1])((torch.cat([x, -x], 1)).chunk(2, 1)))
+simple(
+    "chunk.default", lambda x: (lambda parts: parts[0] - 2 * parts[-1])((torch.cat([x, -x], 1)).chunk(2, 1))
+)
 simple("split.Tensor", lambda x: torch.cat(x.split(1, -1)[::-1], -1))
 simple("unbind.int", lambda x: x.unbind(-1)[0])
 
@@ -582,7 +594,10 @@ def softplus(draw: Draw, shape: Shape) -> Made:
 @generator("elu.default")
 def elu(draw: Draw, shape: Shape) -> Made:
     alpha = draw.pick("alpha", (1, 0.5, 2.0, 0.0, -1.0, 30.0))
-    scale, input_scale = draw.pick("scale", (1, 1, 2.0, -1.0, 0.0)), draw.pick("input_scale", (1, 1, 2.0, 0.5))
+    scale, input_scale = (
+        draw.pick("scale", (1, 1, 2.0, -1.0, 0.0)),
+        draw.pick("input_scale", (1, 1, 2.0, 0.5)),
+    )
     return _stretched(draw, lambda x: aten.elu.default(x, alpha, scale, input_scale))
 
 
@@ -594,7 +609,9 @@ def gelu(draw: Draw, shape: Shape) -> Made:
 
 @generator("hardtanh.default")
 def hardtanh(draw: Draw, shape: Shape) -> Made:
-    low, high = draw.pick("range", ((-1.0, 1.0), (-0.5, 0.3), (0.0, 0.0), (0.2, 0.4), (-1e6, 1e6), (-2.0, -1.0)))
+    low, high = draw.pick(
+        "range", ((-1.0, 1.0), (-0.5, 0.3), (0.0, 0.0), (0.2, 0.4), (-1e6, 1e6), (-2.0, -1.0))
+    )
     return Made(lambda x: aten.hardtanh.default(x, low, high))
 
 
@@ -634,7 +651,9 @@ def _in_domain(call: Callable[[Tensor], Tensor], negative: bool, draw: Draw, sha
 
 
 for _call in (aten.reciprocal, aten.sqrt, aten.log):
-    GENERATORS[str(_call.default)[5:]] = Generator(partial(_in_domain, _call.default, _call is aten.reciprocal))
+    GENERATORS[str(_call.default)[5:]] = Generator(
+        partial(_in_domain, _call.default, _call is aten.reciprocal)
+    )
 
 
 @generator("pow.Tensor_Scalar")

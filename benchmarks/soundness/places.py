@@ -15,7 +15,12 @@ from bounds import Slope
 
 EPS = (0.0, 1e-30, 1e-6, 1e-3, 0.02, 0.02, 0.1, 0.1, 0.3, 0.3, 1.0, 1e6)
 RADII = ("scalar", "scalar", "image", "element", "one pixel")
-BOXES = (*("none", "unit", "per channel", "tensor", "point", "one side", "on the face") * 3, "none", "unit", "outside")
+BOXES = (
+    *("none", "unit", "per channel", "tensor", "point", "one side", "on the face") * 3,
+    "none",
+    "unit",
+    "outside",
+)
 MEMORY = (*(None,) * 12, 1, 20_000, 50_000, 100_000, 300_000, 1_000_000)
 SAMPLED, STEPS = 40, 3
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -58,12 +63,17 @@ class Place:
         """Points inside, corners, and those on the way to each row's minimum, of every image.  [M, N, *shape]"""
         generator = torch.Generator().manual_seed(seed)
         box = (self.lower, self.upper)
-        found = [self.x[None], sample_region(self.x, self.eps, self.norm, *box, count=SAMPLED, generator=generator)]
+        found = [
+            self.x[None],
+            sample_region(self.x, self.eps, self.norm, *box, count=SAMPLED, generator=generator),
+        ]
         images, count = rows.shape[:2]
         again = self.x.repeat_interleave(count, 0)
         eps = self.eps.repeat_interleave(count, 0) if isinstance(self.eps, Tensor) else self.eps
         whole = [
-            side.repeat_interleave(count, 0) if isinstance(side, Tensor) and side.shape == self.x.shape else side
+            side.repeat_interleave(count, 0)
+            if isinstance(side, Tensor) and side.shape == self.x.shape
+            else side
             for side in box
         ]
         path = descend_region(model, rows.flatten(0, 1), again, eps, self.norm, *whole, steps=STEPS)

@@ -59,9 +59,14 @@ def figures(lines: Iterable[dict[str, Any]], missing: list[str]) -> dict[str, An
         "bounds of minus infinity": silent,
         "largest excess of a sound bound, as a share of what rounding allows": worst,
         "violations": violations,
-        "crashes": {message: {"count": len(seeds), "seeds": seeds[:SHOWN]} for message, seeds in crashed.items()},
+        "crashes": {
+            message: {"count": len(seeds), "seeds": seeds[:SHOWN]} for message, seeds in crashed.items()
+        },
         "refused": dict(refused.most_common()),
-        **{f"by {key}": {name: dict(counts) for name, counts in sorted(table.items())} for key, table in by.items()},
+        **{
+            f"by {key}": {name: dict(counts) for name, counts in sorted(table.items())}
+            for key, table in by.items()
+        },
         "by operator": {name: dict(counts) for name, counts in sorted(operators.items())},
         "registered operators without a generator": missing,
         "cpu seconds": {
@@ -78,7 +83,9 @@ def table(found: dict[str, Any]) -> Table:
     shown.add_column("")
     for kind in kinds:
         shown.add_column(kind, justify="right")
-    rows = [(name, counts) for key in ("method", "norm", "dtype") for name, counts in found[f"by {key}"].items()]
+    rows = [
+        (name, counts) for key in ("method", "norm", "dtype") for name, counts in found[f"by {key}"].items()
+    ]
     for name, counts in [*rows, ("all", found["outcomes"])]:
         shown.add_row(name, *(f"{counts.get(kind, 0):,}" for kind in kinds))
     return shown

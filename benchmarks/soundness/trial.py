@@ -114,13 +114,19 @@ def _at(
         with torch.no_grad():
             traced = net(points.flatten(0, 1)).reshape(values.shape)
         apart = (traced - values).abs().nan_to_num(nan=0.0).amax((0, 2))
-        if bool((traced.isfinite() != values.isfinite()).any()) or bool((apart > 1e-9 * (1 + _scale(values))).any()):
-            found["trials"].append({**about, "outcome": "violation", "kind": "trace", "excess": float(apart.max())})
+        if bool((traced.isfinite() != values.isfinite()).any()) or bool(
+            (apart > 1e-9 * (1 + _scale(values))).any()
+        ):
+            found["trials"].append(
+                {**about, "outcome": "violation", "kind": "trace", "excess": float(apart.max())}
+            )
     table = methods()
     for name in draw.random.sample(list(table), METHODS):
         entry: dict[str, Any] = {**about, "method": name}
         try:
-            lower = bounds.lower_bounds(net, region, rows, table[name], memory=chosen.memory).detach().double()
+            lower = (
+                bounds.lower_bounds(net, region, rows, table[name], memory=chosen.memory).detach().double()
+            )
             entry |= judge(lower)
         except (bounds.UnsupportedOp, bounds.InvalidInput) as error:
             entry["outcome"] = f"refused: {_reason(error)}"
@@ -172,8 +178,9 @@ class _Judge:
             allowed = self.allowed(n, s)
             entry["worst"] = max(entry["worst"], round(over / allowed, 4) if allowed > 0 else math.inf)
             if over > allowed:
+                left = float(lower[n, s] - self.lowest[n, s]) > allowed
                 entry |= {
-                    "outcome": "violation", "kind": "a point" if lower[n, s] - self.lowest[n, s] > allowed else "crossed",
+                    "outcome": "violation", "kind": "a point" if left else "crossed",
                     "image": n, "row": s, "lower": float(lower[n, s]), "reached": float(self.lowest[n, s]),
                     "allowed": allowed,
                 }  # fmt: skip
@@ -204,12 +211,23 @@ def _against_the_solver(draw: Draw, found: dict[str, Any]) -> None:
     region, net = bounds.NORMS[norm](x, eps, *box), graph.bind()
     table = methods()
     for name in draw.random.sample(list(table), 2 * METHODS):
-        entry: dict[str, Any] = {"norm": norm, "dtype": "float64", "method": name, "place": f"eps={eps}, box={box}"}
+        entry: dict[str, Any] = {
+            "norm": norm,
+            "dtype": "float64",
+            "method": name,
+            "place": f"eps={eps}, box={box}",
+        }
         lower = float(bounds.lower_bounds(net, region, row.reshape(1, 1, 3), table[name]).detach())
         excess, slack = lower - exact.value, SOLVER * (1 + abs(exact.value))
         entry |= {"outcome": "sound", "worst": max(0.0, round(excess / slack, 4)), "exact": True}
         if not excess <= slack:
-            entry |= {"outcome": "violation", "kind": "exact", "lower": lower, "reached": exact.value, "allowed": slack}
+            entry |= {
+                "outcome": "violation",
+                "kind": "exact",
+                "lower": lower,
+                "reached": exact.value,
+                "allowed": slack,
+            }
         found["trials"].append(entry)
 
 
@@ -225,7 +243,9 @@ def _small(draw: Draw) -> tuple[nn.Sequential, tuple[int, ...]]:
     else:
         shape = (1, 3, 3)
         layers = [nn.Conv2d(1, 2, draw.random.choice((2, 3)), padding=1), nn.BatchNorm2d(2), nn.ReLU()]
-        layers.append(draw.random.choice((nn.MaxPool2d(2), nn.AvgPool2d(2), nn.MaxPool2d(2, 1), nn.AvgPool2d(1))))
+        layers.append(
+            draw.random.choice((nn.MaxPool2d(2), nn.AvgPool2d(2), nn.MaxPool2d(2, 1), nn.AvgPool2d(1)))
+        )
         layers.append(nn.Flatten())
         units = nn.Sequential(*layers).eval()(torch.zeros(1, *shape)).shape[1]
         layers.append(nn.Linear(units, 3))
@@ -238,10 +258,13 @@ def _small(draw: Draw) -> tuple[nn.Sequential, tuple[int, ...]]:
     return model, shape
 
 
+NUMBER = re.compile(r"-?\d[\d.e+-]*")
+
+
 def _reason(error: Exception) -> str:
     """The message without names and numbers that differ from network to network."""
     text = str(error).split(" at node")[0].split("; ")[0].split(": got")[0]
-    return f"{type(error).__name__}: {re.sub(r'-?\d[\d.e+-]*', '#', text)[:110]}"
+    return f"{type(error).__name__}: {NUMBER.sub('#', text)[:110]}"
 
 
 def _crash(error: Exception) -> str:

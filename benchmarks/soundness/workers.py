@@ -53,7 +53,9 @@ def run_all(seeds: list[int], workers: int, lines: Lines, console: Console) -> N
                     _tell(console, found, done, len(seeds))
         except BrokenProcessPool as error:
             among = sorted(seed for part in out.values() for seed in part)
-            raise UserError(f"a worker process ended; try the seeds that were out by --only: {among}") from error
+            raise UserError(
+                f"a worker process ended; try the seeds that were out by --only: {among}"
+            ) from error
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -63,6 +65,8 @@ def _tell(console: Console, found: list[dict[str, Any]], done: int, of: int) -> 
     for line in found:
         for trial in line["trials"]:
             if trial["outcome"].startswith(("violation", "crash")):
-                console.print(f"seed {line['seed']} ({line.get('operator')}): {trial['outcome']}", markup=False)
+                console.print(
+                    f"seed {line['seed']} ({line.get('operator')}): {trial['outcome']}", markup=False
+                )
     if done % (50 * TOGETHER) < TOGETHER:
         console.print(f"{done:,} of {of:,} networks")
