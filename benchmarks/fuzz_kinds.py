@@ -73,15 +73,20 @@ TEXTS = (
     b'{"x": 1e999, "y": NaN, "z": -Infinity}', LONG,
 )  # fmt: skip
 TOMLS = (
-    b"a = " + b"[" * DEEP, b"a = " + b"{b = " * 5000, b".".join([b"a"] * 20_000) + b" = 1", b"[" + b".".join([b"a"] * 20_000) + b"]",
-    b"epochs = " + LONG, b"epochs = 1e999", b"epochs = nan", b"epochs = 99999999999999999999999", b"[weights]\nlr = inf",
-    b"[recipe]\nepochs = -1", b"\xff = 1", b"[data]\nname = 3", b"[metric]\ngamma = nan", b"data = 1", b"[search.data]\nname = []",
+    b"a = " + b"[" * DEEP, b"a = " + b"{b = " * 5000, b".".join([b"a"] * 20_000) + b" = 1",
+    b"[" + b".".join([b"a"] * 20_000) + b"]",
+    b"epochs = " + LONG, b"epochs = 1e999", b"epochs = nan", b"epochs = 99999999999999999999999",
+    b"[weights]\nlr = inf",
+    b"[recipe]\nepochs = -1", b"\xff = 1", b"[data]\nname = 3", b"[metric]\ngamma = nan", b"data = 1",
+    b"[search.data]\nname = []",
 )  # fmt: skip
 VNNLIBS = (
     b"(" * DEEP, b"(assert " * DEEP, b"(declare-const X_99999999999 Real)", b"(declare-const X_" + LONG + b" Real)",
-    b"(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 1e999))(assert (>= X_0 -1e999))(assert (<= Y_0 0))",
+    b"(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 1e999))(assert (>= X_0 -1e999))"
+    b"(assert (<= Y_0 0))",
     b"(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 nan))(assert (>= X_0 inf))(assert (<= Y_0 0))",
-    b"(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 0))(assert (>= X_0 1))(assert (<= Y_0 " + LONG + b"))",
+    b"(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 0))(assert (>= X_0 1))"
+    b"(assert (<= Y_0 " + LONG + b"))",
     b"(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 1))(assert (>= X_0 0))(assert "
     + b"(or " * 2000 + b"(<= Y_0 0)" + b")" * 2000 + b")",
 )  # fmt: skip

@@ -24,12 +24,13 @@ from certnas.models.opened import OpenedModel
 from cli.main import main
 
 IMPORTED = (
-    "certnas.certifier.plots", "certnas.search", "certnas.train", "certnas.verify", "certnas.proofs", "sklearn.datasets",
+    "certnas.certifier.plots", "certnas.search", "certnas.train", "certnas.verify", "certnas.proofs",
+    "sklearn.datasets",
     "tensorboardX", "torch._dynamo", "torch.export", "onnxruntime",
 )  # fmt: skip
 """What the commands import on their way, imported once before all of them."""
 PATIENCE = 120.0
-"""Seconds after which a command that was asked to end, or that runs undisturbed, counts as one that does not end."""
+"""Seconds after which a command that was asked to end, or runs undisturbed, counts as one that does not end."""
 POLL = 0.005
 TIMES = frozenset({"time", "seconds", "seconds_per_image", "left", "log"})
 """Keys whose values are times, or (log: the bytes of a log) depend on how times are written."""
@@ -37,7 +38,20 @@ GENOTYPE = {
     "normal": [["sep_conv_3x3", 0], ["skip_connect", 1]], "normal_concat": [2],
     "reduce": [["max_pool_3x3", 0], ["skip_connect", 1]], "reduce_concat": [2],
 }  # fmt: skip
-SMALL = "--channels 4 --layers 2 --threads 1 --data digits --images 24 --batch-size 8".split()
+SMALL = [
+    "--channels",
+    "4",
+    "--layers",
+    "2",
+    "--threads",
+    "1",
+    "--data",
+    "digits",
+    "--images",
+    "24",
+    "--batch-size",
+    "8",
+]
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,8 @@ def jobs(inputs: Path) -> dict[str, Job]:
              "--out", "{out}", "--certificates", "{out}/proofs")
         ),
         "search": Job(
-            ("search", *SMALL, "--nodes", "1", "--epochs", "2", "--no-pictures", "--checkpoint-every", "1", "--out", "{out}")
+            ("search", *SMALL, "--nodes", "1", "--epochs", "2", "--no-pictures", "--checkpoint-every", "1",
+            "--out", "{out}")
         ),
         "train": Job(("train", str(inputs / "genotype.json"), *SMALL, "--epochs", "3", "--out", "{out}")),
         "check": Job(("check", str(proofs), "digits-cnn"), resume=False),
@@ -108,8 +123,8 @@ def jobs(inputs: Path) -> dict[str, Job]:
 def run(words: Sequence[str], spare: Path, *, after: float | None = None, by: int = signal.SIGKILL) -> Ended:
     """Runs `certnas WORDS` in a process of its own; after: seconds until it is sent the signal `by`.
 
-    The process is forked from this one, which has imported the commands already: it has all the moments of a command but
-    its imports.  spare: a folder for what it says.
+    The process is forked from this one, which has imported the commands already: it has all moments of a command
+    but its imports.  spare: a folder for what it says.
     """
     said = [spare / f"{os.getpid()}.{name}" for name in ("out", "err")]
     began = time.perf_counter()
@@ -162,7 +177,7 @@ def _command(words: Sequence[str], said: Sequence[Path]) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every file of a folder without its times; TensorBoard's events and hidden files, which a kill may leave, apart."""
+    """Every file of a folder without its times; TensorBoard's events and hidden files, left by a kill, apart."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from random import Random
 
-import click
 import pytest
 
 from benchmarks import kill_jobs, kills
@@ -59,7 +58,7 @@ def test_a_traceback_after_a_signal_is_found(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(kill_jobs, "main", command)
     ended = run([], tmp_path, after=0.5, by=signal.SIGINT)
     assert len(kills._faults(ended, signal.SIGINT)) == 2
-    assert click.unstyle(ended.err).count("planted") == 1
+    assert "planted" in ended.err
 
 
 def test_times_do_not_count_and_all_else_does(tmp_path: Path) -> None:
