@@ -98,7 +98,8 @@ SAFETENSORS = (
     (1 << 62).to_bytes(8, "little") + b"{}", (DEEP).to_bytes(8, "little") + b"[" * DEEP,
     *((len(t)).to_bytes(8, "little") + t for t in (
         b'{"a":{"dtype":"F32","shape":[1125899906842624],"data_offsets":[0,4503599627370496]}}',
-        b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}', b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
+        b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}',
+        b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
     )),
 )  # fmt: skip
 

@@ -98,7 +98,8 @@ def jobs(inputs: Path) -> dict[str, Job]:
         listed.append(f"net.onnx,p{k}.vnnlib,20\n")
     (inputs / "instances.csv").write_text("".join(listed))
     (inputs / "genotype.json").write_text(json.dumps(GENOTYPE))
-    certify = "certify digits-cnn --images 6 --batch-size 2 --threads 1 --memory 200M --norm l2 --method crown-ibp --no-attack"
+    certify = "certify digits-cnn --images 6 --batch-size 2 --threads 1 --memory 200M --norm l2 --no-attack"
+    certify += " --method crown-ibp"
     proofs = inputs / "proofs"
     if not proofs.exists():
         words = [*certify.split(), "--certificates", str(proofs)]
