@@ -1,4 +1,4 @@
-"""Mutated files of networks and properties: each is read or refused on one line, in ten seconds, running no code."""
+"""Malformed files of every format: opened or refused on one line, within limits of time and memory, running no code."""
 
 from __future__ import annotations
 
@@ -6,109 +6,66 @@ import argparse
 import io
 import json
 import os
-import pickle
 import re
 import resource
+import select
+import signal
 import tempfile
 import time
+import traceback
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
-from safetensors.torch import save
-from torch import nn
 
+from benchmarks.fuzz_kinds import ANYTHING, DEEP, Kind, kinds
+from bounds import BoundsError
+from certnas.checker import Rejected
 from certnas.errors import UserError
-from certnas.models import ARCHITECTURES, open_model
-from certnas.models.conversion import convert
-from certnas.models.opened import OpenedModel
-from certnas.verify import read_vnnlib
+from certnas.proofs.files import _seal
+from certnas.runs import write_atomically
 
-SECONDS = 10.0
+SECONDS, BYTES = 10.0, 4 << 30
+"""What a file may take, of time and of address space beyond what the process has."""
+TOGETHER = 500
+"""Files that a child process opens before the next child takes over."""
+HOSTILE = 0.15
+"""The share of files that are made to do harm; all others are mutations of a good one."""
 WORDS = (b"-1", b"0", b"2", b"9" * 18, b"1e999", b"null", b"true", b"[]", b"{}", b'"x"', b'"aten.add.Tensor"')
 """What a word of a text is replaced with."""
 JSON_WORD = re.compile(rb'-?\d+(\.\d+)?|true|false|null|"[\w.]*"')
 PROPERTY_WORD = re.compile(rb"-?\d+(\.\d+)?|[A-Za-z][\w-]*|[<>!=]=?")
-PROPERTIES = {
-    "property 1.0": b"""(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n
-(assert (>= X_0 -1.0))(assert (<= X_0 0.1))(assert (>= X_1 0))(assert (<= X_1 1e-3))
-(assert (or (and (<= Y_0 0.5) (> Y_0 -2)) (= (+ (* 2.0 Y_0) (- Y_0) 1) 4)))""",
-    "property 2.0": b"""(vnnlib-version <2.0>)\n(declare-network N (declare-input X float32 [1, 2]) ; its batch is 1
-(declare-output Y Real []))\n(assert (and (>= X[0,0] -1.0) (<= X[0,0] 0.1) (>= X[0,1] 0) (<= X[0,1] 0.001)))
-(assert (or (and (<= Y 0.5) (!= Y -2)) (== (+ (* 2.0 Y) (- Y) 1) 4)))""",
-}
+FINE = ("opened", "refused")
+Outcome = dict[str, Any]
 
 
-class Marker:
-    """Unpickled, it makes a folder."""
+def contents(kind: Kind, random: Random) -> bytes:
+    """What stands in the file: the good contents mutated, or others that are made to do harm."""
+    if kind.sealed:
+        return resealed(kind.data, random)
+    if random.random() < HOSTILE:
+        return random.choice((*kind.hostile, *ANYTHING) if random.random() < 0.8 else ANYTHING)
+    return mutated(kind.data, random)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-def seeds(folder: Path, marker: Path) -> dict[str, tuple[str, bytes, dict[str, Any]]]:
-    """A file of each format, and a malicious pickle: name -> its name on disk, its bytes, the options to open it."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3)
-    ).eval()
-    opened = OpenedModel(network, "net", (1, 8, 8), 3, "here", "")
-    found: dict[str, tuple[str, bytes, dict[str, Any]]] = {}
-    for suffix in (".onnx", ".pt2", ".safetensors"):
-        convert(opened, folder / f"net{suffix}")
-        found[suffix] = (f"net{suffix}", (folder / f"net{suffix}").read_bytes(), {})
-    found[".json"] = ("net.json", (folder / "net.json").read_bytes(), {})
-    weights = ARCHITECTURES["cnn-cert-relu"](layers=2, size=8, classes=3).module.state_dict()
-    arch: dict[str, Any] = {"arch": "cnn-cert-relu", "arch_options": {"layers": 2, "size": 8, "classes": 3}}
-    for name, contents in (
-        ("state dict", {"state_dict": weights}),
-        ("pickle", {"state_dict": weights, "a": Marker(marker)}),
-    ):
-        stream = io.BytesIO()
-        torch.save(contents, stream)
-        found[name] = ("net.pth", stream.getvalue(), arch)
-    found[".h5"] = ("net.h5", keras_file(folder / "net.h5"), {})
+def resealed(data: bytes, random: Random) -> bytes:
+    """A certificate whose header or numbers were changed and whose seal fits them."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        text, numbers = file["header"].tobytes(), file["numbers"].copy()
+    if random.random() < 0.7:
+        text = _changed(text, random)
+    else:
+        at = random.sample(range(len(numbers)), min(3, len(numbers)))
+        numbers[at] = random.choice((np.nan, np.inf, 1e308, -1e308, 0.0, 5e-324))
     stream = io.BytesIO()
-    torch.save(weights, stream, _use_new_zipfile_serialization=False)
-    found["old state dict"] = ("net.pt", stream.getvalue(), arch)
-    found["weights"] = ("weights.safetensors", save(weights), arch)
-    found |= {name: ("net.vnnlib", text, {}) for name, text in PROPERTIES.items()}
-    found["raw pickle"] = ("net.th", pickle.dumps({"a": Marker(marker)}), arch)
-    return found
-
-
-def keras_file(path: Path) -> bytes:
-    """A Keras network of a convolution, batch normalisation and a dense layer."""
-    shapes = {"conv": {"kernel": (3, 3, 1, 2), "bias": (2,)}, "dense": {"kernel": (72, 3), "bias": (3,)}}
-    norms = ("gamma", "beta", "moving_mean", "moving_variance")
-    shapes["norm"] = dict.fromkeys(norms, (2,))
-    kinds = {
-        "conv": ("Conv2D", {"batch_input_shape": [None, 8, 8, 1], "filters": 2, "kernel_size": [3, 3]}),
-        "norm": ("BatchNormalization", {"axis": [3]}),
-        "flat": ("Flatten", {}),
-        "dense": ("Dense", {"units": 3, "activation": "softmax"}),
-    }
-    layers = [{"class_name": kind, "config": {"name": name} | more} for name, (kind, more) in kinds.items()]
-    with h5py.File(path, "w") as file:
-        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": layers}})
-        group = file.create_group("model_weights")
-        group.attrs["layer_names"] = list(shapes)
-        for name, own in shapes.items():
-            part = group.create_group(name)
-            part.attrs["weight_names"] = [f"{name}/{key}:0" for key in own]
-            for key, shape in own.items():
-                part[f"{name}/{key}:0"] = np.ones(shape, np.float32)
-    return path.read_bytes()
+    np.savez(stream, header=np.frombuffer(text, np.uint8), numbers=numbers, seal=_seal(text, numbers))
+    return stream.getvalue()
 
 
 def mutated(data: bytes, random: Random) -> bytes:
@@ -118,7 +75,8 @@ def mutated(data: bytes, random: Random) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     chosen = random.choice([name for name, content in members.items() if content])
-    members[chosen] = _changed(members[chosen], random)
+    deep = random.random() < 0.05
+    members[chosen] = b"[" * DEEP if deep else _changed(members[chosen], random)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in members.items():
@@ -158,72 +116,150 @@ def _changed(data: bytes, random: Random) -> bytes:
     return bytes(content)
 
 
-def attempt(path: Path, options: dict[str, Any]) -> tuple[str, float]:
-    """How opening a file ended, and after how many seconds: opened, refused, or what else was raised."""
-    started = time.perf_counter()
+def attempt(kind: Kind) -> Outcome:
+    """How opening the file ended, and after how many seconds: opened, refused, or what else was raised."""
+    started, where = time.perf_counter(), ""
     try:
-        if path.suffix == ".vnnlib":
-            read_vnnlib(path)
-        else:
-            open_model(str(path), **options)
+        kind.open()
         ended = "opened"
-    except UserError as error:
+    except (UserError, BoundsError, Rejected) as error:
         ended = "refused" if "\n" not in str(error) else f"refused on several lines: {error!r}"
-    except MemoryError:
-        ended = "MemoryError"
     except Exception as error:
         ended = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return ended, time.perf_counter() - started
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}:{last.lineno}"
+    return {"ended": ended, "where": where, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def one(number: int, seed: int, made: Mapping[str, Kind], folder: Path) -> Outcome:
+    """Writes file `number` and opens it; afterwards the good contents stand there again."""
+    name = list(made)[number % len(made)]
+    kind = made[name]
+    path = folder / kind.file
+    path.write_bytes(contents(kind, Random(f"{seed} {number}")))
+    try:
+        found = attempt(kind)
+    finally:
+        path.write_bytes(kind.data)
+    return {"number": number, "kind": name, **found}
+
+
+def _child(numbers: range, seed: int, made: Mapping[str, Kind], folder: Path, pipe: int) -> None:
+    """Opens files under the limit of memory, and says of each how it ended, before and after."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, size + BYTES))
+    with os.fdopen(pipe, "w") as told, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in numbers:
+            line = one(number, seed, made, folder)
+            line["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            told.write(json.dumps(line) + "\n")
+            told.flush()
+
+
+def outcomes(count: int, seed: int, made: Mapping[str, Kind], folder: Path) -> Iterator[Outcome]:
+    """How each of `count` files ended, opened by child processes; one that hangs or dies is replaced."""
+    done = 0
+    while done < count:
+        near, far = os.pipe()
+        process = os.fork()
+        if process == 0:
+            try:
+                os.close(near)
+                _child(range(done, min(done + TOGETHER, count)), seed, made, folder, far)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        os.close(far)
+        first, late = done, False
+        with os.fdopen(near, "rb", buffering=0) as told:
+            rest = b""
+            while True:
+                ready, _, _ = select.select([told], [], [], 3 * SECONDS)
+                late = not ready
+                part = told.read(1 << 16) if ready else b""
+                if not part:
+                    break
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    done += 1
+                    yield json.loads(line)
+        if late:
+            os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if done < min(first + TOGETHER, count):
+            name = list(made)[done % len(made)]
+            (folder / made[name].file).write_bytes(made[name].data)
+            how = (
+                f"not done after {3 * SECONDS:g} s"
+                if late
+                else f"the process ended with {os.waitstatus_to_exitcode(status)}"
+            )
+            yield {
+                "number": done,
+                "kind": name,
+                "ended": how,
+                "where": "",
+                "seconds": 3 * SECONDS if late else 0.0,
+                "peak": 0,
+            }
+            done += 1
 
 
 def fuzz(count: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Opens `count` mutated files in turn of all kinds; returns outcomes, the slowest, and what went wrong."""
+    """Opens `count` malformed files in turn of all kinds; returns outcomes, the slowest, and what went wrong."""
     marker = folder / "marker"
-    made = seeds(folder, marker)
-    random = Random(seed)
-    outcomes: dict[str, Counter[str]] = {name: Counter() for name in made}
-    wrong: list[str] = []
-    slowest = 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for number in range(count):
-            name = list(made)[number % len(made)]
-            file, data, options = made[name]
-            path = folder / file
-            path.write_bytes(mutated(data, random))
-            target = folder / "net.safetensors" if name == ".json" else path
-            ended, seconds = attempt(target, options)
-            path.write_bytes(data)
-            slowest = max(slowest, seconds)
-            outcomes[name][ended if ended in ("opened", "refused") else "other"] += 1
-            if ended not in ("opened", "refused") or seconds > SECONDS or marker.exists():
-                wrong.append(
-                    f"{name} {number}: {ended} after {seconds:.1f} s{', code ran' if marker.exists() else ''}"
-                )
+    made = kinds(folder, marker)
+    counted: dict[str, Counter[str]] = {name: Counter() for name in made}
+    wrong: list[Outcome] = []
+    slowest: Outcome = {"seconds": 0.0}
+    peak = 0
+    for found in outcomes(count, seed, made, folder):
+        peak = max(peak, found.pop("peak"))
+        slowest = max(slowest, found, key=lambda line: line["seconds"])
+        fine = found["ended"] in FINE
+        counted[found["kind"]][found["ended"] if fine else "other"] += 1
+        if marker.exists():
+            marker.rmdir()
+            wrong.append({**found, "ended": "its code ran"})
+        elif not fine or found["seconds"] > SECONDS:
+            wrong.append(found)
     return {
         "files": count,
         "seed": seed,
-        "outcomes": {name: dict(counted) for name, counted in outcomes.items()},
-        "slowest_seconds": round(slowest, 2),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "outcomes": {name: dict(counts) for name, counts in counted.items()},
+        "slowest": slowest,
+        "peak_memory_mib": peak,
         "wrong": wrong,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="Folder for fuzz_formats.json.")
+    parser.add_argument(
+        "--only", type=int, help="Write the file of this number here, say how it ends, and stop."
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
+        if asked.only is not None:
+            made = kinds(Path(folder), Path(folder) / "marker")
+            kind = list(made.values())[asked.only % len(made)]
+            Path(Path(kind.file).name).write_bytes(contents(kind, Random(f"{asked.seed} {asked.only}")))
+            print(json.dumps(one(asked.only, asked.seed, made, Path(folder))))
+            return
         report = fuzz(asked.count, asked.seed, Path(folder))
     text = json.dumps(report, indent=1) + "\n"
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "fuzz_formats.json").write_text(text)
+        write_atomically(asked.out / "fuzz_formats.json", text)
     print(text, end="")
+    if report["wrong"]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

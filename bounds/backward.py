@@ -19,10 +19,10 @@ from bounds.sieve import Sieve
 Provider = Callable[[str], Relaxation]
 
 
-def _constant(rows: Rows, bias: Tensor) -> Tensor:
-    """⟨coef, bias⟩ for each row; bias [1, *out or broadcastable]."""
+def _constant(rows: Rows, bias: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """⟨coef, bias⟩ for each row; bias [1, *out or broadcastable], out as `shape` says."""
     if isinstance(rows, Patch) and max(bias.shape[-2:]) > 1:
-        (windows,) = rows.gather(bias.unsqueeze(1))
+        (windows,) = rows.gather(bias.expand(1, *shape).unsqueeze(1))
         return dot(rows.by_unit(), windows)
     summed = sum_to(coefficients(rows), tuple(bias.shape[1:]))
     return flat(summed * bias.unsqueeze(1), 2).sum(-1)
@@ -81,7 +81,7 @@ def _walk(
             rows = rows.mask() if isinstance(rows, Patch) else rows
             bias = rule.bias(call)
             if bias is not None:
-                total = total + _constant(rows, bias)
+                total = total + _constant(rows, bias, call.shape)
             pulled = _through(rule, call, rows)
         elif interval is not None:
             total = total + _minimum_in_box(written(rows), interval(name))

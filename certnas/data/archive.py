@@ -1,6 +1,7 @@
 """An .npz file of images `x` and labels `y`."""
 
 import zipfile
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def read(name: str) -> dict[str, NDArray[np.generic]]:
                 for key in ("x", "y"):
                     try:
                         arrays[key] = np.asarray(stored[key])
-                    except ValueError as error:
+                    except (ValueError, SyntaxError, TokenError) as error:
                         raise UserError(
                             f"data {name}: {key} holds Python objects or is damaged; expected a plain array"
                         ) from error

@@ -36,7 +36,9 @@ def folder(request: Request) -> Dataset:
                 if file.mode not in GRAY + COLOUR:
                     raise UserError(f"data {path}: image mode {file.mode}, accepted: 8-bit grey or RGB")
                 images.append(file.convert("L" if file.mode in GRAY else "RGB"))
-        except OSError as error:
+        except UserError:
+            raise
+        except (OSError, SyntaxError, ValueError) as error:  # what the readers of single formats raise
             raise UserError(f"data {path}: not a readable image") from error
     size = images[0].size
     for row, image in zip(rows.tolist(), images, strict=True):

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from certnas.json_text import parse_json
 
 FORMAT = 2
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, KeyError, TypeError,
-          AttributeError, IndexError, EOFError, OSError, MemoryError)  # fmt: skip
+          AttributeError, IndexError, EOFError, OSError, MemoryError, SyntaxError, TokenError)  # fmt: skip
 """What reading a file that is no certificate, or a broken one, may raise."""
 MOST_BYTES = 1 << 32
 Put = Callable[[np.ndarray], list[int]]

@@ -99,7 +99,11 @@ def read_toml(path: Path) -> Table:
     """The table in a TOML file.  Raises UserError where there is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # numbers of too many digits, brackets in each other
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"configuration {path}: cannot be read: {reason}; give a TOML file") from error
 

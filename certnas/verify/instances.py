@@ -107,7 +107,7 @@ def read_results(folder: Path) -> list[Result]:
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
         return [Result(row[0], row[1], row[2], float(row[3]), row[4], float(row[5])) for row in rows]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(f"cannot continue '{path}': it holds no results of this command") from error
 
 

@@ -84,7 +84,7 @@ def descend_region(
     point, path = x.clone(), []
     for step in range(steps):
         leaf = point.detach().requires_grad_()
-        gradient = torch.autograd.grad((function(leaf) * row).sum(), leaf)[0]
+        gradient = torch.autograd.grad((function(leaf) * row).sum(), leaf, materialize_grads=True)[0]
         slope = _flat(gradient) * _flat(_radii(x, eps))
         if norm == "linf":
             unit = -slope.sign()
