@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.graph import Call
+from bounds.ops import Affine, Nonlinear, rule_for
 from bounds.ops.affine import RULES as AFFINE
 from bounds.ops.affine import multiplier, scale, terms
 from bounds.ops.conv import by_phases, symmetric_geometry
 from bounds.ops.movement import IDENTITIES
 from bounds.ops.movement import RULES as MOVEMENT
 from bounds.ops.pool import window_of
-from bounds.ops.rule import Affine
 from bounds.patch import Grid, Patch, dot, flat
 from bounds.region import Region
 from bounds.relaxation import Diagonal, Relaxation, Window, Windowed
@@ -202,9 +202,9 @@ def reach_of(call: Call) -> Reach | None:
         return _window_reach(window_of(call))
     if target in LOCAL and not (len(call.node.operands) == 2 and LOCAL[target].pull is _scaled):
         return LOCAL[target].reach(call) if len(call.shape) == 3 else None
-    if target in AFFINE or target in MOVEMENT:
-        return None
-    return _same_shapes(call) if len(call.shape) == 3 else None
+    rule = rule_for(call.node)
+    alone = isinstance(rule, Nonlinear) and rule.elementwise
+    return _same_shapes(call) if alone and len(call.shape) == 3 else None
 
 
 def _window_reach(window: Window) -> Reach:

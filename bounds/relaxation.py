@@ -115,7 +115,7 @@ def asked_alone(const: Tensor, coef: Tensor, low: Tensor, high: Tensor) -> Tenso
     if bool(torch.isfinite(const).all()):
         return const
     asked = torch.where(coef > 0, low, torch.where(coef < 0, high, 0.0))
-    return (coef * asked).flatten(2).sum(-1)
+    return (coef * asked).reshape(*coef.shape[:2], -1).sum(-1)
 
 
 def pick(tensor: Tensor, images: Images) -> Tensor:

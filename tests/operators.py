@@ -230,6 +230,46 @@ PRODUCTS = {
     "gate": Operator(Gate),
 }
 
+
+def gram(x: Tensor) -> Tensor:
+    """Of each image's channels."""
+    rows = x.flatten(2)
+    return rows @ rows.transpose(1, 2)
+
+
+def attention(x: Tensor) -> Tensor:
+    """Queries times keys times values, without a softmax."""
+    q, k, v = (x.flatten(1, 2) @ constant(3, 3 * i + 2)[:, -2:] for i in range(3))
+    return (q @ k.transpose(1, 2)) @ v
+
+
+CONTRACTIONS = {
+    "matmul of x and y": function(gram),
+    "matmul of heads": function(lambda x: x @ F.relu(x.transpose(2, 3) + 0.2)),
+    "matmul, broadcast": function(lambda x: x[:, :1] @ x.transpose(2, 3)),
+    "matmul of x and x": function(lambda x: (lambda y: y @ y)(x[:, :, :3])),
+    "matmul of a matmul": function(attention),
+    "bmm": function(lambda x: torch.bmm(x[:, 0], x[:, 1].transpose(1, 2))),
+    "bmm of a constant": linear(lambda x: torch.bmm(x[:, 0], constant(1, 3, 2).expand(x.shape[0], 3, 2))),
+    "einsum": linear(lambda x: torch.einsum("nchw,wk->nkhc", x, constant(3, 2))),
+    "einsum of two constants": linear(
+        lambda x: torch.einsum("cd,nchw,wk->nkhd", constant(2, 2), x, constant(3, 2))
+    ),
+    "einsum of x and y": function(lambda x: torch.einsum("nchw,nkhw->nkhc", x, torch.sigmoid(x))),
+    "einsum, outer": function(lambda x: torch.einsum("ni,nj->nij", x[:, 0, 0], x[:, 1, 1])),
+    "einsum, inner": function(lambda x: torch.einsum("nchw,nchw->nw", x, x.flip(1))),
+}
+
+SOFTMAX = {
+    "softmax": function(lambda x: torch.softmax(3 * x, -1)),
+    "softmax of channels": function(lambda x: torch.softmax(x, 1)),
+    "softmax of rows": function(lambda x: F.softmax(6 * x[:, 0], 1)),
+    "softmax of one": function(lambda x: torch.softmax(x[:, :1], 1) + x[:, 1:]),
+    "log softmax": function(lambda x: torch.log_softmax(3 * x, -1)),
+    "log softmax of channels": function(lambda x: torch.log_softmax(x, 1)),
+    "softmin": function(lambda x: F.softmin(x, -1)),
+}
+
 ARITHMETIC = {
     "add, channel": linear(lambda x: x + constant(2, 1, 1)),
     "add, alpha": linear(lambda x: torch.add(constant(2, 4, 3), x, alpha=-2.5)),
@@ -305,5 +345,5 @@ MOVEMENTS = {
 }
 
 OPERATORS: dict[str, Operator] = {
-    **LAYERS, **POOLS, **ACTIVATIONS, **PRODUCTS, **ARITHMETIC, **MOVEMENTS,
+    **LAYERS, **POOLS, **ACTIVATIONS, **PRODUCTS, **CONTRACTIONS, **SOFTMAX, **ARITHMETIC, **MOVEMENTS,
 }  # fmt: skip
