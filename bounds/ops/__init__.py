@@ -7,7 +7,19 @@ from typing import Any
 
 from bounds.errors import UnsupportedOp
 from bounds.graph import Graph, Node
-from bounds.ops import affine, bilinear, contraction, conv, movement, pool, relu, smooth, softmax
+from bounds.ops import (
+    affine,
+    bilinear,
+    contraction,
+    conv,
+    extremes,
+    movement,
+    pool,
+    relu,
+    smooth,
+    softmax,
+    step,
+)
 from bounds.ops.rule import Affine, Nonlinear, Rule
 
 RULES: dict[Any, Rule] = {
@@ -18,12 +30,14 @@ RULES: dict[Any, Rule] = {
     **smooth.RULES,
     **pool.RULES,
     **softmax.RULES,
+    **extremes.RULES,
+    **step.RULES,
 }
 PRODUCTS: dict[Any, Rule] = dict.fromkeys(affine.SCALES, bilinear.PRODUCT)
 """Of two perturbed tensors."""
 CHOSEN: dict[Any, Callable[[Node], Rule]] = dict.fromkeys(contraction.CONTRACTIONS, contraction.rule_of)
 """Operators whose rule depends on which of their arguments are perturbed."""
-SEVERAL = {*affine.SUMS, *movement.JOINS}
+SEVERAL = {*affine.SUMS, *movement.JOINS, *extremes.RULES}
 """Operators that take perturbed tensors in any of their arguments; others have one, the first."""
 
 __all__ = ["PRODUCTS", "RULES", "Affine", "Nonlinear", "Rule", "check", "rule_for"]

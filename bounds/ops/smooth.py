@@ -81,6 +81,11 @@ def _hardswish_slope(x: Tensor) -> Tensor:
     return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6))
 
 
+def _mish_slope(x: Tensor) -> Tensor:
+    t = torch.tanh(F.softplus(x))
+    return t + x * (1 - t.square()) * torch.sigmoid(x)
+
+
 def _log(s: Tensor) -> Tensor:
     return torch.log(s.clamp(min=torch.finfo(s.dtype).tiny))
 
@@ -119,6 +124,14 @@ GELU = Curve(
     fractions=EIGHTHS,
 )
 GELU_TANH = Curve(_gelu_tanh, _gelu_tanh_slope, (-1.4160, 1.4160), extrema=(-0.7524614,), fractions=EIGHTHS)
+MISH = Curve(
+    F.mish,
+    _mish_slope,
+    (-2.256376396360793, 1.4905711794854284),
+    extrema=(-1.1924312145154955,),
+    fractions=EIGHTHS,
+)
+"""x·tanh(log(1 + e^x)).  Misra 2019."""
 HARDSWISH = Curve(
     F.hardswish, _hardswish_slope, (-3.0, 3.0), kinks=(-3.0, 3.0), extrema=(-1.5,),
     stationary=lambda s: [(3 * s - 1.5).clamp(-3, 3)], fractions=EIGHTHS,
@@ -262,6 +275,7 @@ RULES: dict[Any, Rule] = {
     aten.selu.default: rule(lambda call: SELU),
     aten.silu.default: rule(lambda call: SILU),
     aten.gelu.default: rule(_gelu),
+    aten.mish.default: rule(lambda call: MISH),
     aten.hardswish.default: rule(lambda call: HARDSWISH),
     aten.exp.default: rule(lambda call: EXP),
     aten.square.default: rule(lambda call: SQUARE),
