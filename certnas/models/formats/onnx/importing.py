@@ -123,8 +123,7 @@ class _Importer:
         if node.op_type == "Constant":
             self.values[node.output[0]] = _literal(attributes, where)
             return None
-        if node.op_type == "Split":
-            attributes["outputs"] = len(node.output)
+        attributes["outputs"] = len(node.output)
         inputs = tuple(self.values[name] if name else None for name in node.input)
         site = Site(node.op_type, where, self.opset, self.batch, attributes, inputs)
         step = OPERATORS[node.op_type](site)
