@@ -226,7 +226,7 @@ class Product(LinearMap):
 
 
 def _sides(operands: tuple[Interval, ...]) -> tuple[Interval, Interval]:
-    return operands if len(operands) == 2 else (operands[0], operands[0])  # type: ignore[return-value]
+    return operands if len(operands) == 2 else (operands[0], operands[0])
 
 
 def _interval(call: Call, *operands: Interval) -> Interval:
