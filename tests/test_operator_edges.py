@@ -21,6 +21,7 @@ PIECEWISE = {
     "hardsigmoid": lambda x: F.hardsigmoid(x - 3),
     "elu": lambda x: F.elu(x, 2.0),
     "square": torch.square,
+    "sign": torch.sign,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "hardswish": F.hardswish,
