@@ -76,7 +76,7 @@ class AlphaCrown(Method):
             best = self._ascend(part, rows.detach(), known.detach(), choice)
             if known.requires_grad and choice.leaves():
                 best = choice.bound(_again(part), rows)
-            found.append(torch.maximum(known, best))
+            found.append(torch.fmax(known, best))
         return torch.cat(found)
 
     def optimise(self, analysis: Analysis, coef: Tensor) -> TunedCrown:
@@ -101,7 +101,7 @@ class AlphaCrown(Method):
             last = step == self.iterations
             with torch.set_grad_enabled(not last):
                 bound = choice.bound(_again(analysis, detached=True), coef, _steered)
-            best = torch.maximum(best, bound.detach())
+            best = torch.fmax(best, bound.detach())
             better = bound.detach().sum(1) > best_sum
             best_sum = torch.where(better, bound.detach().sum(1), best_sum)
             with torch.no_grad():

@@ -13,7 +13,7 @@ from bounds.layout import flat, like
 from bounds.ops import Affine, Nonlinear, rule_for
 from bounds.patch import Patch, Rows, coefficients, dot
 from bounds.region import Region
-from bounds.relaxation import Relaxation, sum_to
+from bounds.relaxation import Relaxation, asked_alone, sum_to
 from bounds.sieve import Sieve
 
 Provider = Callable[[str], Relaxation]
@@ -123,4 +123,5 @@ def written(rows: Rows) -> Tensor:
 
 def _minimum_in_box(coef: Tensor, box: Interval) -> Tensor:
     lower, upper = (like(coef, side.unsqueeze(1)) for side in box)
-    return flat(coef.clamp(min=0) * lower + coef.clamp(max=0) * upper, 2).sum(-1)
+    least = flat(coef.clamp(min=0) * lower + coef.clamp(max=0) * upper, 2).sum(-1)
+    return asked_alone(least, coef, lower, upper)

@@ -22,7 +22,6 @@ from bounds.ops.conv import by_phases, symmetric_geometry
 from bounds.ops.movement import IDENTITIES
 from bounds.ops.movement import RULES as MOVEMENT
 from bounds.ops.pool import window_of
-from bounds.ops.rule import Affine
 from bounds.patch import Grid, Patch, dot, flat
 from bounds.region import Region
 from bounds.relaxation import Diagonal, Relaxation, Window, Windowed
@@ -204,6 +203,7 @@ ELEMENTWISE = frozenset({
     aten.selu.default, aten.silu.default, aten.gelu.default, aten.hardswish.default, aten.exp.default,
     aten.square.default, aten.hardtanh.default, aten.relu6.default, aten.hardsigmoid.default, aten.clamp.default,
     aten.clamp_min.default, aten.clamp_max.default, aten.reciprocal.default, aten.sqrt.default, aten.log.default,
+    aten.rsqrt.default, aten.mish.default, aten.sign.default,
 })  # fmt: skip
 """Nonlinear operators whose output at a place reads their operand there alone; others are written out."""
 

@@ -57,7 +57,7 @@ class CrownIBP(Method):
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         analysis.restart()
         boxed = analysis.boxed_rows(coef)
-        return torch.maximum(boxed, analysis.rows(analysis.network.graph.output, coef))
+        return torch.fmax(boxed, analysis.rows(analysis.network.graph.output, coef))
 
 
 def _check_errors(errors: int | None) -> None:
@@ -78,7 +78,7 @@ class Zonotope(Method):
         analysis.restart()
         forms = Forms(analysis, self.errors)
         formed = forms.lower(forms.run(), coef)
-        return torch.maximum(formed, analysis.boxed_rows(coef))
+        return torch.fmax(formed, analysis.boxed_rows(coef))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ZonotopeCrown(Method):
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         formed = Zonotope(self.errors).lower(analysis, coef)
-        return torch.maximum(formed, analysis.rows(analysis.network.graph.output, coef))
+        return torch.fmax(formed, analysis.rows(analysis.network.graph.output, coef))
 
 
 def _newer(old: Interval, new: Interval) -> Interval:
@@ -118,7 +118,7 @@ class Crown(Method):
         for target in analysis.plan.readers:
             analysis.refine(target, meet=Interval.intersect if self.intersect else _newer)
         boxed = analysis.boxed_rows(coef)
-        return torch.maximum(boxed, analysis.rows(analysis.network.graph.output, coef))
+        return torch.fmax(boxed, analysis.rows(analysis.network.graph.output, coef))
 
 
 @contextmanager

@@ -109,6 +109,15 @@ def _dot(coef: Tensor, bias: Tensor) -> Tensor:
     return flat(coef * bias, 2).sum(-1)
 
 
+def asked_alone(const: Tensor, coef: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """⟨coef⁺, low⟩ + ⟨coef⁻, high⟩, as `const` has it unless a plane is infinite: one that no coefficient asks for
+    counts for nothing then.  [N, S]"""
+    if bool(torch.isfinite(const).all()):
+        return const
+    asked = torch.where(coef > 0, low, torch.where(coef < 0, high, 0.0))
+    return (coef * asked).reshape(*coef.shape[:2], -1).sum(-1)
+
+
 def pick(tensor: Tensor, images: Images) -> Tensor:
     """Some of the images of a tensor whose batch may be 1 for all."""
     return tensor if tensor.shape[0] == 1 else tensor[images]
@@ -253,6 +262,7 @@ class Relaxation:
         const = _dot(negative, high.bias - low.bias)
         if bool((low.bias != 0).any()):
             const = const + _dot(coef, low.bias)
+        const = asked_alone(const, coef, low.bias, high.bias)
         if low.map is high.map:
             return low.map.transpose(coef), const
         if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
@@ -286,7 +296,7 @@ class Relaxation:
         few = rows.index_select(2, loose)
         negative = few.clamp(max=0)
         a_few, b_few, low, high = (t.index_select(2, loose) for t in (a, b, low, high))
-        const = _dot(few, low) + _dot(negative, high - low)
+        const = asked_alone(_dot(few, low) + _dot(negative, high - low), few, low, high)
         pulled = (rows * a).index_add_(2, loose, negative * (b_few - a_few))
         if channels_last(coef):
             c, h, w = coef.shape[2:]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bounds.composed import compose
 from bounds.errors import InvalidInput, UnsupportedOp
 from bounds.graph import Graph, Node, Ref
 from bounds.rewrites import SPLITS, VIEWS, Slicer, fill_of, moves_images
@@ -38,6 +39,7 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     finally:
         for module, mode in training.items():
             module.training = mode
+    compose(program)
     tensors: dict[str, Tensor] = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),

@@ -48,3 +48,11 @@ def saved(content: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Pat
     path = folder / name
     path.write_bytes(content.SerializeToString())
     return path
+
+
+def properties(sides: Sequence[tuple[float, float]], outputs: int, said: str) -> str:
+    """VNN-LIB: inputs in these boxes, and an assertion of outputs."""
+    names = [*(f"X_{i}" for i in range(len(sides))), *(f"Y_{j}" for j in range(outputs))]
+    lines = [f"(declare-const {name} Real)" for name in names]
+    lines += [f"(assert (>= X_{i} {low}))(assert (<= X_{i} {high}))" for i, (low, high) in enumerate(sides)]
+    return "\n".join([*lines, f"(assert {said})"])

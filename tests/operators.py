@@ -205,6 +205,14 @@ ACTIVATIONS = {
     "silu": function(lambda x: F.silu(4 * x)),
     "gelu": function(lambda x: F.gelu(3 * x)),
     "gelu by tanh": function(lambda x: F.gelu(3 * x, approximate="tanh")),
+    "mish": function(lambda x: F.mish(4 * x)),
+    "mish, of large numbers": function(lambda x: F.mish(20 * x)),
+    "softsign": function(lambda x: F.softsign(4 * x)),
+    "sign": function(lambda x: x.sign() * 0.5 + x),
+    "sign of positives and negatives": function(
+        lambda x: (x[:, :1].square() - 0.1).sign() + x.sigmoid().sign()
+    ),
+    "rsqrt": function(lambda x: torch.rsqrt(torch.sigmoid(x) + 0.1)),
     "hardswish": function(lambda x: F.hardswish(4 * x)),
     "exp": function(torch.exp),
     "abs": function(torch.abs),
@@ -228,6 +236,67 @@ PRODUCTS = {
     "x/y": function(lambda x: x / (torch.sigmoid(x.flip(1)) + 0.5)),
     "x/x": function(lambda x: (lambda y: y / y)(torch.sigmoid(x) + 0.5)),
     "gate": Operator(Gate),
+}
+
+
+def gram(x: Tensor) -> Tensor:
+    """Of each image's channels."""
+    rows = x.flatten(2)
+    return rows @ rows.transpose(1, 2)
+
+
+def attention(x: Tensor) -> Tensor:
+    """Queries times keys times values, without a softmax."""
+    q, k, v = (x.flatten(1, 2) @ constant(3, 3 * i + 2)[:, -2:] for i in range(3))
+    return (q @ k.transpose(1, 2)) @ v
+
+
+CONTRACTIONS = {
+    "matmul of x and y": function(gram),
+    "matmul of heads": function(lambda x: x @ F.relu(x.transpose(2, 3) + 0.2)),
+    "matmul, broadcast": function(lambda x: x[:, :1] @ x.transpose(2, 3)),
+    "matmul of x and x": function(lambda x: (lambda y: y @ y)(x[:, :, :3])),
+    "matmul of a matmul": function(attention),
+    "bmm": function(lambda x: torch.bmm(x[:, 0], x[:, 1].transpose(1, 2))),
+    "bmm of a constant": linear(lambda x: torch.bmm(x[:, 0], constant(1, 3, 2).expand(x.shape[0], 3, 2))),
+    "einsum": linear(lambda x: torch.einsum("nchw,wk->nkhc", x, constant(3, 2))),
+    "einsum of two constants": linear(
+        lambda x: torch.einsum("cd,nchw,wk->nkhd", constant(2, 2), x, constant(3, 2))
+    ),
+    "einsum of x and y": function(lambda x: torch.einsum("nchw,nkhw->nkhc", x, torch.sigmoid(x))),
+    "einsum, outer": function(lambda x: torch.einsum("ni,nj->nij", x[:, 0, 0], x[:, 1, 1])),
+    "einsum, inner": function(lambda x: torch.einsum("nchw,nchw->nw", x, x.flip(1))),
+}
+
+SOFTMAX = {
+    "softmax": function(lambda x: torch.softmax(3 * x, -1)),
+    "softmax of channels": function(lambda x: torch.softmax(x, 1)),
+    "softmax of rows": function(lambda x: F.softmax(6 * x[:, 0], 1)),
+    "softmax of one": function(lambda x: torch.softmax(x[:, :1], 1) + x[:, 1:]),
+    "log softmax": function(lambda x: torch.log_softmax(3 * x, -1)),
+    "log softmax of channels": function(lambda x: torch.log_softmax(x, 1)),
+    "softmin": function(lambda x: F.softmin(x, -1)),
+}
+
+EXTREMES = {
+    "maximum": function(lambda x: torch.maximum(x, x.flip(2) * 0.5)),
+    "maximum, broadcast": function(lambda x: torch.maximum(x, x[:, :1, 1:2])),
+    "maximum with constants": function(lambda x: torch.maximum(constant(4, 3) / 2, x)),
+    "minimum": function(lambda x: torch.minimum(x.roll(1, 2), 1 - 2 * x)),
+    "minimum with constants": function(lambda x: torch.min(x, constant(2, 1, 3) / 2)),
+    "maximum of x and x": function(lambda x: torch.maximum(x, x) + F.relu(x)),
+    "amax": function(lambda x: x.amax(1)),
+    "amax of two axes, keepdim": function(lambda x: x - x.amax((1, -1), keepdim=True)),
+    "amax of all": function(lambda x: x.flatten(1).amax(1, keepdim=True) * x[:, 0, 0]),
+    "amin": function(lambda x: x.amin((2, 3))),
+    "max along an axis": function(lambda x: x.max(3).values),
+    "min along an axis, keepdim": function(lambda x: x.min(1, keepdim=True)[0]),
+}
+
+NORMALISED = {
+    "layer norm": Operator(lambda: nn.LayerNorm(3)),
+    "layer norm of two axes": Operator(lambda: nn.LayerNorm((4, 3), eps=0.1, bias=False)),
+    "layer norm, large ε": function(lambda x: F.layer_norm(x, (3,), constant(3), constant(3), 0.5)),
 }
 
 ARITHMETIC = {
@@ -305,5 +374,6 @@ MOVEMENTS = {
 }
 
 OPERATORS: dict[str, Operator] = {
-    **LAYERS, **POOLS, **ACTIVATIONS, **PRODUCTS, **ARITHMETIC, **MOVEMENTS,
+    **LAYERS, **POOLS, **ACTIVATIONS, **PRODUCTS, **CONTRACTIONS, **SOFTMAX, **EXTREMES, **NORMALISED, **ARITHMETIC,
+    **MOVEMENTS,
 }  # fmt: skip

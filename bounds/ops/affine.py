@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ def one_signed(call: Call, *radii: Tensor) -> Tensor:
     return call.apply(*radii).abs()
 
 
-# Linear layers and products with a constant matrix.
+# Linear layers.
 
 
 def _linear_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
@@ -45,15 +44,6 @@ def _linear_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
 def _linear_bias(call: Call) -> Tensor | None:
     bias = call["bias"]
     return None if bias is None else bias.reshape(*[1] * len(call.shape), -1)
-
-
-def _matmul(transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    def linear(call: Call, x: Tensor) -> Tensor:
-        names = [name for name in call.node.arguments if name in ("self", "other", "mat2")]
-        left, right = (call[name] for name in names)
-        return x @ transform(right) if left is None else transform(left) @ x
-
-    return linear
 
 
 # Scaling, batch normalisation, sums.
@@ -165,8 +155,8 @@ def _added_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
 _SCALE = Affine(_scaled, magnitude=_scaled_magnitude, transpose=_scaled_back, mixing=False)
 _ADD = Affine(_added, _added_constant, _added_magnitude, _added_back, mixing=False)
 _AVERAGE = Affine(applied, magnitude=one_signed)
-_MATMUL = Affine(_matmul(lambda matrix: matrix), magnitude=_matmul(torch.abs))
 
+SUMS = (aten.add.Tensor, aten.sub.Tensor)
 SCALES = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
 
 RULES: dict[Any, Rule] = {
@@ -176,8 +166,6 @@ RULES: dict[Any, Rule] = {
         lambda call, x: F.linear(x, call["weight"].abs()),
         _linear_back,
     ),
-    aten.matmul.default: _MATMUL,
-    aten.mm.default: _MATMUL,
     aten.batch_norm.default: Affine(
         _normalised,
         lambda call: norm_scale(call)[1],

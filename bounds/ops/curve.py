@@ -18,7 +18,7 @@ from torch import Tensor
 from bounds.graph import Call
 from bounds.interval import Interval
 from bounds.ops.rule import Nonlinear, Tuning
-from bounds.relaxation import Relaxation, Slope, sandwich
+from bounds.relaxation import Diagonal, Relaxation, Slope, sandwich
 
 Function = Callable[[Tensor], Tensor]
 BISECTIONS = {torch.float32: 32, torch.float64: 62}
@@ -32,6 +32,8 @@ class Curve:
     monotone.  kinks: the turns where f' jumps.  extrema: where f itself turns.  stationary(s): points with f'(x) = s
     in closed form, one for each piece (anything where there is none); None: they are bisected.  tangents: whether
     tangents through an end are worth trying (f has inflections).  bend: f'', for their derivatives.
+    domain(l, u): whether f is defined on all of [l, u]; None: everywhere.  touchable(l, u): where planes can touch it
+    besides, its derivative finite.  1 lies in both.
     """
 
     value: Function
@@ -42,9 +44,20 @@ class Curve:
     stationary: Callable[[Tensor], Sequence[Tensor]] | None = None
     bend: Function | None = None
     fractions: tuple[float, ...] = field(default=(0.5,))
+    domain: Callable[[Tensor, Tensor], Tensor] | None = None
+    touchable: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def interval(self, x: Interval) -> Interval:
-        """The exact range on [l, u]."""
+        """The exact range on [l, u]; (−∞, ∞) where that leaves the domain: nothing is known of f there."""
+        if self.domain is None:
+            return self._range(x)
+        inside = self.domain(x.lower, x.upper)
+        found = self._range(_within(x, inside))
+        return Interval(
+            torch.where(inside, found.lower, -torch.inf), torch.where(inside, found.upper, torch.inf)
+        )
+
+    def _range(self, x: Interval) -> Interval:
         ends = [self.value(x.lower), self.value(x.upper)]
         for point in self.extrema:
             ends.append(self.value(torch.full_like(x.upper, point).minimum(x.upper).maximum(x.lower)))
@@ -162,6 +175,41 @@ class Curve:
         return slopes.amin(0), slopes.amax(0)
 
 
+def _within(x: Interval, inside: Tensor) -> Interval:
+    """[l, u] where it is to be worked on, and [1, 1] elsewhere."""
+    return Interval(torch.where(inside, x.lower, 1.0), torch.where(inside, x.upper, 1.0))
+
+
+def _workable(function: Curve, x: Interval) -> Tensor | None:
+    """Where planes can touch the function: both ends finite, in its domain and touchable.  None: everywhere."""
+    inside = torch.isfinite(x.lower) & torch.isfinite(x.upper)
+    for condition in (function.domain, function.touchable):
+        inside = inside if condition is None else inside & condition(x.lower, x.upper)
+    return None if bool(inside.all()) else inside
+
+
+def _planes(function: Curve, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
+    """Planes on bounded intervals in the domain."""
+    if slope is Slope.PARALLEL:
+        shared = function.candidates(x)[0]
+        low, high = function.extremes(x, shared)
+        return sandwich(shared, low, shared, high)
+    lower, upper = function.tuned(x, tuning) if tuning else function.best(x)
+    return sandwich(lower, function.extremes(x, lower)[0], upper, function.extremes(x, upper)[1])
+
+
+def _levelled(planes: Relaxation, inside: Tensor, range_: Interval) -> Relaxation:
+    """The planes where `inside`; elsewhere level ones at the ends of the function's range."""
+    low, high = planes.lower, planes.upper
+    assert isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal)
+    lower_slope = torch.where(inside, low.map.slopes[0], 0.0)
+    upper_slope = lower_slope if low.map is high.map else torch.where(inside, high.map.slopes[0], 0.0)
+    return sandwich(
+        lower_slope, torch.where(inside, low.bias, range_.lower),
+        upper_slope, torch.where(inside, high.bias, range_.upper),
+    )  # fmt: skip
+
+
 def rule(curve: Callable[[Call], Curve]) -> Nonlinear:
     """The record for an element-wise function."""
 
@@ -170,18 +218,16 @@ def rule(curve: Callable[[Call], Curve]) -> Nonlinear:
 
     def relax(call: Call, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
         function = curve(call)
-        if slope is Slope.PARALLEL:
-            shared = function.candidates(x)[0]
-            low, high = function.extremes(x, shared)
-            return sandwich(shared, low, shared, high)
-        if tuning:
-            lower, upper = function.tuned(x, tuning)
-        else:
-            lower, upper = function.best(x)
-        return sandwich(lower, function.extremes(x, lower)[0], upper, function.extremes(x, upper)[1])
+        inside = _workable(function, x)
+        if inside is None:
+            return _planes(function, slope, tuning, x)
+        planes = _planes(function, slope, tuning, _within(x, inside))
+        return _levelled(planes, inside, function.interval(x).known())
 
     def tuning(call: Call, x: Interval) -> Tuning:
         function = curve(call)
+        inside = _workable(function, x)
+        x = x if inside is None else _within(x, inside)
         least, most = function.spread(x)
         width = torch.where(most > least, most - least, 1)
         return tuple(((s - least) / width).clamp(0, 1) for s in function.best(x))

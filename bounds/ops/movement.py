@@ -114,6 +114,8 @@ IDENTITIES = (
     aten.lift_fresh_copy.default,
 )  # fmt: skip
 
+JOINS = (aten.cat.default, aten.stack.default)
+
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(RESHAPES, _RESHAPE),
     **dict.fromkeys(SELECTIONS, _SELECT),

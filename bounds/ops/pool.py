@@ -180,24 +180,26 @@ def _relax(call: Call, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
             Plane(upper.map, torch.where(settled.squeeze(-2), 0.0, floor).reshape(*lead, *call.shape)), upper
         )
     upper_weights, upper_bias = _upper(low, high, center, tuning)
-    chosen = _simplex(tuning[0], low) if tuning else _greatest_center(low, center)
+    chosen = _simplex(tuning[0], high) if tuning else _greatest_center(high, center)
     return Relaxation(plane(chosen, torch.zeros_like(upper_bias)), plane(upper_weights, upper_bias))
 
 
-def _greatest_center(low: Tensor, center: Tensor) -> Tensor:
-    best = torch.where(torch.isinf(low), -INF, center).argmax(-2, keepdim=True)
-    return torch.zeros_like(low).scatter(-2, best, 1.0)
+def _greatest_center(high: Tensor, center: Tensor) -> Tensor:
+    """One-hot; padding, whose upper bound alone is −∞, is never chosen."""
+    best = torch.where(high == -INF, -INF, center).argmax(-2, keepdim=True)
+    return torch.zeros_like(high).scatter(-2, best, 1.0)
 
 
-def _simplex(weights: Tensor, low: Tensor) -> Tensor:
+def _simplex(weights: Tensor, high: Tensor) -> Tensor:
     """Non-negative numbers made into a convex combination of the real inputs."""
-    real = torch.where(torch.isinf(low), 0.0, weights.clamp(min=0))
+    padding = high == -INF
+    real = torch.where(padding, 0.0, weights.clamp(min=0))
     total = real.sum(-2, keepdim=True)
-    count = (~torch.isinf(low)).sum(-2, keepdim=True).clamp(min=1)
+    count = (~padding).sum(-2, keepdim=True)
     return torch.where(
         total > 0,
         real / torch.where(total > 0, total, 1),
-        torch.where(torch.isinf(low), 0.0, 1 / count.to(low.dtype)),
+        torch.where(padding, 0.0, 1 / count.to(high.dtype)),
     )
 
 
@@ -245,7 +247,7 @@ def _tuning(call: Call, x: Interval) -> Tuning:
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
     share = _tree_wins(heights, floor, ceiling).to(low.dtype).unsqueeze(-2)
-    return _greatest_center(low, center), way, share
+    return _greatest_center(high, center), way, share
 
 
 _MAX_POOL = Nonlinear(_interval, _relax, _tuning, _unstable, elementwise=False)

@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.errors import InvalidInput, UnsupportedOp
+from bounds.errors import UnsupportedOp
 from bounds.graph import Call
 from bounds.interval import Interval
 from bounds.ops import softplus
 from bounds.ops.curve import Curve, rule
-from bounds.ops.rule import Nonlinear, Rule, Tuning
-from bounds.relaxation import Relaxation, Slope
+from bounds.ops.rule import Nonlinear, Rule
 
 aten = torch.ops.aten
 TINY = 1e-300
+FLAT = 1e-6
+"""Up to here a square root's interval is as good as its steep planes, and rounds less."""
 EIGHTHS = tuple(i / 8 for i in range(9))
 
 
@@ -80,6 +81,11 @@ def _hardswish_slope(x: Tensor) -> Tensor:
     return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6))
 
 
+def _mish_slope(x: Tensor) -> Tensor:
+    t = torch.tanh(F.softplus(x))
+    return t + x * (1 - t.square()) * torch.sigmoid(x)
+
+
 def _log(s: Tensor) -> Tensor:
     return torch.log(s.clamp(min=torch.finfo(s.dtype).tiny))
 
@@ -118,6 +124,14 @@ GELU = Curve(
     fractions=EIGHTHS,
 )
 GELU_TANH = Curve(_gelu_tanh, _gelu_tanh_slope, (-1.4160, 1.4160), extrema=(-0.7524614,), fractions=EIGHTHS)
+MISH = Curve(
+    F.mish,
+    _mish_slope,
+    (-2.256376396360793, 1.4905711794854284),
+    extrema=(-1.1924312145154955,),
+    fractions=EIGHTHS,
+)
+"""x·tanh(log(1 + e^x)).  Misra 2019."""
 HARDSWISH = Curve(
     F.hardswish, _hardswish_slope, (-3.0, 3.0), kinks=(-3.0, 3.0), extrema=(-1.5,),
     stationary=lambda s: [(3 * s - 1.5).clamp(-3, 3)], fractions=EIGHTHS,
@@ -208,54 +222,50 @@ def _straight(curve: Any) -> Nonlinear:
     return Nonlinear(record.interval, record.relax, record.tuning, unstable)
 
 
-def _one_sided(name: str, curve: Any, positive: Any) -> Nonlinear:
-    """A function that is only defined, or only smooth, on part of the line: intervals that leave it are refused."""
-    record = rule(curve)
-
-    def checked(call: Call, x: Interval) -> None:
-        if not bool(positive(x).all()):
-            raise InvalidInput(
-                f"{call.node.where()}: {name} of a tensor whose bounds reach [{float(x.lower.min()):g}, "
-                f"{float(x.upper.max()):g}]; a smaller eps or a tighter method may keep it in the domain"
-            )
-
-    def interval(call: Call, x: Interval) -> Interval:
-        checked(call, x)
-        return record.interval(call, x)
-
-    def relax(call: Call, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
-        checked(call, x)
-        return record.relax(call, slope, tuning, x)
-
-    return Nonlinear(interval, relax, record.tuning)
+def _power_root(s: Tensor) -> list[Tensor]:
+    """−1/x² = s at x = ±√(−1/s)."""
+    root = (-1 / torch.where(s < 0, s, -1.0)).sqrt()
+    return [root, -root]
 
 
-def _reciprocal_curve(call: Call) -> Curve:
-    def stationary(s: Tensor) -> list[Tensor]:
-        root = (-1 / torch.where(s < 0, s, -1.0)).sqrt()
-        return [root, -root]
-
-    return Curve(lambda x: 1 / x, lambda x: -1 / x.square(), stationary=stationary)
+def _positive(low: Tensor, high: Tensor) -> Tensor:
+    return low > 0
 
 
-def _sqrt_curve(call: Call) -> Curve:
-    return Curve(
-        torch.sqrt, lambda x: 0.5 / x.sqrt(), stationary=lambda s: [0.25 / s.square().clamp(min=TINY)]
-    )
+def _root(x: Tensor) -> Tensor:
+    """√x for x ≥ 0, with the derivative zero where it has none."""
+    return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), 0.0)
 
 
-def _log_curve(call: Call) -> Curve:
-    return Curve(
-        torch.log, lambda x: 1 / x, stationary=lambda s: [1 / s.clamp(min=torch.finfo(s.dtype).tiny)]
-    )
+RECIPROCAL = Curve(
+    lambda x: 1 / x,
+    lambda x: -1 / x.square(),
+    stationary=_power_root,
+    domain=lambda low, high: (low > 0) | (high < 0),
+)
+SQRT = Curve(
+    _root,
+    lambda x: 0.5 / x.clamp(min=torch.finfo(x.dtype).tiny).sqrt(),
+    stationary=lambda s: [0.25 / s.square().clamp(min=TINY)],
+    domain=lambda low, high: low >= 0,
+    touchable=lambda low, high: high > FLAT,
+)
+RSQRT = Curve(
+    torch.rsqrt,
+    lambda x: -0.5 * x.rsqrt() / x,
+    stationary=lambda s: [(-2 * s).clamp(min=torch.finfo(s.dtype).tiny) ** (-2 / 3)],
+    domain=_positive,
+)
+LOG = Curve(
+    torch.log,
+    lambda x: 1 / x,
+    stationary=lambda s: [1 / s.clamp(min=torch.finfo(s.dtype).tiny)],
+    domain=_positive,
+)
 
 
 def _gelu(call: Call) -> Curve:
     return GELU_TANH if call["approximate"] == "tanh" else GELU
-
-
-def _positive(x: Interval) -> Tensor:
-    return x.lower > 0
 
 
 RULES: dict[Any, Rule] = {
@@ -268,6 +278,7 @@ RULES: dict[Any, Rule] = {
     aten.selu.default: rule(lambda call: SELU),
     aten.silu.default: rule(lambda call: SILU),
     aten.gelu.default: rule(_gelu),
+    aten.mish.default: rule(lambda call: MISH),
     aten.hardswish.default: rule(lambda call: HARDSWISH),
     aten.exp.default: rule(lambda call: EXP),
     aten.square.default: rule(lambda call: SQUARE),
@@ -277,9 +288,8 @@ RULES: dict[Any, Rule] = {
     aten.clamp.default: _straight(_bounds_of),
     aten.clamp_min.default: _straight(lambda call: _piecewise(float(call["min"]), inf)),
     aten.clamp_max.default: _straight(lambda call: _piecewise(-inf, float(call["max"]))),
-    aten.reciprocal.default: _one_sided(
-        "the reciprocal", _reciprocal_curve, lambda x: (x.lower > 0) | (x.upper < 0)
-    ),
-    aten.sqrt.default: _one_sided("the square root", _sqrt_curve, _positive),
-    aten.log.default: _one_sided("the logarithm", _log_curve, _positive),
+    aten.reciprocal.default: rule(lambda call: RECIPROCAL),
+    aten.sqrt.default: rule(lambda call: SQRT),
+    aten.rsqrt.default: rule(lambda call: RSQRT),
+    aten.log.default: rule(lambda call: LOG),
 }

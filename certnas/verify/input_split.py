@@ -140,4 +140,4 @@ class InputSplitting:
         with torch.enable_grad():
             formed = lower_bound(self.network, replace(region, x=x), analysis.relaxation, output, coef)
             (slope,) = torch.autograd.grad(formed.amax(1).sum(), x)
-        return torch.maximum(formed.detach(), boxed), slope
+        return torch.fmax(formed.detach(), boxed), slope.nan_to_num()

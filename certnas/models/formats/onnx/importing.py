@@ -17,10 +17,13 @@ from certnas.models.formats.onnx.linear import LINEAR
 from certnas.models.formats.onnx.network import OnnxNetwork, Wiring
 from certnas.models.formats.onnx.pointwise import POINTWISE
 from certnas.models.formats.onnx.pooling import POOLING
+from certnas.models.formats.onnx.recurrent import with_batch_inside
 from certnas.models.formats.onnx.shaping import SHAPING
 from certnas.models.formats.onnx.site import Site, Step
 
-OPERATORS: dict[str, Callable[[Site], Step]] = {**LINEAR, **POINTWISE, **POOLING, **SHAPING}
+OPERATORS: dict[str, Callable[[Site], Step]] = {
+    **LINEAR, **POINTWISE, **POOLING, **SHAPING, "LSTM": with_batch_inside,
+}  # fmt: skip
 """ONNX operator -> its importer.  The semantics are those of opset 7 and newer."""
 
 OLDEST = 7  # the first opset with numpy's broadcasting
@@ -123,8 +126,7 @@ class _Importer:
         if node.op_type == "Constant":
             self.values[node.output[0]] = _literal(attributes, where)
             return None
-        if node.op_type == "Split":
-            attributes["outputs"] = len(node.output)
+        attributes["outputs"] = len(node.output)
         inputs = tuple(self.values[name] if name else None for name in node.input)
         site = Site(node.op_type, where, self.opset, self.batch, attributes, inputs)
         step = OPERATORS[node.op_type](site)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,8 +40,7 @@ def _conv(site: Site) -> Step:
 def _conv_transpose(site: Site) -> Step:
     kernel = site.shape(1)[2:]
     convolve = _rank(site, _TRANSPOSED, len(kernel))
-    geometry = _transposed_window(site, kernel)
-    extra = tuple(site.ints("output_padding") or [0] * len(kernel))
+    geometry, extra = _transposed_window(site, kernel)
     # the full result is cut at both ends; what the far end keeps more than the near one is output padding
     cut = tuple(min(a, b) for a, b in zip(geometry.before, geometry.after, strict=True))
     lengths = [
@@ -68,10 +68,33 @@ def _conv_transpose(site: Site) -> Step:
     return Step(apply, site.present(3))
 
 
-def _transposed_window(site: Site, kernel: tuple[int, ...]) -> Window:
-    if site.attributes.get("output_shape") or site.attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
-        raise site.refuse("output_shape and auto_pad are not supported; export with explicit pads")
-    return window(site, kernel)
+def _transposed_window(site: Site, kernel: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
+    """The window, and output padding; pads that auto_pad or output_shape ask for follow from the output's size."""
+    n, auto = len(kernel), site.attributes.get("auto_pad", b"NOTSET").decode()
+    extra, wanted = tuple(site.ints("output_padding") or [0] * n), site.ints("output_shape")
+    plain = replace(site, attributes={**site.attributes, "auto_pad": b"NOTSET"})
+    geometry = window(plain, kernel)
+    if wanted is None and auto in ("NOTSET", "VALID"):
+        zero = (0,) * n
+        return (replace(geometry, before=zero, after=zero) if auto == "VALID" else geometry), extra
+    if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise site.refuse(f"auto_pad {auto}")
+    sizes = site.shape()[2:]
+    if wanted is None:
+        wanted = [size * stride for size, stride in zip(sizes, geometry.strides, strict=True)]
+    if len(wanted) != n:
+        raise site.refuse(f"output_shape {wanted} for a kernel of {n} dimensions")
+    total = [
+        stride * (size - 1) + more + reach - length
+        for stride, size, more, reach, length in zip(
+            geometry.strides, sizes, extra, geometry.reach, wanted, strict=True
+        )
+    ]
+    if min(total) < 0:
+        raise site.refuse(f"output_shape {wanted} is larger than what the window covers")
+    less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+    before, after = (less, more) if auto == "SAME_UPPER" else (more, less)
+    return replace(geometry, before=before, after=after), extra
 
 
 def _rank(site: Site, table: dict[int, Callable[..., Tensor]], rank: int) -> Callable[..., Tensor]:
@@ -121,10 +144,34 @@ def _batch_norm(site: Site) -> Step:
     return Step(apply, (0, 1, 2, 3, 4))
 
 
+def _einsum(site: Site) -> Step:
+    equation = site.attributes.get("equation", b"").decode()
+    return Step(lambda *x: torch.einsum(equation, *x), site.present(len(site.inputs)))
+
+
+def _layer_norm(site: Site) -> Step:
+    """Over the axes from `axis` on; scale and bias broadcast to them."""
+    axis = site.axis(site.attributes.get("axis", -1))
+    epsilon = site.attributes.get("epsilon", 1e-5)
+    if site.attributes["outputs"] > 1:
+        raise site.refuse("names its mean or deviation; accepted: the normalised tensor alone")
+    shape = site.shape()[axis:]
+
+    def apply(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+        given = None if bias is None else bias.expand(shape)
+        return F.layer_norm(x, shape, scale.expand(shape), given, epsilon)
+
+    for i in range(1, len(site.inputs)):
+        site.constant(i)
+    return Step(apply, site.present(3))
+
+
 LINEAR: dict[str, Callable[[Site], Step]] = {
     "BatchNormalization": _batch_norm,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "Einsum": _einsum,
     "Gemm": _gemm,
+    "LayerNormalization": _layer_norm,
     "MatMul": _matmul,
 }

@@ -33,6 +33,11 @@ def _hard_sigmoid(x: Tensor, slope: float, offset: float) -> Tensor:
     return torch.clamp(x * slope + offset, 0.0, 1.0)
 
 
+def _softsign(x: Tensor) -> Tensor:
+    """x / (1 + |x|), as 1/(1 + relu(−x)) − 1/(1 + relu(x)): each part is monotone, so intervals of it are exact."""
+    return torch.reciprocal(1 + F.relu(-x)) - torch.reciprocal(1 + F.relu(x))
+
+
 def _elu(site: Site) -> Step:
     return Step(partial(F.elu, alpha=float(site.attributes.get("alpha", 1.0))))
 
@@ -158,6 +163,7 @@ POINTWISE: dict[str, Callable[[Site], Step]] = {
     "Max": _extreme(torch.maximum, torch.clamp_min),
     "Mean": _average,
     "Min": _extreme(torch.minimum, torch.clamp_max),
+    "Mish": plain(F.mish),
     "Mul": plain(torch.mul, 2),
     "Neg": plain(torch.neg),
     "PRelu": _prelu,
@@ -170,6 +176,7 @@ POINTWISE: dict[str, Callable[[Site], Step]] = {
     "Sin": plain(torch.sin),
     "Softmax": _softmax(torch.softmax),
     "Softplus": plain(F.softplus),
+    "Softsign": plain(_softsign),
     "Sqrt": plain(torch.sqrt),
     "Sub": plain(torch.sub, 2),
     "Sum": _total,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import ceil, floor
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certnas.models.formats.limits import LARGEST
 from certnas.models.formats.onnx.site import Site, Step
 from certnas.models.formats.onnx.window import Window, window
 
@@ -68,27 +70,35 @@ def _max_pool(site: Site) -> Step:
 
 def _average_pool(site: Site) -> Step:
     geometry, sizes, counts = _geometry(site)
-    if any(d != 1 for d in geometry.dilations):
-        raise site.refuse(f"dilations {list(geometry.dilations)}")
     pool, kernel, strides = _AVERAGE[len(sizes)], geometry.kernel, geometry.strides
     counted = bool(site.attributes.get("count_include_pad", 0))
+    dilated = any(d != 1 for d in geometry.dilations)
     fits = all(p <= k // 2 for p, k in zip(geometry.before, kernel, strict=True))
-    if geometry.symmetric and fits and geometry.outputs(sizes) == counts:
+    if geometry.symmetric and fits and not dilated and geometry.outputs(sizes) == counts:
         padding = geometry.before
         return Step(lambda x: pool(x, kernel, strides, padding, count_include_pad=counted))
-    reached = [(n - 1) * s + k for n, s, k in zip(counts, strides, kernel, strict=True)]
+    reached = [(n - 1) * s + r for n, s, r in zip(counts, strides, geometry.reach, strict=True)]
     beyond = tuple(r - size - a for r, size, a in zip(reached, sizes, geometry.before, strict=True))
     pads = replace(geometry, after=beyond).for_pad()
     real = geometry.for_pad() if counted else [0] * len(pads)
+    over = partial(_window_sum, geometry) if dilated else partial(pool, kernel_size=kernel, stride=strides)
 
     def apply(x: Tensor) -> Tensor:
         ones = torch.ones((1, 1, *sizes), dtype=x.dtype, device=x.device)
         # where pads count, all of the declared padding counts and nothing beyond it
         ones = F.pad(ones, real, value=1.0)
         rest = [p - r for p, r in zip(pads, real, strict=True)]
-        return pool(F.pad(x, pads), kernel, strides) / pool(F.pad(ones, rest), kernel, strides)
+        return over(F.pad(x, pads)) / over(F.pad(ones, rest))
 
     return Step(apply)
+
+
+def _window_sum(geometry: Window, x: Tensor) -> Tensor:
+    """The sum over each window, gaps left out: a convolution of each channel with ones."""
+    channels = x.shape[1]
+    weight = torch.ones((channels, 1, *geometry.kernel), dtype=x.dtype, device=x.device)
+    convolve = {1: F.conv1d, 2: F.conv2d}[len(geometry.kernel)]
+    return convolve(x, weight, None, geometry.strides, 0, geometry.dilations, channels)
 
 
 def _global_average(site: Site) -> Step:
@@ -139,12 +149,57 @@ def _resize(site: Site) -> Step:
     where = site.attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
     where = "asymmetric" if site.op == "Upsample" or site.opset < 11 else where
     whole = all(b % a == 0 for a, b in zip(before[2:], new, strict=True))
-    if mode == "nearest" and (where == "asymmetric" or whole):
-        return Step(partial(F.interpolate, size=new, mode="nearest"))
+    if mode == "nearest":
+        rounding = site.attributes.get("nearest_mode", b"round_prefer_floor").decode()
+        rounding = "floor" if site.op == "Upsample" or site.opset < 11 else rounding
+        same = where == "asymmetric" and rounding == "floor"
+        if whole and (same or (where == "half_pixel" and rounding.startswith("round"))):
+            return Step(partial(F.interpolate, size=new, mode="nearest"))
+        return _nearest(site, new, where, rounding)
     if mode in ("linear", "bilinear") and where in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         name = {3: "linear", 4: "bilinear"}[len(before)]
         return Step(partial(F.interpolate, size=new, mode=name, align_corners=where == "align_corners"))
     raise site.refuse(f"mode {mode} with {where} coordinates")
+
+
+_COORDINATES: dict[str, Callable[[float, float, int, int], float]] = {
+    "asymmetric": lambda i, scale, size, new: i / scale,
+    "half_pixel": lambda i, scale, size, new: (i + 0.5) / scale - 0.5,
+    "pytorch_half_pixel": lambda i, scale, size, new: (i + 0.5) / scale - 0.5 if new > 1 else 0.0,
+    "align_corners": lambda i, scale, size, new: i * (size - 1) / (new - 1) if new > 1 else 0.0,
+    "half_pixel_symmetric": lambda i, scale, size, new: (
+        size / 2 * (1 - new / (scale * size)) + (i + 0.5) / scale - 0.5
+    ),
+}
+"""Where the pixel i of the new image lies in the old one; `scale` may differ from new / size by rounding."""
+_ROUNDING: dict[str, Callable[[float], int]] = {
+    "round_prefer_floor": lambda x: ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: floor(x + 0.5),
+    "floor": floor,
+    "ceil": ceil,
+}
+
+
+def _nearest(site: Site, new: list[int], where: str, rounding: str) -> Step:
+    """Each pixel is one of the old image's, along each axis by itself."""
+    if where not in _COORDINATES or rounding not in _ROUNDING:
+        raise site.refuse(f"mode nearest with {where} coordinates, rounded by {rounding}")
+    sizes = site.shape()[2:]
+    given = (
+        None if site.has(3) else site.given("scales", 1 if site.op == "Upsample" or site.opset < 11 else 2)
+    )
+    scales = given[2:] if given else [n / size for n, size in zip(new, sizes, strict=True)]
+    places = []
+    for size, count, scale in zip(sizes, new, scales, strict=True):
+        at = (_COORDINATES[where](i, scale, size, count) for i in range(count))
+        places.append([min(max(_ROUNDING[rounding](x), 0), size - 1) for x in at])
+
+    def apply(x: Tensor) -> Tensor:
+        for axis, chosen in enumerate(places, start=2):
+            x = x.index_select(axis, torch.tensor(chosen, dtype=torch.int64, device=x.device))
+        return x
+
+    return Step(apply)
 
 
 def _new_sizes(site: Site) -> list[int]:
@@ -155,6 +210,8 @@ def _new_sizes(site: Site) -> list[int]:
     scales = site.given("scales", place)
     if not scales or len(scales) != len(site.shape()):
         raise site.refuse("has neither sizes nor scales for every dimension")
+    if any(not size * scale < LARGEST for size, scale in zip(site.shape(), scales, strict=True)):
+        raise site.refuse(f"scales {scales}")
     return [int(size * scale) for size, scale in zip(site.shape(), scales, strict=True)]
 
 
@@ -181,13 +238,23 @@ def _mean(x: Tensor, axes: list[int], *, keepdim: bool) -> Tensor:
     return x.mean(axes, keepdim=keepdim)
 
 
+def _greatest(x: Tensor, axes: list[int], *, keepdim: bool) -> Tensor:
+    return x.amax(axes, keepdim=keepdim)
+
+
+def _least(x: Tensor, axes: list[int], *, keepdim: bool) -> Tensor:
+    return x.amin(axes, keepdim=keepdim)
+
+
 POOLING: dict[str, Callable[[Site], Step]] = {
     "AveragePool": _average_pool,
     "DepthToSpace": _depth_to_space,
     "GlobalAveragePool": _global_average,
     "GlobalMaxPool": _global_max,
     "MaxPool": _max_pool,
+    "ReduceMax": _reduction(_greatest),
     "ReduceMean": _reduction(_mean),
+    "ReduceMin": _reduction(_least),
     "ReduceProd": _product,
     "ReduceSum": _reduction(_total),
     "Resize": _resize,
