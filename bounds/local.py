@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.graph import Call
-from bounds.ops import PRODUCTS
+from bounds.ops import PRODUCTS, Affine
 from bounds.ops.affine import RULES as AFFINE
 from bounds.ops.affine import multiplier, scale, terms
 from bounds.ops.conv import by_phases, symmetric_geometry
