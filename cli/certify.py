@@ -111,7 +111,9 @@ class Run:
             return None
         kept = ("data", "images", "seed", "norm", "targets", "eps_max", "tol", "clip", "attack", "batch_size")
         config = {"model": options["source"], "weights": self.model.sha256, "method": self._name()}
-        config |= {name: options[name] for name in ("layout", "channels") if options[name] is not None}
+        config |= {
+            name: options[name] for name in ("layout", "channels", "output") if options[name] is not None
+        }
         config |= {} if self.complete.seconds is None else {"complete": self.complete.seconds}
         config |= {name: options[name] for name in kept} | {
             "device": str(self.device),
