@@ -50,8 +50,8 @@ class Commands(click.Group):
         except click.ClickException as error:
             line, code = one_line(error), error.exit_code
         except Exception as error:
-            ended = unforeseen(error)
-            line, code = ended.line, ended.code
+            end = unforeseen(error)
+            line, code = end.line, end.code
         else:
             _leave(code if isinstance(code, int) else 0)
         with suppress(OSError):  # where nobody reads standard error, the code says it

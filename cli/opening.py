@@ -66,8 +66,8 @@ def opened(
     from certnas.models import open_model
 
     asked = options.get("input_shape")
-    if asked is not None and (len(asked) != 3 or any(size != int(size) or size < 1 for size in asked)):
-        raise UserError("--input-shape takes channels, height and width: 3,32,32")
+    if asked is not None and any(not 1 <= size < 2**31 or size != int(size) for size in asked):
+        raise UserError("--input-shape takes channels, height and width: 3,32,32, or the length of a row: 30")
     return open_model(
         source,
         arch=options["arch"],
