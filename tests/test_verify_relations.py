@@ -9,6 +9,7 @@ import torch
 from property_networks import dense
 from torch import nn
 
+from certnas.errors import UserError
 from certnas.proofs import Uncertified, write_proof
 from certnas.verify import Box, Clause, Constraint, Property, network_of, parse_vnnlib, search, verify
 from certnas.verify.exact import equal_bounds
@@ -164,3 +165,10 @@ def test_what_no_certificate_can_say_is_said(tmp_path: Path) -> None:
         assert verdict.status == "unsat" and verdict.proof is not None
         with pytest.raises(Uncertified, match=why):
             write_proof(tmp_path / "x.npz", prop, verdict.proof)
+
+
+@pytest.mark.parametrize("end", ["1e39", "1e300", "1e400"])
+def test_a_box_beyond_float32_is_refused(end: str) -> None:
+    with pytest.raises(UserError, match="input 1 of the property reaches beyond what float32 holds"):
+        stated = DECLARED + BOX.replace("X_1 1)", f"X_1 {end})") + "(assert (<= Y_0 0))"
+        verify(network_of(identity(), (2,)), parse_vnnlib(stated))

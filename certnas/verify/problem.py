@@ -120,6 +120,12 @@ def problem_of(network: bounds.Network, prop: Property) -> Problem:
     boxes = {id(clause.box): clause.box for clause in prop.clauses}
     order = {key: g for g, key in enumerate(boxes)}
     lower, upper = (np.stack([box.outward[i] for box in boxes.values()]) for i in (0, 1))
+    beyond = np.maximum(np.abs(lower), np.abs(upper)) > np.finfo(np.float32).max
+    if beyond.any():
+        raise UserError(
+            f"verify: input {int(beyond.any(0).argmax())} of the property reaches beyond what float32 holds, 3.4e38; give "
+            "a smaller box"
+        )
     width = max(len(clause.constraints) for clause in prop.clauses)
     if len(prop.clauses) * width * columns > LARGEST:
         raise UserError(
