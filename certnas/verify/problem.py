@@ -123,8 +123,8 @@ def problem_of(network: bounds.Network, prop: Property) -> Problem:
     beyond = np.maximum(np.abs(lower), np.abs(upper)) > np.finfo(np.float32).max
     if beyond.any():
         raise UserError(
-            f"verify: input {int(beyond.any(0).argmax())} of the property reaches beyond what float32 holds, 3.4e38; give "
-            "a smaller box"
+            f"verify: input {int(beyond.any(0).argmax())} of the property reaches beyond what float32 holds, 3.4e38; "
+            "give a smaller box"
         )
     width = max(len(clause.constraints) for clause in prop.clauses)
     if len(prop.clauses) * width * columns > LARGEST:
