@@ -52,7 +52,7 @@ class Answers(Job[Instance, Answer]):
 class _Worker:
     def __init__(self, job: Answers) -> None:
         self.job = job
-        self.subjects: dict[str, Subject] = {}
+        self.subjects: dict[tuple[str, int], Subject] = {}
 
     def __call__(self, instance: Instance, tell: Tell) -> Answer:
         from bounds import BoundsError
@@ -63,7 +63,7 @@ class _Worker:
         category, options = job.category, job.options
         try:
             prop = read_vnnlib(job.root / instance.prop)
-            subject = self._subject(instance.network)
+            subject = self._subject(instance.network, prop.inputs)
             prepared = time.monotonic() - began
             verdict = verify(
                 subject.network,
@@ -86,13 +86,13 @@ class _Worker:
         line = (category, instance.network, instance.prop, prepared, verdict.status, verdict.seconds)
         return Answer(Result(*line), verdict)
 
-    def _subject(self, source: str) -> Subject:
+    def _subject(self, source: str, inputs: int) -> Subject:
         """The network; the last one is kept, since lists ask of one network after another."""
         from certnas.errors import UserError
         from certnas.verify.subject import is_onnx, of_opened, open_onnx
 
         options = self.job.options
-        if source not in self.subjects:
+        if (source, inputs) not in self.subjects:
             path = self.job.root / source
             if is_onnx(source):
                 given = [name for name in PREPARED if options[name] is not None]
@@ -100,11 +100,11 @@ class _Worker:
                     raise UserError(
                         f"an ONNX file is verified as it is stored: leave out --{given[0].replace('_', '-')}"
                     )
-                subject = open_onnx(path)
+                subject = open_onnx(path, output=options["output"], inputs=inputs)
             else:
                 subject = of_opened(opened(str(path) if path.exists() else source, options))
-            self.subjects = {source: subject}
-        return self.subjects[source]
+            self.subjects = {(source, inputs): subject}
+        return self.subjects[source, inputs]
 
     def _certified(self, instance: Instance, prop: Property, verdict: Verdict) -> Verdict:
         """Writes the certificate of an `unsat`; the verdict's note, now without the proof, says what came of it."""

@@ -98,9 +98,9 @@ class Run:
             download=options["download"],
             count=options["images"],
             seed=options["seed"],
+            layout=options["data_layout"],
         )
-        channels, height, width = data.x.shape[1:]
-        model = opened(options["source"], options, (channels, height, width))
+        model = opened(options["source"], options, tuple(data.x.shape[1:]))
         return model, data
 
     def _folder(self) -> Folder | None:
@@ -111,7 +111,11 @@ class Run:
             return None
         kept = ("data", "images", "seed", "norm", "targets", "eps_max", "tol", "clip", "attack", "batch_size")
         config = {"model": options["source"], "weights": self.model.sha256, "method": self._name()}
-        config |= {name: options[name] for name in ("layout", "channels") if options[name] is not None}
+        config |= {
+            name: options[name]
+            for name in ("layout", "channels", "output", "data_layout")
+            if options[name] is not None
+        }
         config |= {} if self.complete.seconds is None else {"complete": self.complete.seconds}
         config |= {name: options[name] for name in kept} | {
             "device": str(self.device),

@@ -28,6 +28,9 @@ DATA = (
     click.option(
         "--data", default="digits", show_default=True, help="A data set's name, an image folder or .npz."
     ),
+    click.option(
+        "--data-layout", type=click.Choice(["nchw", "nhwc"]), help="Where an .npz has its channels."
+    ),
     click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie."),
     click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there."),
     click.option("--images", type=int, default=20, show_default=True, help="How many, drawn by the seed."),

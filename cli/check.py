@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,5 +76,7 @@ def _module(source: str, options: dict[str, Any], files: Sequence[Path]) -> nn.M
     from certnas.verify.subject import is_onnx, open_onnx
 
     if is_onnx(source) and of_property(files):
-        return open_onnx(Path(source)).module
+        shape = image_shape(files)
+        inputs = None if shape is None else prod(shape)
+        return open_onnx(Path(source), output=options["output"], inputs=inputs).module
     return opened(source, options, image_shape(files)).module

@@ -38,6 +38,7 @@ def _with_model(function: F) -> F:
 @click.option(
     "--data", default="digits", show_default=True, help="A data set's name, an image folder or .npz."
 )
+@click.option("--data-layout", type=click.Choice(["nchw", "nhwc"]), help="Where an .npz has its channels.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
 @click.option("--images", type=click.IntRange(1), default=4, show_default=True, help="How many, by the seed.")
 @click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True)
@@ -71,9 +72,14 @@ def _crosscheck(options: dict[str, Any]) -> None:
     from certnas.data import load
     from certnas.errors import UserError
 
-    data = load(options["data"], root=options["data_root"], count=options["images"], seed=options["seed"])
-    channels, height, width = data.x.shape[1:]
-    model = opened(options["model"], options, (channels, height, width))
+    data = load(
+        options["data"],
+        root=options["data_root"],
+        count=options["images"],
+        seed=options["seed"],
+        layout=options["data_layout"],
+    )
+    model = opened(options["model"], options, tuple(data.x.shape[1:]))
     methods = [name.strip() for name in options["methods"].split(",")]
     tolerance = TOLERANCE if options["tolerance"] is None else options["tolerance"]
     engine = chosen_engine(options)

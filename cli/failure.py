@@ -1,5 +1,7 @@
 """How a command ends early: one line on standard error and an exit code; how it warns: one line as well."""
 
+import os
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +10,13 @@ from typing import Any
 import click
 
 REFUSED, UNSOUND, INTERRUPTED = 2, 1, 130
+CODES = """
+Exit codes: 0, done; 1, done, and what was found is wrong: a proof beyond an attack, a rejected certificate, a verdict
+other than the expected one, bounds that differ; 2, not done: the one line on standard error says why; 130, interrupted.
+"""
+TRACEBACK = "CERTNAS_TRACEBACK"
+"""An environment variable: what ends a command unforeseen is told with its traceback where it is set."""
+LONGEST = 400
 
 
 class Ended(Exception):
@@ -28,6 +37,37 @@ def refusals() -> Iterator[None]:
         yield
     except (UserError, BoundsError) as error:
         raise Ended(f"error: {' '.join(str(error).split())}", REFUSED) from error
+
+
+def unforeseen(error: Exception) -> Ended:
+    """The end of a command by an exception that nothing in it foresaw: one line, whatever it is."""
+    from bounds import BoundsError
+    from certnas.errors import UserError
+
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    told = shown(str(error))[:LONGEST]
+    if isinstance(error, UserError | BoundsError):
+        line = told
+    elif isinstance(error, BrokenPipeError):
+        line = "what reads the output has closed it"
+    elif isinstance(error, MemoryError) or "can't allocate memory" in told or "out of memory" in told:
+        line = "memory ran out; give less to do at once, as by --images, --batch-size or --memory, or a smaller file"
+    elif isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"'{shown(str(error.filename))[:LONGEST]}': "
+        line = f"{where}{error.strerror}"
+    else:
+        line = (
+            f"{type(error).__name__}: {told or 'nothing more is known'}; this is a mistake in certnas: please report "
+            f"it with what {TRACEBACK}=1 certnas ... prints"
+        )
+    return Ended(f"error: {line}", REFUSED)
+
+
+def shown(text: str) -> str:
+    """A text on one line, in characters that every terminal takes."""
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+    return "".join(c if c.isprintable() else " " for c in line)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """`certnas`: the commands, and the one place where a command's failure becomes a line and an exit code."""
 
+import io
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -12,7 +14,7 @@ from cli.certify import certify
 from cli.check import check
 from cli.convert import convert
 from cli.crosscheck import crosscheck
-from cli.failure import INTERRUPTED, Ended, one_line, told_once
+from cli.failure import CODES, INTERRUPTED, REFUSED, Ended, one_line, shown, told_once, unforeseen
 from cli.genotypes import genotypes
 from cli.inspect import inspect
 from cli.run import run
@@ -25,8 +27,19 @@ from cli.verify import verify
 class Commands(click.Group):
     """A click group whose failures are one line on standard error, without usage text or traceback."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Ended, click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:  # here, since click itself would end a closed pipe with exit code 1
+            raise unforeseen(error) from error
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             with told_once():
                 code = super().main(*args, **kwargs)
@@ -36,14 +49,26 @@ class Commands(click.Group):
             line, code = "interrupted", INTERRUPTED
         except click.ClickException as error:
             line, code = one_line(error), error.exit_code
+        except Exception as error:
+            end = unforeseen(error)
+            line, code = end.line, end.code
         else:
             _leave(code if isinstance(code, int) else 0)
-        click.echo(f"certnas: {line}", err=True)
+        with suppress(OSError):  # where nobody reads standard error, the code says it
+            click.echo(f"certnas: {shown(line)}", err=True)
         _leave(code)
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process; one of several that torchrun started, at once: torch's threads may abort an orderly end."""
+    """Ends the process, with REFUSED where the last of its output cannot be written.
+
+    One of several that torchrun started ends at once: torch's threads may abort an orderly end.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        code = code or REFUSED
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         logging.shutdown()
         sys.stdout.flush()
@@ -52,7 +77,11 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    epilog=CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="certnas")
 def main() -> None:
     """Certified robustness radii of neural networks, DARTS cells included."""

@@ -38,6 +38,9 @@ OPENING = (
     ),
     click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="In which order it reads colours."),
     click.option(
+        "--output", help="Of an ONNX file with several outputs, the one that counts; else the first."
+    ),
+    click.option(
         "--unsafe-load", is_flag=True, help="Run the code that the file holds; only where you trust it."
     ),
 )
@@ -63,8 +66,8 @@ def opened(
     from certnas.models import open_model
 
     asked = options.get("input_shape")
-    if asked is not None and (len(asked) != 3 or any(size != int(size) or size < 1 for size in asked)):
-        raise UserError("--input-shape takes channels, height and width: 3,32,32")
+    if asked is not None and any(not 1 <= size < 2**31 or size != int(size) for size in asked):
+        raise UserError("--input-shape takes channels, height and width: 3,32,32, or the length of a row: 30")
     return open_model(
         source,
         arch=options["arch"],
@@ -76,13 +79,14 @@ def opened(
         channels=options["channels"],
         input_shape=input_shape or (tuple(int(size) for size in asked) if asked else None),
         unsafe_load=options["unsafe_load"],
+        output=options["output"],
     )
 
 
 def as_arguments(source: str, options: Mapping[str, Any]) -> str:
     """The model and its options as one would type them for `certnas certify`."""
     words = [source]
-    for name in ("arch", "layout", "channels"):
+    for name in ("arch", "layout", "channels", "output"):
         if options[name] is not None:
             words += [f"--{name}", options[name]]
     for key, value in options["arch_options"]:

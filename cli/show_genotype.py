@@ -19,7 +19,10 @@ from cli.failure import refusals
 @click.option("--layers", type=int, help="Cells of the network.  [default: 20, or as many as it has]")
 @click.option("--classes", type=int, default=10, show_default=True)
 def show(genotype: str, out: Path, channels: int, layers: int | None, classes: int) -> None:
-    """Print the cells of GENOTYPE, a published name or a JSON file, and write NAME.png and NAME.dot.
+    """Print the cells of GENOTYPE, and write NAME.png and NAME.dot.
+
+    GENOTYPE is a published name, a file of JSON or of Python that assigns Genotype(...), FILE:NAME of one that holds
+    several, or the text Genotype(normal=[...], ...) itself; it is read and never run.
 
     The parameters are those of a network of --layers cells with --channels channels and --classes classes.
     """
@@ -30,11 +33,11 @@ def show(genotype: str, out: Path, channels: int, layers: int | None, classes: i
         from rich.table import Table
 
         from certnas.runs import open_folder, write_atomically
-        from certnas.space import PUBLISHED, SOURCES, open_genotype, parameter_count
+        from certnas.space import PUBLISHED, SOURCES, genotype_name, open_genotype, parameter_count
         from certnas.space.picture import OUTPUT, cell_picture, cells, dot_text, state_name
 
         architecture = open_genotype(genotype)
-        name = genotype if genotype in PUBLISHED else Path(genotype).stem
+        name = genotype_name(genotype)
         depth = (architecture.depth or 20) if layers is None else layers
         count = parameter_count(architecture, channels, depth, classes)
         open_folder(out)

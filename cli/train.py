@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,8 +75,8 @@ def with_options(*groups: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
 def train(**options: Any) -> None:
     """Train the network of a genotype.
 
-    GENOTYPE is a published name (certnas genotypes), a JSON file, or the folder of a search.  OUT/best is the
-    network of the epoch that did best on held-out training images: certnas certify OUT/best.
+    GENOTYPE is what `certnas show` takes, or the folder of a search.  OUT/best is the network of the epoch that did
+    best on held-out training images: certnas certify OUT/best.
     """
     with refusals():
         set_threads(options["threads"])
@@ -123,8 +124,8 @@ def run(options: dict[str, Any]) -> None:
     from certnas.train import training_images
     from cli.show_train import Display, summary
 
-    source, out = Path(options["genotype"]), options["out"]
-    genotype = open_genotype(source / GENOTYPE if source.is_dir() else options["genotype"])
+    given, out = options["genotype"], options["out"]
+    genotype = open_genotype(Path(given) / GENOTYPE if os.path.isdir(given) else given)
     recipe = chosen_recipe(options)
     device = open_device(options["device"])
     data = training_images(

@@ -1,8 +1,10 @@
 """Data sets by name, folders and archives: what they become, and the one line every bad one gets."""
 
 import gzip
+import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from certnas.data import DATASETS, Dataset, load, select
 from certnas.errors import UserError
+from certnas.train import training_images
 
 
 @pytest.fixture(scope="session")
@@ -147,14 +150,14 @@ BAD_ARCHIVES: dict[str, tuple[dict[str, Any], str]] = {
         {"x": X.astype(np.int16), "y": Y},
         "x is int16, accepted: uint8 in 0..255 or floats in [0, 1]",
     ),
-    "flat": ({"x": X.reshape(4, -1), "y": Y}, "x has shape [4, 192], expected [N, C, H, W] or [N, H, W, C]"),
+    "five dimensions": (
+        {"x": X[..., None], "y": Y},
+        "x has shape [4, 3, 8, 8, 1], expected [N, C, H, W] or [N, H, W, C], or without a layout "
+        "[N, H, W] or rows [N, K]",
+    ),
     "both layouts": (
         {"x": np.zeros((4, 3, 8, 3)), "y": Y},
-        "x has shape [4, 3, 8, 3], channels first or last? Say which with the layout nchw or nhwc",
-    ),
-    "neither layout": (
-        {"x": np.zeros((4, 5, 8, 5)), "y": Y},
-        "x has shape [4, 5, 8, 5], channels first or last? Say which with the layout nchw or nhwc",
+        "x has shape [4, 3, 8, 3], channels first or last? Say which with the layout nchw or nhwc (--data-layout)",
     ),
     "NaN": ({"x": NAN, "y": Y}, "x holds NaN or infinity in image 2"),
     "255": (
@@ -300,6 +303,64 @@ def test_bad_options_of_an_archive(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             load(str(path), **options)  # type: ignore[arg-type]
         assert str(caught.value) == f"data {path}: {message}"
+
+
+def test_rows_and_images_of_any_number_of_channels(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, x=X.reshape(4, -1), y=Y)
+    rows = load(str(path), indices=[2, 0])
+    assert rows.x.shape == (2, X[0].size) and rows.y.tolist() == Y[[2, 0]].tolist()
+    assert np.array_equal(rows.x[0].numpy(), X[2].reshape(-1).astype(np.float32))
+    with pytest.raises(UserError, match="networks of cells are trained on"):
+        training_images(str(path))
+    images = np.random.default_rng(0).random((4, 2, 5, 6)).astype(np.float32)
+    np.savez(path, x=images, y=Y)
+    assert load(str(path)).x.shape == (4, 2, 5, 6), "channels first where neither fits"
+    assert load(str(path), layout="nhwc").x.shape == (4, 6, 2, 5)
+
+
+def npy(shape: tuple[int, ...], data: bytes, dtype: str = "<f4") -> bytes:
+    """A file of an array whose header claims this shape."""
+    held = io.BytesIO()
+    np.lib.format.write_array_header_1_0(held, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return held.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            npy((2**50, 1, 8, 8), b""),
+            r"x has shape .1125899906842624, 1, 8, 8., \d+ bytes; accepted: at most 4 GiB",
+        ),
+        (npy((2**25, 1, 8, 8), b""), "accepted: at most 4 GiB"),
+        (npy((4, 1, 8, 8), b"\0" * 100), "x claims shape .4, 1, 8, 8., 1024 bytes, and holds 100"),
+        (npy((1, 1, 8, 8), b"\0" * 1000), "x claims shape .1, 1, 8, 8., 256 bytes, and holds 1000"),
+        (npy((-1, -1, 8, 4), b"\0" * 128), "x claims shape .-1, -1, 8, 4., 128 bytes"),
+        (npy((2**70, 0, 8, 8), b""), "cannot be read|expected .N, C, H, W.|x holds"),
+        (b"\x93NUMPY\1\0\xff\xff{", "x is not a numpy array or is damaged"),
+        (b"no array", "x is not a numpy array or is damaged"),
+    ],
+    ids=range(8),
+)
+def test_an_archive_is_judged_by_its_headers(x: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", x)
+        archive.writestr("y.npy", npy((4,), np.arange(4).tobytes(), "<i8"))
+    with pytest.raises(UserError, match=message) as refused:
+        load(str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_bomb_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["certnas.data.archive"], "LARGEST", 2**20)
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=np.zeros((2**13, 1, 8, 8), np.float32), y=np.zeros(2**13, int))
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(UserError, match=r"x has shape .* 2097152 bytes; accepted"):
+        load(str(path))
 
 
 def test_select_takes_the_first_or_a_seeded_sample() -> None:

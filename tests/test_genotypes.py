@@ -17,6 +17,8 @@ from certnas.space import (
     SOURCES,
     DiscreteNetwork,
     Genotype,
+    GenotypeChosen,
+    genotype_name,
     open_genotype,
     parse_genotype,
     published_genotype,
@@ -134,11 +136,12 @@ def test_a_written_genotype_reads_back(name: str, tmp_path: Path) -> None:
 
 
 FILES = [
-    (b"", "is no JSON text: Expecting value: line 1 column 1 (char 0)"),
-    (b"{'normal': []}", "is no JSON text: Expecting property name enclosed in double quotes"),
-    (b"\xff\xfe", "is no JSON text: 'utf-8' codec can't decode"),
-    (b"[" * 100_000, "is no JSON text: "),
-    (b"[]", "got a JSON list; a genotype is an object"),
+    (b"", "holds no genotype; expected NAME = Genotype("),
+    (b"{'normal': []}", "key 'normal_concat' is missing"),
+    (b"{normal: []}", "line 1: 'normal' is no part of a genotype"),
+    (b"\xff\xfe", "is no text: invalid start byte at byte 0"),
+    (b"[" * 100_000, "is neither JSON nor Python: "),
+    (b"[]", "got a JSON list; a genotype is an object of normal"),
     (b"null", "got a JSON NoneType; a genotype is an object"),
     (b"{}", "key 'normal' is missing"),
     (b'{"cells": [["11"]]}', "cells, 0: got 1 edge codes"),
@@ -164,3 +167,87 @@ def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_every_published_architecture_names_its_source() -> None:
     assert set(SOURCES) == set(PUBLISHED) and all(SOURCES.values())
+
+
+CELL = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=range(2, 3), "
+    "reduce=[('max_pool_3x3', 0), ('dil_conv_5x5', 1)], reduce_concat=[2])"
+)
+SAME = Genotype(
+    (("sep_conv_3x3", 0), ("skip_connect", 1)), (2,), (("max_pool_3x3", 0), ("dil_conv_5x5", 1)), (2,)
+)
+EDGES = "[('sep_conv_3x3', 0), ('skip_connect', 1)]"
+POSITIONAL = f"({EDGES}, range(2, 3), [('max_pool_3x3', 0), ('dil_conv_5x5', 1)], [2])"
+TEXTS = {
+    "call": CELL,
+    "assigned": f"found = {CELL}\n",
+    "of a module": f"import gt\nX = gt.{CELL}",
+    "by place": f"Genotype{POSITIONAL}",
+    "tuple": POSITIONAL,
+    "dictionary": f"dict_ = {json.dumps(SAME.record())}",
+    "JSON object": json.dumps(SAME.record()),
+    "JSON lists": json.dumps(list(SAME.record().values())),
+    "code": f"from collections import namedtuple\nGenotype = namedtuple('Genotype', 'normal reduce')\n\nA = {CELL}\n"
+    "if A:\n    raise SystemExit\nimport os; os.system('echo no')\n",
+    "lists of tuples": CELL.replace("[2]", "list(range(2, 3))").replace("range(2, 3),", "tuple([2]),"),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_genotype_is_read_in_every_spelling(text: str, tmp_path: Path) -> None:
+    for suffix in (".txt", ".py", ".json", ""):
+        path = tmp_path / f"cell{suffix}"
+        path.write_text(text)
+        assert open_genotype(path) == SAME == read_genotype(path)
+    assert open_genotype(text) == SAME
+    assert open_genotype(text.replace(", ", ",\n" + " " * 300)) == SAME, "longer than a file's name may be"
+
+
+def test_one_of_several_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "genotypes.py"
+    path.write_text(f"A = {CELL}\nB = {CELL.replace('dil_conv_5x5', 'sep_conv_5x5')}\n")
+    with pytest.warns(GenotypeChosen, match="holds A, B; 'A' is taken, FILE:NAME takes another"):
+        assert open_genotype(path) == SAME
+    other = open_genotype(f"{path}:B")
+    assert isinstance(other, Genotype) and other.reduce[1] == ("sep_conv_5x5", 1)
+    with pytest.raises(UserError, match="holds no 'C'; it has A, B"):
+        open_genotype(f"{path}:C")
+    names = {
+        f"{path}:B": "B",
+        str(path): "genotypes",
+        CELL: "genotype",
+        f"mine = {CELL}": "mine",
+        "NASNet": "NASNet",
+    }
+    assert {given: genotype_name(given) for given in names} == names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Genotype(normal=print(1))", "'print.1.' is no part of a genotype"),
+        ("Genotype(normal=__import__('os').system('true'))", "is no part of a genotype"),
+        ("Genotype(normal=[x for x in 'ab'])", "is no part of a genotype"),
+        ("Genotype(**{'normal': []})", "is no part of a genotype"),
+        (f"Genotype{POSITIONAL[:-1]}, 5)", "is no part of a genotype"),
+        ("Genotype(normal_concat=range(10**9))", "is no part of a genotype"),
+        ("Genotype(normal_concat=range(999999999))", "is no part of a genotype"),
+        ("Genotype(normal_concat=range(0, 9, 0))", "is no part of a genotype"),
+        ("Genotype(normal=[('sep_conv_3x3', 0)]", "is neither JSON nor Python"),
+        ("x = (1)", "holds no genotype"),
+        ("(" * 100_000, "is neither JSON nor Python"),
+        ("[" * 100 + "]" * 100, "got a JSON list"),
+        ("(" + "-" * 100_000 + "1)", "is neither JSON nor Python"),
+        ("(" + "not " * 100_000 + "1)", "is neither JSON nor Python"),
+        ("Genotype(" + "a." * 100_000 + "b)", "is n"),
+        ("Genotype(" + "1+" * 100_000 + "1)", "is n"),
+        ("(\0)", "is neither JSON nor Python"),
+        ("(" + " " * 2**20 + ")", "is longer than"),
+        ("{}", "key 'normal' is missing"),
+        ("(\ud800)", "is neither JSON nor Python"),
+    ],
+)
+def test_what_is_no_genotype_is_refused_in_one_line_and_never_run(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        open_genotype(text)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400

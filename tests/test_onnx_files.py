@@ -154,8 +154,8 @@ REFUSALS: dict[str, tuple[onnx.ModelProto, str]] = {
     ),
     "a free height": (
         model([node("Relu", "x")], shape=("n", 3, "h", 7)),
-        "the ONNX input 'x' has shape [0, 3, 0, 7] (0 stands for a free size); accepted: a batch and fixed sizes, "
-        "at most 134217728 elements",
+        "the ONNX input 'x' has shape [0, 3, 0, 7] (0 stands for a free size); accepted: fixed sizes, "
+        "behind a batch where there is one, at most 134217728 elements",
     ),
     "an absurd input": (model([node("Relu", "x")], shape=(1, 2**31, 2**31)), "the ONNX input 'x' has shape "),
     "an absurd constant": (
@@ -196,7 +196,7 @@ REFUSALS: dict[str, tuple[onnx.ModelProto, str]] = {
     "a sum over the batch": (model([node("ReduceSum", "x")]),
                              "ONNX ReduceSum at node 0 'reducesum_y': sums over the batch "),
     "a lost batch": (
-        model([node("Reshape", "x", "s")], {"s": whole(-1)}, shape=(1, 3, 6, 7)),
+        model([node("Reshape", "x", "s")], {"s": whole(-1)}, shape=("n", 3, 6, 7)),
         "ONNX Reshape at node 0 'reshape_y': shape [126] does not keep the batch of 1 as its first dimension",
     ),
     "no dependence": (

@@ -41,12 +41,12 @@ def load(
     download: bool = False,
     layout: str | None = None,
 ) -> Dataset:
-    """The images of a data set, float32 [N, C, H, W] in [0, 1], with their labels [N].
+    """The images of a data set, float32 [N, C, H, W] in [0, 1], or its rows [N, K], with their labels [N].
 
     name: one of DATASETS, a folder FOLDER/CLASS/IMAGE, or an .npz file with x and y.  root: the folder of a
-    torchvision data set; download: fetch it there.  train: its training part.  layout: "nchw" or "nhwc" for
-    an .npz file whose channels could be either.  indices: these images, in this order; or count: the first
-    so many, or with a seed a sample without replacement.
+    torchvision data set; download: fetch it there.  train: its training part.  layout: "nchw" or "nhwc" for an .npz
+    file whose channels could be either, or are neither 1 nor 3 and last.  indices: these images, in this order; or
+    count: the first so many, or with a seed a sample without replacement.
     Raises UserError: unknown name, missing or damaged files, images or labels that do not fit, an option
     the data set has no use for.
     """

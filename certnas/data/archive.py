@@ -1,6 +1,8 @@
 """An .npz file of images `x` and labels `y`."""
 
 import zipfile
+import zlib
+from math import prod
 from tokenize import TokenError
 
 import numpy as np
@@ -12,12 +14,26 @@ from certnas.errors import UserError
 
 CHANNELS = (1, 3)
 LAYOUTS = ("nchw", "nhwc")
+LARGEST = 2**32
+"""Bytes that an array may take, uncompressed."""
+DAMAGE = (
+    OSError,
+    ValueError,
+    OverflowError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def archive(request: Request) -> Dataset:
-    """x [N, C, H, W], [N, H, W, C] or [N, H, W], uint8 or floats in [0, 1]; y [N] integers from 0.
+    """x [N, C, H, W], [N, H, W, C], [N, H, W], or rows [N, K], uint8 or floats in [0, 1]; y [N] integers from 0.
 
-    Channels are looked for first or last, 1 or 3 of them; where both or neither fit, `layout` must say.
+    Channels are looked for first or last, 1 or 3 of them; where both fit `layout` must say, where neither does they are
+    first unless it says otherwise.
     Python objects in the file are refused, never unpickled.  Raises UserError for anything else.
     """
     arrays = read(request.name)
@@ -44,53 +60,86 @@ def archive(request: Request) -> Dataset:
 
 
 def read(name: str) -> dict[str, NDArray[np.generic]]:
-    """The arrays x and y of the file.  Raises UserError when it cannot be read or lacks one."""
+    """The arrays x and y of the file, judged by their headers before anything is inflated.
+
+    Raises UserError when it cannot be read, lacks one, or an array takes more than LARGEST bytes.
+    """
     try:
         with open(name, "rb") as file:
             if not zipfile.is_zipfile(file):
                 raise UserError(f"data {name}: not an .npz file; numpy.savez(FILE, x=..., y=...) writes one")
+            with zipfile.ZipFile(file) as members:
+                for key in ("x", "y"):
+                    _check_header(members, key, name)
             file.seek(0)
             with np.load(file, allow_pickle=False) as stored:
-                missing = [key for key in ("x", "y") if key not in stored]
-                if missing:
-                    held = ", ".join(stored.files) or "nothing"
-                    raise UserError(
-                        f"data {name}: no array {missing[0]!r}, it holds {held}; expected x and y"
-                    )
-                arrays = {}
-                for key in ("x", "y"):
-                    try:
-                        arrays[key] = np.asarray(stored[key])
-                    except (ValueError, SyntaxError, TokenError) as error:
-                        raise UserError(
-                            f"data {name}: {key} holds Python objects or is damaged; expected a plain array"
-                        ) from error
-                    if not isinstance(stored[key], np.ndarray):
-                        raise UserError(f"data {name}: {key} is not a numpy array; expected a plain array")
-                return arrays
-    except (OSError, zipfile.BadZipFile) as error:
+                return {key: np.asarray(stored[key]) for key in ("x", "y")}
+    except UserError:
+        raise
+    except DAMAGE as error:
         raise UserError(f"data {name}: cannot be read ({error})") from error
 
 
+def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
+    """Raises UserError unless a member is a plain array of the bytes that its header claims, at most LARGEST."""
+    names = members.namelist()
+    if f"{key}.npy" not in names:
+        if key in names:
+            raise UserError(f"data {name}: {key} is not a numpy array; expected a plain array")
+        held = ", ".join(one.removesuffix(".npy") for one in names[:10]) or "nothing"
+        raise UserError(f"data {name}: no array {key!r}, it holds {held}; expected x and y")
+    with members.open(f"{key}.npy") as stored:
+        try:
+            version = np.lib.format.read_magic(stored)
+            header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = header(stored)
+        except (ValueError, SyntaxError, TokenError) as error:
+            raise UserError(
+                f"data {name}: {key} is not a numpy array or is damaged; expected a plain array"
+            ) from error
+        if dtype.hasobject:
+            raise UserError(f"data {name}: {key} holds Python objects or is damaged; expected a plain array")
+        claimed, held_bytes = (
+            prod(shape) * dtype.itemsize,
+            members.getinfo(f"{key}.npy").file_size - stored.tell(),
+        )
+    if claimed > LARGEST:
+        raise UserError(
+            f"data {name}: {key} has shape {list(shape)}, {claimed} bytes; accepted: at most {LARGEST >> 30} GiB, so "
+            "split the file"
+        )
+    if claimed != held_bytes or min(shape, default=0) < 0:
+        raise UserError(
+            f"data {name}: {key} claims shape {list(shape)}, {claimed} bytes, and holds {held_bytes}; save it again"
+        )
+
+
 def channels_first(request: Request, x: NDArray[np.generic]) -> NDArray[np.generic]:
-    """x as [N, C, H, W].  Raises UserError for what is no batch of images, or could be two."""
+    """x as [N, C, H, W], or rows as they are.  Raises UserError for what is no batch of images, or could be two."""
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise UserError(f"data {request.name}: x is {x.dtype}, accepted: uint8 in 0..255 or floats in [0, 1]")
     if x.ndim == 3 and request.layout is None and x.size:
         return x[:, None]
+    if x.ndim == 2 and request.layout is None and x.size:
+        return x
     if x.ndim != 4 or not x.size:
         raise UserError(
-            f"data {request.name}: x has shape {list(x.shape)}, expected [N, C, H, W] or [N, H, W, C]"
+            f"data {request.name}: x has shape {list(x.shape)}, expected [N, C, H, W] or [N, H, W, C], or "
+            "without a layout [N, H, W] or rows [N, K]"
         )
     layout = request.layout
     if layout is None:
         fits = [name for name, axis in zip(LAYOUTS, (1, 3), strict=True) if x.shape[axis] in CHANNELS]
-        if len(fits) != 1:
+        if len(fits) > 1:
             raise UserError(
                 f"data {request.name}: x has shape {list(x.shape)}, channels first or last? "
-                f"Say which with the layout {' or '.join(LAYOUTS)}"
+                f"Say which with the layout {' or '.join(LAYOUTS)} (--data-layout)"
             )
-        layout = fits[0]
+        layout = fits[0] if fits else LAYOUTS[0]
     return x if layout == "nchw" else x.transpose(0, 3, 1, 2)
 
 

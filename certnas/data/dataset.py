@@ -14,8 +14,8 @@ from certnas.errors import UserError
 class Dataset:
     """Labelled images.
 
-    x float32 [N, C, H, W] in [0, 1]; y int64 [N] in 0 .. classes-1; index int64 [N]: each image's position in
-    the data set it was taken from (the split, for one with a training and a test part).
+    x float32 [N, C, H, W], or rows [N, K], in [0, 1]; y int64 [N] in 0 .. classes-1; index int64 [N]: each image's
+    position in the data set it was taken from (the split, for one with a training and a test part).
     """
 
     name: str

@@ -13,6 +13,7 @@ from certnas.models.architectures import ARCHITECTURES, Architecture
 from certnas.models.architectures.torchvision_models import SMALLEST, TORCHVISION
 from certnas.models.building import build
 from certnas.models.formats import CODE, FORMATS, StateDict
+from certnas.models.formats.onnx import read_onnx
 from certnas.models.opened import first_line
 
 
@@ -29,12 +30,13 @@ def open_file(
     input_shape: tuple[int, ...] | None,
     *,
     unsafe_load: bool,
+    output: str | None = None,
 ) -> tuple[Architecture, str]:
     """The network in a file, and a line that says where it came from.
 
     Raises UserError where it cannot be read, or needs an architecture, a shape or the right to run code.
     """
-    contents = _read(path, input_shape, unsafe_load=unsafe_load)
+    contents = _read(path, input_shape, unsafe_load=unsafe_load, output=output)
     if isinstance(contents, StateDict):
         if arch is None:
             raise UserError(_unnamed(path, contents))
@@ -45,14 +47,14 @@ def open_file(
         if value is not None:
             raise UserError(f"'{path}' holds its own architecture: it takes no {name}; leave it out")
     if isinstance(contents, Architecture):
-        return contents, f"file {path}"
+        return contents, f"file {path}{contents.note}"
     if input_shape is None:
         raise UserError(f"'{path}' does not say what images it reads; give input_shape=(C, H, W)")
     return Architecture(contents, input_shape), f"file {path}, whose code was run"
 
 
 def _read(
-    path: Path, input_shape: tuple[int, ...] | None, *, unsafe_load: bool
+    path: Path, input_shape: tuple[int, ...] | None, *, unsafe_load: bool, output: str | None
 ) -> StateDict | Architecture | nn.Module:
     if path.is_dir():
         raise UserError(
@@ -61,11 +63,15 @@ def _read(
     suffix = suffix_of(path)
     if suffix not in FORMATS:
         raise UserError(f"'{path}' has suffix {suffix!r}; accepted: {', '.join(FORMATS)}")
+    if output is not None and FORMATS[suffix] is not read_onnx:
+        raise UserError(f"'{path}' has one output: it takes no output name; leave it out")
     if unsafe_load and suffix not in CODE:
         raise UserError(f"'{path}' is read without running code: it takes no unsafe_load; leave it out")
     try:
         if path.stat().st_size == 0:
             raise UserError(f"'{path}' is empty; save the network again")
+        if output is not None:
+            return read_onnx(path, output=output)
         return CODE[suffix](path, input_shape) if unsafe_load else FORMATS[suffix](path)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or first_line(error)}") from error

@@ -31,6 +31,7 @@ def open_model(
     channels: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     unsafe_load: bool = False,
+    output: str | None = None,
 ) -> OpenedModel:
     """A classifier x [N, C, H, W] in [0, 1] pixels -> logits [N, K], its preprocessing inside.
 
@@ -40,6 +41,7 @@ def open_model(
     mean and std replace the architecture's own; they, input_range (lo, hi), layout ("NCHW", "NHWC", "flat") and
     channels ("rgb", "bgr") are what `Preprocessing` says.
     input_shape (C, H, W) is the shape of the images: needed where the network does not say it, checked otherwise.
+    output: the name of the output that counts, of an ONNX file with several.
     A file is read without running code unless unsafe_load allows it; a factory is code, and is run.
     Raises UserError, one line, for whatever cannot be opened.
     """
@@ -47,6 +49,8 @@ def open_model(
     name = source
     if unsafe_load and not _is_file(source):
         raise UserError(f"{source!r} is no file: it takes no unsafe_load; leave it out")
+    if output is not None and not _is_file(source):
+        raise UserError(f"{source!r} is no file: it takes no output name; leave it out")
     if source in _embedded():
         _refuse(source, "is complete", arch=arch, arch_options=arch_options or None, mean=mean, std=std)
         architecture, origin = Architecture(_embedded()[source](), DIGITS), "embedded in certnas"
@@ -55,7 +59,9 @@ def open_model(
         architecture, origin = read_network(Path(source)), f"folder {source}"
     elif _is_file(source):
         name = Path(source).name.removesuffix(suffix_of(Path(source)))
-        architecture, origin = open_file(Path(source), arch, options, input_shape, unsafe_load=unsafe_load)
+        architecture, origin = open_file(
+            Path(source), arch, options, input_shape, unsafe_load=unsafe_load, output=output
+        )
     elif is_factory(source):
         _refuse(source, "is the architecture", arch=arch)
         architecture, origin = build(source, options, input_shape=input_shape), f"factory {source}"

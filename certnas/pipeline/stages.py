@@ -131,8 +131,7 @@ def _certified(
     watch: Watch,
 ) -> Certificates:
     """The certificates of the images, in a folder like that of `certnas certify`."""
-    channels, height, width = data.x.shape[1:]
-    model = open_model(str(network), input_shape=(channels, height, width))
+    model = open_model(str(network), input_shape=tuple(data.x.shape[1:]))
     config = {"model": str(network), "weights": model.sha256, "data": data.name, "seed": seed, **vars(proof)}
     folder = Folder.open(out, config, data.index.tolist(), resume=resume)
     left = folder.left()

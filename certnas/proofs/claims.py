@@ -60,6 +60,7 @@ def _implied(clause: Clause, kept: Certificate, c: int) -> bool:
     met = [
         (tuple(sorted((j, a) for j, a in constraint.coef if a)), constraint.bound)
         for constraint in clause.constraints
+        if not constraint.inputs
     ]
     for row, offset in zip(rows, offsets.tolist(), strict=True):
         coef = tuple((j, Fraction(v)) for j, v in enumerate(row.tolist()) if v)

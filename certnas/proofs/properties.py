@@ -41,6 +41,10 @@ def certificates_of(
     """
     if not proof.complete:
         raise Uncertified(f"its proof takes more than the {proof.most} bytes that it was given (--memory)")
+    if proof.equal:
+        raise Uncertified(
+            "a strict inequality is refuted at its exact bound; a certificate refutes with room to spare"
+        )
     with torch.no_grad():
         return [
             _Region(plain, proof, group, memory).certificate(about or {})

@@ -160,6 +160,10 @@ def write_proof(
     Raises Uncertified, with the reason in one line, where there is no certificate of this proof, and UserError for a
     network with an operator that the checker lacks.
     """
+    if prop.relational:
+        raise Uncertified(
+            "the property relates outputs to inputs; a certificate speaks of outputs over a box"
+        )
     told = {"versions": versions(), **(about or {})}
     found = certificates_of(plain(proof.problem.network), proof, memory=memory, about=told)
     if not covers(found, prop):

@@ -99,11 +99,11 @@ def read_toml(path: Path) -> Table:
     """The table in a TOML file.  Raises UserError where there is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # numbers of too many digits, brackets in each other
+    except RecursionError:
+        raise UserError(
+            f"configuration {path}: cannot be read: it is nested too deeply; give a TOML file"
+        ) from None
+    except (OSError, ValueError) as error:  # of values: no TOML, no text, numbers of too many digits
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"configuration {path}: cannot be read: {reason}; give a TOML file") from error
 
@@ -132,7 +132,7 @@ def setting(text: str) -> Table:
         raise UserError(f"setting {text!r}: is not KEY=VALUE; give one such as weights.lr=0.1")
     try:
         result: Any = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # ValueError: no TOML, or a number of too many digits
         result = value.strip()
     for part in reversed(path):
         result = {part: result}

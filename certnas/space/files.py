@@ -1,6 +1,9 @@
-"""Genotypes by name, and as JSON files."""
+"""Genotypes by name, in files, and as text."""
 
 import json
+import os
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,11 @@ from certnas.json_text import parse_json
 from certnas.runs.files import write_atomically
 from certnas.space.genotypes import GENOTYPES, Genotype, nearest, parse_genotype, published_records
 from certnas.space.robnets import ROBNETS, RobNet, parse_robnet
+from certnas.space.source_text import FIELDS, LONGEST, records_of
+
+SUFFIXES = (".json", ".py", ".txt")
+ASSIGNED = re.compile(r"\s*(\w{1,60})\s*=")
+LONGEST_NAME = 60
 
 PUBLISHED: Mapping[str, Genotype | RobNet] = {**GENOTYPES, **ROBNETS}
 """Published name -> genotype or edge codes."""
@@ -22,42 +30,105 @@ SOURCES: Mapping[str, str] = {
 """Published name -> repository, commit and file that it was taken from."""
 
 
-def open_genotype(name: str | Path) -> Genotype | RobNet:
-    """The published architecture of this name, or the one in this JSON file.
+class GenotypeChosen(UserWarning):
+    """Of several genotypes of a file the first was taken."""
 
-    Raises UserError for an unknown name, or a file that holds none.
+
+def open_genotype(name: str | Path) -> Genotype | RobNet:
+    """The published architecture of this name, the one in this file, or the one that this text itself is.
+
+    A file, or text, is JSON or the Python of a paper's code, `NAME = Genotype(...)`, which is never run.  FILE:NAME is
+    one of several in a file; without a name the first is taken, and a warning (GenotypeChosen) says so.
+    Raises UserError for an unknown name, or a file or text that holds none.
     """
-    if str(name) in PUBLISHED:
-        return PUBLISHED[str(name)]
-    path = Path(name)
-    if path.suffix == ".json" or path.is_file():
-        return read_genotype(path)
+    given = str(name)
+    if given in PUBLISHED:
+        return PUBLISHED[given]
+    if os.path.isfile(given) or given.endswith(SUFFIXES):
+        return read_genotype(Path(given))
+    file, colon, own = given.rpartition(":")
+    if colon and os.path.isfile(file):
+        return _parsed(_text(Path(file)), file, own)
+    if set(given) & set("([{"):
+        return _parsed(given, _short(given), None)
     raise UserError(
-        f"genotype: unknown name {str(name)!r}{nearest(str(name), PUBLISHED)} and no such file; "
-        "accepted: a name that certnas genotypes lists, or a JSON file"
+        f"genotype: unknown name {_short(given)!r}{nearest(given[:LONGEST_NAME], PUBLISHED)} and no such file; "
+        "accepted: a name that certnas genotypes lists, a file of JSON or Python, or Genotype(normal=[...], ...) itself"
     )
 
 
-def read_genotype(path: Path) -> Genotype | RobNet:
-    """The architecture in a JSON file: an object of normal, normal_concat, reduce, reduce_concat, or of cells.
+def genotype_name(name: str) -> str:
+    """What to call the architecture that `open_genotype` opens: its name, its file's, or one in the text."""
+    if name in PUBLISHED:
+        return name
+    file, colon, own = name.rpartition(":")
+    if colon and os.path.isfile(file):
+        return own
+    if os.path.isfile(name) or not set(name) & set("([{"):
+        return Path(name).stem
+    found = ASSIGNED.match(name)
+    return found[1] if found else "genotype"
 
+
+def read_genotype(path: Path) -> Genotype | RobNet:
+    """The architecture in a file of JSON or Python: the first, where there are several.
+
+    JSON is an object of normal, normal_concat, reduce, reduce_concat, a list of these four, or an object of cells.
     Raises UserError, which names the file, for anything else.
     """
+    return _parsed(_text(path), str(path), None)
+
+
+def _text(path: Path) -> str:
+    """The text of a file.  Raises UserError where there is none."""
     try:
-        record = parse_json(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(LONGEST + 1)
     except FileNotFoundError:
         raise UserError(f"genotype {str(path)!r}: there is no such file") from None
     except OSError as error:
         raise UserError(f"genotype {str(path)!r}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"genotype {str(path)!r}: is no JSON text: {error}") from None
-    return parse_architecture(record, str(path))
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"genotype {str(path)!r}: is no text: {error.reason} at byte {error.start}") from None
+
+
+def _parsed(text: str, where: str, own: str | None) -> Genotype | RobNet:
+    """The architecture that a text states, or the one of a name in it."""
+    try:
+        records = {"": parse_json(text)}
+    except (ValueError, RecursionError):
+        try:
+            records = records_of(text)
+        except UserError as error:
+            raise UserError(f"genotype {where!r}: {error}") from None
+    if own is not None and own not in records:
+        raise UserError(
+            f"genotype {where!r}: holds no {own[:40]!r}; it has {', '.join(filter(None, records)) or 'none'}"
+        )
+    name = next(iter(records)) if own is None else own
+    if own is None and len(records) > 1:
+        others = f"genotype {where!r} holds {', '.join(list(records)[:5])}{' …' if len(records) > 5 else ''}"
+        warnings.warn(f"{others}; {name!r} is taken, FILE:NAME takes another", GenotypeChosen, stacklevel=3)
+    return parse_architecture(records[name], where)
+
+
+def _short(text: str) -> str:
+    """A name, or the beginning of a text, as a message can hold it."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_NAME else f"{line[:LONGEST_NAME]} …"
 
 
 def parse_architecture(record: Any, name: str) -> Genotype | RobNet:
     """The architecture of a JSON record, of either kind.  Raises UserError, which names it, for anything else."""
+    if isinstance(record, list) and len(record) == len(FIELDS):
+        record = dict(zip(FIELDS, record, strict=True))
     if not isinstance(record, dict):
-        raise UserError(f"genotype {name!r}: got a JSON {type(record).__name__}; a genotype is an object")
+        raise UserError(
+            f"genotype {name!r}: got a JSON {type(record).__name__}; a genotype is an object of "
+            f"{', '.join(FIELDS)}, or a list of these four"
+        )
     return parse_robnet(record, name) if "cells" in record else parse_genotype(record, name)
 
 

@@ -68,9 +68,9 @@ def training_images(
 ) -> Dataset:
     """The training part of a data set that has one; all images of a folder or file: see `certnas.data.load`.
 
-    With `count`, as many of them, drawn by the seed.
+    With `count`, as many of them, drawn by the seed.  Raises UserError for rows, which are no images.
     """
-    return load(
+    data = load(
         name,
         root=root,
         download=download,
@@ -78,3 +78,8 @@ def training_images(
         count=count,
         seed=None if count is None else seed,
     )
+    if data.x.dim() != 4:
+        raise UserError(
+            f"data {name}: x has shape {list(data.x.shape)}; networks of cells are trained on [N, C, H, W]"
+        )
+    return data

@@ -20,8 +20,11 @@ from certnas.verify.problem import Problem, box_region
 from certnas.verify.proof import Note
 from certnas.verify.relaxed import Split
 
+Settled = Callable[[int, Tensor, Tensor, float], bool]
 FEW_INPUTS = 24
 LARGEST_BATCH = 128
+MIXTURES = 40
+"""Weights of the rows that are tried for one mixture."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,12 @@ def free_inputs(problem: Problem) -> int:
 class InputSplitting:
     """The search for one problem; memory: bytes for one pass of bounds and, with as many, for the open boxes.
 
-    note: told every proved box.
+    note: told every proved box.  settled: whether another argument proves a clause in a box [n], given the bound that
+    falls short there.
     """
 
-    def __init__(self, problem: Problem, memory: int, note: Note) -> None:
-        self.problem, self.note = problem, note
+    def __init__(self, problem: Problem, memory: int, note: Note, settled: Settled) -> None:
+        self.problem, self.note, self.settled = problem, note, settled
         self.network = problem.network
         self.budget = budget(memory, self.network.dtype, self.network.device)
         self.most = memory // (32 * problem.region.x[0].numel() + 1000)
@@ -101,17 +105,13 @@ class InputSplitting:
             torch.stack([p.lower for p in wave]), torch.stack([p.upper for p in wave]), self.network
         )
         c = torch.tensor([part.clause for part in wave], device=self.problem.group.device)
-        lower, slope = self._bounded(region, self.problem.coef[c])
-        best = (
-            (lower - self.problem.offset[c])
-            .nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-            .amax(1)
-        )
+        excess, slope = self._bounded(region, self.problem.coef[c], self.problem.offset[c])
+        best = excess.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).amax(1)
         axis = self._axis(slope.flatten(1).abs(), region.radii.flatten(1))
         for part, bound, least, a in zip(
             wave, best.tolist(), self.problem.needed[c].tolist(), axis.tolist(), strict=True
         ):
-            if not bound > least:
+            if not bound > least and not self.settled(part.clause, part.lower, part.upper, bound):
                 kept = replace(part, bound=max(bound, part.bound), axis=a)
                 heapq.heappush(self.heap, (kept.bound, next(self.count), kept))
             else:
@@ -126,8 +126,11 @@ class InputSplitting:
         loss = slope * radius * (radius / radius.amax(1, keepdim=True)).sqrt()
         return torch.where(loss.amax(1, keepdim=True) > 0, loss, radius).argmax(1)
 
-    def _bounded(self, region: bounds.Linf, coef: Tensor) -> tuple[Tensor, Tensor]:
-        """CROWN's lower bounds of rows [B, S], and the coefficients [B, *shape] of the best row's linear bound."""
+    def _bounded(self, region: bounds.Linf, coef: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """CROWN's lower bounds of rows' excess [B, S], and the coefficients [B, *shape] of the best linear bound.
+
+        Where rows speak of inputs, too, the bound of a mixture of all comes last: [B, S + 1], and the coefficients.
+        """
         output = self.network.graph.output
         with torch.no_grad():
             analysis = Analysis(self.network, region, self.budget, bounds.Slope.ADAPTIVE)
@@ -139,5 +142,33 @@ class InputSplitting:
         x = region.x.detach().requires_grad_(True)
         with torch.enable_grad():
             formed = lower_bound(self.network, replace(region, x=x), analysis.relaxation, output, coef)
-            (slope,) = torch.autograd.grad(formed.amax(1).sum(), x)
-        return torch.fmax(formed.detach(), boxed), slope.nan_to_num()
+            if not self.problem.related:
+                (slope,) = torch.autograd.grad(formed.amax(1).sum(), x)
+                return torch.fmax(formed.detach(), boxed) - offset, slope.nan_to_num()
+            slopes = torch.stack(
+                [torch.autograd.grad(row.sum(), x, retain_graph=True)[0] for row in formed.unbind(1)], 1
+            )
+        excess = torch.fmax(formed.detach(), boxed) - offset
+        mixed, slope = mixture(formed.detach() - offset, slopes.flatten(2), region.radii.flatten(1))
+        return torch.cat([excess, mixed.unsqueeze(1)], 1), slope.reshape(x.shape).nan_to_num()
+
+
+def mixture(least: Tensor, slopes: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """A lower bound over a box of Σ λₛ Lₛ(x) for good weights λ of sum 1, [B], and that form's coefficients, [B, n].
+
+    least [B, S], slopes [B, S, n]: of each linear form Lₛ the least over the box, and its coefficients.  Where all
+    forms are ≤ 0 at some x, so is every mixture: one above 0 proves that no x is there.  The bound is concave in λ; it
+    is raised by exponentiated supergradients.
+    """
+    centre = least + (slopes.abs() * radius.unsqueeze(1)).sum(2)
+    weight = torch.full_like(least, 1 / least.shape[1])
+    best, form = torch.full_like(least[:, 0], -torch.inf), slopes[:, 0]
+    for step in range(MIXTURES):
+        mixed = (weight.unsqueeze(2) * slopes).sum(1)
+        bound = (weight * centre).sum(1) - (mixed.abs() * radius).sum(1)
+        better = bound > best
+        best, form = torch.where(better, bound, best), torch.where(better.unsqueeze(1), mixed, form)
+        ascent = centre - (slopes * (mixed.sign() * radius).unsqueeze(1)).sum(2)
+        ascent = (ascent - ascent.amax(1, keepdim=True)) / ascent.abs().amax(1, keepdim=True).clamp(min=1e-30)
+        weight = (weight.log() + 2 * ascent / (1 + step) ** 0.5).softmax(1)
+    return best, form

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +13,12 @@ from torch import Tensor
 
 import bounds
 from certnas.certifier import PROOF_MARGIN
+from certnas.errors import UserError
+from certnas.verify.beside import beside_input
 from certnas.verify.property import Property, rounded
+
+LARGEST = 2**28
+"""Coefficients that the rows of all clauses may have: 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,8 @@ class Problem:
 
     A point x of region `group[c]` (of G) is a counterexample of clause c where coef[c, s]·f(x) − offset[c, s] ≤ 0 for
     every row s; so c is proved impossible by any one row whose lower bound over the region exceeds `needed[c]`, which
-    is above what rounding does.  coef [C, S, *out], offset [C, S]; clauses of fewer rows repeat their last.
+    is above what rounding does.  coef [C, S, *out], offset [C, S]; clauses of fewer rows repeat their last.  related:
+    whether rows speak of inputs, too, so that only several together may refute a clause.
     """
 
     network: bounds.Network
@@ -30,16 +37,24 @@ class Problem:
     coef: Tensor
     offset: Tensor
     needed: Tensor
+    related: bool = False
 
     @classmethod
     def of(
-        cls, network: bounds.Network, region: bounds.Region, group: Tensor, coef: Tensor, offset: Tensor
+        cls,
+        network: bounds.Network,
+        region: bounds.Region,
+        group: Tensor,
+        coef: Tensor,
+        offset: Tensor,
+        *,
+        related: bool = False,
     ) -> Problem:
         """The problem with the margin that rounding needs: PROOF_MARGIN · (1 + the size of what is added up)."""
         with torch.no_grad():
             outputs = network(region.x).flatten(1).abs().amax(1)[group]
         size = outputs * coef.flatten(2).abs().sum(2).amax(1) + offset.abs().amax(1)
-        return cls(network, region, group, coef, offset, PROOF_MARGIN * (1 + size))
+        return cls(network, region, group, coef, offset, PROOF_MARGIN * (1 + size), related)
 
     def __len__(self) -> int:
         return len(self.group)
@@ -55,7 +70,7 @@ class Problem:
         groups, group = torch.unique(self.group[c], return_inverse=True)
         region = self.region.at(groups)
         parts = (self.coef[c], self.offset[c], self.needed[c])
-        return Problem(self.network, region, group, *parts), groups
+        return Problem(self.network, region, group, *parts, self.related), groups
 
     # All rows of a region at once
 
@@ -95,18 +110,37 @@ class Problem:
 
 
 def problem_of(network: bounds.Network, prop: Property) -> Problem:
-    """A property on a network, its boxes and bounds rounded outward."""
+    """A property on a network, its boxes and bounds rounded outward.
+
+    Where the property relates outputs to inputs, the network is f beside its input: rows are of both, and bounded
+    together.  Raises UserError for more than LARGEST coefficients.
+    """
+    network = beside_input(network) if prop.relational else network
+    columns = prop.outputs + prop.inputs * prop.relational
     boxes = {id(clause.box): clause.box for clause in prop.clauses}
     order = {key: g for g, key in enumerate(boxes)}
     lower, upper = (np.stack([box.outward[i] for box in boxes.values()]) for i in (0, 1))
+    beyond = np.maximum(np.abs(lower), np.abs(upper)) > np.finfo(np.float32).max
+    if beyond.any():
+        raise UserError(
+            f"verify: input {int(beyond.any(0).argmax())} of the property reaches beyond what float32 holds, 3.4e38; "
+            "give a smaller box"
+        )
     width = max(len(clause.constraints) for clause in prop.clauses)
-    coef = np.zeros((len(prop.clauses), width, prop.outputs))
+    if len(prop.clauses) * width * columns > LARGEST:
+        raise UserError(
+            f"verify: {len(prop.clauses)} cases of up to {width} constraints on {columns} variables; accepted: "
+            f"{LARGEST} coefficients in all; split the property into several"
+        )
+    coef = np.zeros((len(prop.clauses), width, columns))
     offset = np.zeros((len(prop.clauses), width))
     for c, clause in enumerate(prop.clauses):
         for s in range(width):
             constraint = clause.constraints[min(s, len(clause.constraints) - 1)]
             for j, value in constraint.coef:
-                coef[c, s, j] = float(value)
+                coef[c, s, j] = _float(value)
+            for i, value in constraint.inputs:
+                coef[c, s, prop.outputs + i] = _float(value)
             offset[c, s] = rounded(constraint.bound, np.inf)
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -118,7 +152,16 @@ def problem_of(network: bounds.Network, prop: Property) -> Problem:
         torch.tensor([order[id(clause.box)] for clause in prop.clauses], device=network.device),
         tensor(coef).reshape(*coef.shape[:2], *network.graph.output_shape),
         tensor(offset),
+        related=prop.relational,
     )
+
+
+def _float(value: Fraction) -> float:
+    """The float64 nearest to a coefficient.  Raises UserError where there is none."""
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UserError("verify: a coefficient is beyond what float64 holds; scale the constraint") from error
 
 
 def box_region(lower: Tensor, upper: Tensor, network: bounds.Network) -> bounds.Linf:

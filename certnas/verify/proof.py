@@ -27,7 +27,8 @@ class Proof:
     """How each clause of `problem` was proved: by a method on its whole region, or by the leaves of a tree of splits.
 
     slopes: of each region that alpha-crown was tried on, the slopes of its intermediate bounds.  most: bytes that the
-    leaves may take; where they would exceed it none are kept, and `complete` is false.
+    leaves may take; where they would exceed it none are kept, and `complete` is false.  equal: whether some part was
+    proved by rational arithmetic alone, a strict inequality at its exact bound.
     """
 
     problem: Problem
@@ -36,6 +37,7 @@ class Proof:
     leaves: dict[int, list[Leaf]] = field(default_factory=dict)
     slopes: dict[int, Slopes] = field(default_factory=dict)
     size: int = 0
+    equal: bool = False
 
     @property
     def complete(self) -> bool:

@@ -15,14 +15,16 @@ Interval = tuple[Fraction, Fraction]
 
 @dataclass(frozen=True)
 class Constraint:
-    """Σⱼ coef[j]·Y_j ≤ bound, or < where strict.  Exact rationals."""
+    """Σⱼ coef[j]·Y_j + Σᵢ inputs[i]·X_i ≤ bound, or < where strict.  Exact rationals."""
 
     coef: tuple[tuple[int, Fraction], ...]
     bound: Fraction
     strict: bool = False
+    inputs: tuple[tuple[int, Fraction], ...] = ()
 
-    def holds(self, outputs: Sequence[Fraction]) -> bool:
+    def holds(self, outputs: Sequence[Fraction], inputs: Sequence[Fraction] = ()) -> bool:
         value = sum((a * outputs[j] for j, a in self.coef), Fraction(0))
+        value += sum((a * inputs[i] for i, a in self.inputs), Fraction(0))
         return value < self.bound if self.strict else value <= self.bound
 
 
@@ -31,11 +33,6 @@ class Box:
     """lower[i] ≤ X_i ≤ upper[i] for every input, as the decimals say."""
 
     sides: tuple[Interval, ...]
-
-    @cached_property
-    def empty(self) -> int | None:
-        """The first input whose lower bound exceeds its upper."""
-        return next((i for i, (low, high) in enumerate(self.sides) if low > high), None)
 
     @cached_property
     def outward(self) -> tuple[np.ndarray, np.ndarray]:
@@ -72,14 +69,16 @@ class Clause:
         if not (np.isfinite(outputs).all() and (lower <= inputs).all() and (inputs <= upper).all()):
             return False
         exact = [Fraction(float(y)) for y in outputs]
-        return all(constraint.holds(exact) for constraint in self.constraints)
+        x = [Fraction(float(v)) for v in inputs] if any(c.inputs for c in self.constraints) else []
+        return all(constraint.holds(exact, x) for constraint in self.constraints)
 
 
 @dataclass(frozen=True)
 class Property:
     """A disjunction of clauses; it is `unsat`, and the network safe, where no input meets any.
 
-    The shapes are those that VNN-LIB 2.0 declares, None where only the numbers of inputs and outputs are known.
+    Without a clause it is met nowhere: the boxes that it states hold no input.  The shapes are those that VNN-LIB 2.0
+    declares, None where only the numbers of inputs and outputs are known.
     """
 
     inputs: int
@@ -87,6 +86,11 @@ class Property:
     clauses: tuple[Clause, ...]
     input_shape: tuple[int, ...] | None = None
     output_shape: tuple[int, ...] | None = None
+
+    @property
+    def relational(self) -> bool:
+        """Whether any constraint speaks of inputs, beyond the boxes."""
+        return any(constraint.inputs for clause in self.clauses for constraint in clause.constraints)
 
     def violated_by(self, inputs: np.ndarray, outputs: np.ndarray) -> bool:
         """Whether a float32 input [n] and the outputs [m] that it gives are a counterexample."""

@@ -14,6 +14,7 @@ from bounds.analysis import Analysis
 from bounds.memory import budget
 from certnas.verify.branch import Branching, State
 from certnas.verify.deadline import Deadline
+from certnas.verify.exact import Equal
 from certnas.verify.input_split import FEW_INPUTS, InputSplitting, free_inputs
 from certnas.verify.problem import Problem
 from certnas.verify.proof import Proof
@@ -34,7 +35,8 @@ class Search:
     """The state of one search: the clauses still open, what is proved of them.
 
     met: told points [M, *shape] that may be counterexamples, says whether to stop; attack: the same for an attack on
-    the present problem, by its name.  proof: where to keep how each clause was proved.
+    the present problem, by its name.  proof: where to keep how each clause was proved.  equal: settles in rational
+    arithmetic what a strict inequality at its exact bound leaves open.
     """
 
     problem: Problem
@@ -44,6 +46,7 @@ class Search:
     attack: Callable[[Problem, str], bool]
     progress: Callable[[Step], None] | None = None
     proof: Proof | None = None
+    equal: Equal | None = None
     stage: str = "start"
     state: State = field(init=False)
     root: Analysis | None = None
@@ -70,11 +73,11 @@ class Search:
         with torch.no_grad():
             lower = bounds.Crown().lower(self.root, self.problem.rows)
         seconds = self.deadline.spent - began
-        if self._settled(lower) or self._attacked("thorough"):
+        if self._settled(lower) or self._equal() or self._attacked("thorough"):
             return
         if self.problem.region.is_box and free_inputs(self.problem) <= FEW_INPUTS:
             self._tell("input splitting")
-            InputSplitting(self.problem, self.memory, self._note).search(
+            InputSplitting(self.problem, self.memory, self._note, self._equal_on).search(
                 self.deadline, self.state, lambda: self._tell(self.stage), self.met
             )
             return
@@ -118,6 +121,10 @@ class Search:
         if self.proof is not None:
             proved = set(range(len(self.problem))) - set(left)
             self.proof.methods |= {self.clauses[c]: self.stage for c in proved}
+        return self._left(left)
+
+    def _left(self, left: list[int]) -> bool:
+        """Goes on with these clauses of the present problem; whether there are none."""
         self.clauses = [self.clauses[c] for c in left]
         if left:
             self.problem, groups = self.problem.only(left)
@@ -125,6 +132,28 @@ class Search:
             if self.root is not None:
                 self.root = self._narrowed(self.root, groups)
         return not left
+
+    def _equal(self) -> bool:
+        """Settles clauses over the whole of their boxes in rational arithmetic; whether no clause is left open."""
+        if self.equal is None:
+            return False
+        box = self.problem.region.box()
+        left = []
+        for c, g in enumerate(self.problem.group.tolist()):
+            self.deadline.check()
+            if not self._equal_on(c, box.lower[g].flatten(), box.upper[g].flatten(), math.inf):
+                left.append(c)
+        self.state.lower = {i: self.state.lower[c] for i, c in enumerate(left)}
+        return self._left(left)
+
+    def _equal_on(self, clause: int, lower: Tensor, upper: Tensor, bound: float) -> bool:
+        """Whether rational arithmetic settles a clause of the present problem in a box [n] where `bound` is proved."""
+        if self.equal is None or not bound > -float(self.problem.needed[clause]):
+            return False
+        settled = self.equal(self.clauses[clause], lower, upper)
+        if settled and self.proof is not None:
+            self.proof.equal = True
+        return settled
 
     def _note(self, clause: int, splits: tuple[Split, ...], choice: Choice | None) -> None:
         """Keeps a proved subproblem of the present problem."""

@@ -30,21 +30,23 @@ def is_onnx(source: str) -> bool:
     return source.endswith((".onnx", ".onnx.gz"))
 
 
-def open_onnx(path: Path) -> Subject:
+def open_onnx(path: Path, *, output: str | None = None, inputs: int | None = None) -> Subject:
     """An ONNX file exactly as it is stored, its inputs in its own layout; counterexamples run in onnxruntime.
 
-    Raises UserError for what cannot be read, followed or reproduced.
+    output, inputs: as `import_onnx` takes them.  Raises UserError for what cannot be read, followed or reproduced.
     """
     import onnx  # here: both load slowly
     import onnxruntime
 
     from certnas.models.formats.onnx import import_onnx
-    from certnas.models.formats.onnx.reading import read_model
+    from certnas.models.formats.onnx.reading import read_model, with_output, without_unread
 
     try:
-        module, model = import_onnx(path).eval(), read_model(path)
+        module, model = import_onnx(path, output=output, inputs=inputs).eval(), read_model(path)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from error
+    with_output(model, module.output, f"'{path}'")
+    without_unread(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -56,9 +58,11 @@ def open_onnx(path: Path) -> Subject:
     batch = max(1, given.shape.dim[0].dim_value)
 
     def replay(inputs: np.ndarray) -> np.ndarray:
-        x = np.repeat(inputs.reshape(1, *module.input_shape), batch, 0).astype(kind)
+        x = inputs.reshape(module.input_shape).astype(kind)
+        if not module.whole:
+            x = np.repeat(x[None], batch, 0)
         (outputs,) = session.run([module.output], {module.input: x})
-        return np.asarray(outputs[0], dtype=np.float64).flatten()
+        return np.asarray(outputs if module.whole else outputs[0], dtype=np.float64).flatten()
 
     return Subject(module, network_of(module, module.input_shape), replay)
 

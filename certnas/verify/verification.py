@@ -14,6 +14,7 @@ from bounds.memory import free_memory
 from certnas.errors import UserError
 from certnas.verify.attack import DESCENTS, Judge, Replay, attack
 from certnas.verify.deadline import Deadline, OutOfTime
+from certnas.verify.exact import equal_bounds
 from certnas.verify.problem import Problem, problem_of
 from certnas.verify.proof import Proof
 from certnas.verify.property import Property
@@ -54,7 +55,8 @@ def verify(
     """Whether any input of the property's boxes gives outputs that meet its constraints.
 
     `unsat`: for every clause and every x of its box, bounded outward to float64, some constraint's excess
-    Σ coef·f(x) − bound is above PROOF_MARGIN · (1 + its scale) for the network f in float64.  `sat`: a float32 input
+    Σ coef·f(x) − bound is above PROOF_MARGIN · (1 + its scale) for the network f in float64; or, where a constraint is
+    strict, shown in rational arithmetic to be at least 0.  `sat`: a float32 input
     at which `replay` gives outputs that meet a clause in exact arithmetic.
 
     network: `network_of(model, shape)`; X_i are its inputs in flattened order, Y_j its outputs.  replay: inputs [n]
@@ -81,10 +83,15 @@ def verify(
         found.extend([best] if best is not None else [])
         return bool(found)
 
+    if not prop.clauses:
+        return Verdict(
+            UNSAT, np.inf, deadline.spent, "empty box", note="no input lies in a box of the property"
+        )
     room = memory if memory is not None else max(free_memory(network.device) // 4, LEAST_MEMORY)
     problem = problem_of(network, prop)
     kept = Proof(problem, room) if proof else None
-    search = Search(problem, deadline, room, met, attacked, progress, kept)
+    equal = equal_bounds(problem.network, prop)
+    search = Search(problem, deadline, room, met, attacked, progress, kept, equal)
 
     def verdict(status: str, note: str = "") -> Verdict:
         state, example = search.state, found[0] if found else None

@@ -1,7 +1,8 @@
 """VNN-LIB 1.0: a strict reader of the properties that the competitions of 2021 to 2024 use; 2.0 through `vnnlib2`.
 
-Accepted: `declare-const` of X_i and Y_j as Real, and assertions of and, or, and comparisons of linear expressions;
-the inputs bounded one by one.  Decimals are exact rationals; rounding, outward, comes only when floats are asked for.
+Accepted: `declare-const` of X_i and Y_j as Real, and assertions of and, or, and comparisons of linear expressions of
+inputs and outputs; each input between two bounds, stated or implied.  Decimals are exact rationals; rounding, outward,
+comes only when floats are asked for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from certnas.verify.vnnlib2 import is_version_2, read_query
 MOST_CLAUSES = 10_000
 MOST_ATOMS = 2_000_000
 MOST_BITS = 20_000
+ROUNDS = 4
+"""How often constraints on several inputs narrow the box, each time by what the others left of it."""
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 VARIABLE = re.compile(r"([XY])_(0|[1-9]\d{0,8})", re.ASCII)
 COMPARISONS = {"<=": (1, False), "<": (1, True), ">=": (-1, False), ">": (-1, True)}
@@ -210,28 +213,31 @@ class _Reader:
         inputs, outputs = self.count("X"), self.count("Y")
         sides: list[list[Fraction | None]] = [[None, None] for _ in range(inputs)]
         shared = self.gather(common, sides)
-        reading = [any(self.reads_inputs(inequality) for inequality in case) for case in choices]
+        reading = [any(self.kinds(inequality) == {"X"} for inequality in case) for case in choices]
         if sum(reading) * inputs > MOST_ATOMS:
             raise UserError(
                 f"{self.where}: {sum(reading)} boxes of {inputs} inputs; at most {MOST_ATOMS} sides"
             )
-        common_box = None if all(reading) else Box(self.closed(sides))
-        clauses, crossed = [], None
+        common_box = None if all(reading) else self.box(sides, shared)
+        clauses = []
         for case, own in zip(choices, reading, strict=True):
             narrowed = [list(side) for side in sides] if own else sides
             constraints = shared + self.gather(case, narrowed)
-            if not constraints:
+            if not any(constraint.coef for constraint in constraints):
                 raise UserError(f"{self.where}: a case in which nothing is asserted of any output")
-            box = Box(self.closed(narrowed)) if own else common_box
-            assert box is not None
-            if box.empty is None:
+            box = self.box(narrowed, constraints) if own else common_box
+            if box is not None:
                 clauses.append(Clause(box, constraints))
-            else:
-                crossed = box.empty
-        if crossed is not None and not clauses:
-            named = self.shown("X", crossed)
-            raise UserError(f"{self.where}: no input at all: the lower bound of {named} exceeds its upper")
         return Property(inputs, outputs, tuple(clauses))
+
+    def box(self, sides: list[list[Fraction | None]], constraints: tuple[Constraint, ...]) -> Box | None:
+        """The box that the sides and the constraints on inputs alone state; None where it holds no input."""
+        alone = [one for one in constraints if one.inputs and not one.coef]
+        for _ in range(ROUNDS if alone else 0):
+            for one in alone:
+                narrow(one, sides)
+        crossed = any(low is not None and high is not None and low > high for low, high in sides)
+        return None if crossed else Box(tuple(self.pairs(sides)))
 
     def count(self, kind: str) -> int:
         indices = {index for letter, index in self.declared if letter == kind}
@@ -243,35 +249,30 @@ class _Reader:
             raise self.fail(line, f"{kind}_{max(indices)} is declared, {kind}_{missing} is not")
         return len(indices)
 
-    def reads_inputs(self, inequality: Inequality) -> bool:
-        return any(kind == "X" for kind, _ in inequality.linear.terms)
+    def kinds(self, inequality: Inequality) -> set[str]:
+        """Of what it speaks: X, Y or both."""
+        return {kind for kind, _ in inequality.linear.terms}
 
     def gather(
         self, inequalities: list[Inequality] | Conjunction, sides: list[list[Fraction | None]]
     ) -> tuple[Constraint, ...]:
-        """Narrows `sides` by bounds of inputs; returns the constraints on outputs."""
+        """Narrows `sides` by bounds of single inputs; returns the constraints that say more."""
         constraints = []
         for inequality in inequalities:
-            terms, line = inequality.linear.terms, inequality.line
+            terms, bound = inequality.linear.terms, -inequality.linear.constant
             if not terms:
-                raise self.fail(line, "a comparison without a variable")
-            if not self.reads_inputs(inequality):
-                coef = tuple(sorted((index, value) for (_, index), value in terms.items()))
-                constraints.append(Constraint(coef, -inequality.linear.constant, inequality.strict))
-                continue
-            if len(terms) > 1:
-                raise self.fail(line, "an input is bounded by a number alone: (<= X_i 0.5)")
-            ((_, index), factor) = next(iter(terms.items()))
-            if inequality.strict:
-                raise self.fail(line, "an input is bounded by <= or >=, not strictly")
-            bound, side = -inequality.linear.constant / factor, int(factor > 0)
-            old = sides[index][side]
-            if old is None or (bound < old if side else bound > old):
-                sides[index][side] = bound
+                raise self.fail(inequality.line, "a comparison without a variable")
+            coef, inputs = (
+                tuple(sorted((index, value) for (kind, index), value in terms.items() if kind == letter))
+                for letter in "YX"
+            )
+            constraint = Constraint(coef, bound, inequality.strict, inputs)
+            single = not coef and len(inputs) == 1
+            if single:
+                narrow(constraint, sides)
+            if not single or inequality.strict:
+                constraints.append(constraint)
         return tuple(constraints)
-
-    def closed(self, sides: list[list[Fraction | None]]) -> tuple[Interval, ...]:
-        return tuple(self.pairs(sides))
 
     def pairs(self, sides: list[list[Fraction | None]]) -> Iterator[Interval]:
         for index, (low, high) in enumerate(sides):
@@ -279,3 +280,19 @@ class _Reader:
                 side = "lower" if low is None else "upper"
                 raise self.fail(self.declared["X", index], f"{self.shown('X', index)} has no {side} bound")
             yield low, high
+
+
+def narrow(constraint: Constraint, sides: list[list[Fraction | None]]) -> None:
+    """Moves sides [lower, upper] of inputs in to what Σ aᵢ·X_i ≤ bound leaves: aᵢ·X_i ≤ bound − the others' least."""
+    least = [sides[i][int(a < 0)] for i, a in constraint.inputs]
+    terms = [None if end is None else a * end for (_, a), end in zip(constraint.inputs, least, strict=True)]
+    unknown = [place for place, term in enumerate(terms) if term is None]
+    if len(unknown) > 1:
+        return
+    total = sum((term for term in terms if term is not None), Fraction(0))
+    for place in unknown or range(len(terms)):
+        index, factor = constraint.inputs[place]
+        limit = (constraint.bound - total + (terms[place] or 0)) / factor
+        side, old = int(factor > 0), sides[index][int(factor > 0)]
+        if old is None or (limit < old if side else limit > old):
+            sides[index][side] = limit

@@ -15,14 +15,15 @@ def darts(
     size: int = 32,
     auxiliary: int = 0,
 ) -> Architecture:
-    """`layers` cells of a genotype in certnas.space.GENOTYPES, CIFAR-10's normalisation; auxiliary=1 adds its head.
+    """`layers` cells of a genotype, with CIFAR-10's normalisation; auxiliary=1 adds its head.
 
+    genotype: as `certnas.space.open_genotype` takes it, a name, a file or the text itself.
     Raises UserError for an unknown genotype and for numbers that give no network.  Liu et al. 2019, section 3.2.
     """
-    from certnas.space import DiscreteNetwork, published_genotype  # here: the space is built of this package
+    from certnas.space import DiscreteNetwork, open_genotype  # here: the space is built of this package
 
     module = DiscreteNetwork(
-        published_genotype(genotype),
+        open_genotype(genotype),
         channels,
         layers,
         classes,

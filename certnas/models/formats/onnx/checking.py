@@ -31,7 +31,7 @@ def check_against_onnxruntime(network: OnnxNetwork, model: onnx.ModelProto, what
     """
     given = next(item for item in model.graph.input if item.name == network.input).type.tensor_type
     declared = given.shape.dim[0].dim_value if given.shape.dim[0].HasField("dim_value") else 1
-    batch = max(1, declared)
+    batch = 1 if network.whole else max(1, declared)
     kind = onnx.helper.tensor_dtype_to_np_dtype(given.elem_type)
     difference, compared = 0.0, torch.tensor(False)
     for center, width in DRAWN:
@@ -90,10 +90,13 @@ def _run(model: onnx.ModelProto, network: OnnxNetwork, x: np.ndarray, batch: int
         if "opset" not in str(error):
             raise
         session = ReferenceEvaluator(model)  # an opset newer than onnxruntime
-    parts = [
-        session.run([network.output], {network.input: x[first : first + batch]})[0]
-        for first in range(0, len(x), batch)
-    ]
+    if network.whole:
+        parts = [session.run([network.output], {network.input: one})[0][None] for one in x]
+    else:
+        parts = [
+            session.run([network.output], {network.input: x[first : first + batch]})[0]
+            for first in range(0, len(x), batch)
+        ]
     return torch.from_numpy(np.concatenate(parts).astype(np.float32))
 
 

@@ -20,6 +20,7 @@ from certnas.models.formats.onnx.pooling import POOLING
 from certnas.models.formats.onnx.recurrent import with_batch_inside
 from certnas.models.formats.onnx.shaping import SHAPING
 from certnas.models.formats.onnx.site import Site, Step
+from certnas.models.formats.onnx.whole import with_batch
 
 OPERATORS: dict[str, Callable[[Site], Step]] = {
     **LINEAR, **POINTWISE, **POOLING, **SHAPING, "LSTM": with_batch_inside,
@@ -37,15 +38,15 @@ _NUMBERS: dict[int, torch.dtype] = {
 }  # fmt: skip
 
 
-def import_graph(model: onnx.ModelProto) -> OnnxNetwork:
+def import_graph(model: onnx.ModelProto, *, whole: bool = False) -> OnnxNetwork:
     """The network of a model without local functions, all tensors inside.  x [N, *input] -> [N, *output], float32.
 
     A fixed batch size in the file is made free: every tensor that depends on the input must keep its batch as
-    dimension 0.  Of several outputs the first counts.
+    dimension 0.  whole: the input has none, and all of it is one image.  Of several outputs the first counts.
     Raises UserError, naming the node, for what cannot be followed.
     """
     try:
-        return _Importer(model).network()
+        return _Importer(model, whole=whole).network()
     except UserError:
         raise
     except Exception as error:  # names that are no text, sizes that are no numbers
@@ -56,8 +57,9 @@ def import_graph(model: onnx.ModelProto) -> OnnxNetwork:
 class _Importer:
     """Walks the nodes in order; computed tensors are of the meta device, so nothing is evaluated or allocated."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, *, whole: bool) -> None:
         graph = model.graph
+        self.whole = whole
         self.graph = graph
         self.opset = _opset(model)
         if len(graph.node) > NODES:
@@ -67,8 +69,8 @@ class _Importer:
         }
         if len(graph.sparse_initializer):
             raise UserError("the ONNX graph has sparse initializers; export dense ones")
-        self.input, shape = _input(graph, set(self.values))
-        self.batch, self.input_shape = shape[0], tuple(shape[1:])
+        self.input, shape = _input(graph, set(self.values), whole=whole)
+        self.batch, self.input_shape = (1, tuple(shape)) if whole else (shape[0], tuple(shape[1:]))
         self.values[self.input] = torch.empty(shape, device="meta")
 
     def network(self) -> OnnxNetwork:
@@ -86,7 +88,14 @@ class _Importer:
         if found is None or not found.is_meta:
             raise UserError(f"the ONNX network's output {output!r} does not depend on its input")
         constants = {name: value for name, value in self.values.items() if not value.is_meta}
-        return OnnxNetwork(wirings, constants, input=self.input, output=output, input_shape=self.input_shape)
+        return OnnxNetwork(
+            wirings,
+            constants,
+            input=self.input,
+            output=output,
+            input_shape=self.input_shape,
+            whole=self.whole,
+        )
 
     def _wanted(self, output: str) -> set[str]:
         """The tensors that the output depends on."""
@@ -129,8 +138,14 @@ class _Importer:
         attributes["outputs"] = len(node.output)
         inputs = tuple(self.values[name] if name else None for name in node.input)
         site = Site(node.op_type, where, self.opset, self.batch, attributes, inputs)
-        step = OPERATORS[node.op_type](site)
+        importer, lifted = (
+            OPERATORS[node.op_type],
+            self.whole and any(x is not None and x.is_meta for x in inputs),
+        )
+        step = with_batch(site, importer) if lifted else importer(site)
         arguments = [site.tensor(i) for i in step.inputs]
+        if lifted:
+            arguments = [x.unsqueeze(0) if x.is_meta else x for x in arguments]
         with torch.device("meta"):
             shapes = step.function(*(value.to("meta") for value in arguments))
         pieces = (shapes,) if isinstance(shapes, Tensor) else tuple(shapes)
@@ -140,13 +155,26 @@ class _Importer:
         if len(outputs) != len(pieces) or not all(outputs):
             raise site.refuse(f"{len(outputs)} outputs are named where it gives {len(pieces)}")
         if any(value.is_meta for value in arguments):
-            self.values |= zip(outputs, pieces, strict=True)
+            kept = [piece[0] for piece in pieces] if lifted else pieces
+            self.values |= zip(outputs, kept, strict=True)
             names = tuple(node.input[i] for i in step.inputs)
             label = f"{position}_{re.sub(r'[^A-Za-z0-9]', '', node.op_type)}"
             return Wiring(label, step.function, names, tuple(outputs))
         result = step.function(*arguments)
         self.values |= zip(outputs, (result,) if isinstance(result, Tensor) else result, strict=True)
         return None
+
+
+def fixed_input(model: onnx.ModelProto) -> list[int] | None:
+    """The shape of the one input where all of it is fixed, the first dimension, too; None otherwise."""
+    known = {item.name for item in model.graph.initializer}
+    inputs = [item for item in model.graph.input if item.name not in known]
+    if len(inputs) != 1:
+        return None
+    shape = [
+        dim.dim_value if dim.HasField("dim_value") else 0 for dim in inputs[0].type.tensor_type.shape.dim
+    ]
+    return shape if min(shape, default=0) > 0 else None
 
 
 def _line(text: str) -> str:
@@ -162,8 +190,8 @@ def _opset(model: onnx.ModelProto) -> int:
     return found
 
 
-def _input(graph: onnx.GraphProto, known: set[str]) -> tuple[str, list[int]]:
-    """The name and shape of the one input; a free batch counts as 1."""
+def _input(graph: onnx.GraphProto, known: set[str], *, whole: bool) -> tuple[str, list[int]]:
+    """The name and shape of the one input; a free batch counts as 1, where there is one."""
     inputs = [item for item in graph.input if item.name not in known]
     if len(inputs) != 1:
         names = ", ".join(_line(item.name) for item in inputs[:5]) or "none"
@@ -172,14 +200,14 @@ def _input(graph: onnx.GraphProto, known: set[str]) -> tuple[str, list[int]]:
     if tensor.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
         raise UserError(f"the ONNX input {inputs[0].name!r} is of type {tensor.elem_type}; accepted: floats")
     sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in tensor.shape.dim]
-    shape = [max(1, size) if i == 0 else size for i, size in enumerate(sizes)]
+    shape = [max(1, size) if i == 0 and not whole else size for i, size in enumerate(sizes)]
     elements = 1
     for size in shape:
         elements *= size
-    if len(shape) < 2 or min(shape) < 1 or elements > LARGEST:
+    if len(shape) < 2 - whole or min(shape) < 1 or elements > LARGEST:
         raise UserError(
-            f"the ONNX input {inputs[0].name!r} has shape {sizes} (0 stands for a free size); accepted: a batch and "
-            f"fixed sizes, at most {LARGEST} elements"
+            f"the ONNX input {inputs[0].name!r} has shape {sizes} (0 stands for a free size); accepted: fixed sizes, "
+            f"behind a batch where there is one, at most {LARGEST} elements"
         )
     return inputs[0].name, shape
 

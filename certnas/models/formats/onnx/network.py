@@ -35,6 +35,7 @@ class OnnxNode(nn.Module):
 class OnnxNetwork(nn.Module):
     """x [N, *input_shape] -> [N, *output]: the nodes of an ONNX graph in their order, the batch free.
 
+    whole: whether the file's own input has no batch dimension, and is of input_shape.
     Parameters are the graph's initialisers under their own names, characters that Python does not take replaced
     by underscores.
     """
@@ -47,8 +48,10 @@ class OnnxNetwork(nn.Module):
         input: str,
         output: str,
         input_shape: tuple[int, ...],
+        whole: bool = False,
     ) -> None:
         super().__init__()
+        self.whole = whole
         self.input, self.output, self.input_shape = input, output, input_shape
         needed = dict.fromkeys(name for wiring in wirings for name in wiring.inputs if name in constants)
         self.weights = nn.ParameterDict()

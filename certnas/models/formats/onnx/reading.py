@@ -13,6 +13,9 @@ from onnx import TensorProto
 
 from certnas.errors import UserError
 
+TRAINING_IS_AN_ATTRIBUTE = 14
+"""The opset from which batch normalisation says itself whether it is in training mode."""
+OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 LARGEST_FILE = 2**31 - 1
 """Bytes: what a protobuf message can hold."""
 
@@ -34,6 +37,60 @@ def read_model(path: Path) -> onnx.ModelProto:
         if tensor.data_location == TensorProto.EXTERNAL:
             total += _bring_in(tensor, path, LARGEST_FILE - total)
     return model
+
+
+def outputs_of(model: onnx.ModelProto) -> list[str]:
+    """The names of the model's outputs, as a message can hold them."""
+    return [_shown(item.name) for item in model.graph.output]
+
+
+def _shown(name: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in name[:80])
+
+
+def with_output(model: onnx.ModelProto, name: str | None, what: str) -> None:
+    """Takes all outputs but one off the model: the one of this name, or the first.
+
+    Raises UserError where there is none of this name.
+    """
+    graph = model.graph
+    chosen = [item for item in graph.output if name in (None, item.name)][:1]
+    if name is not None and not chosen:
+        raise UserError(f"{what} has no output {name!r}; it has {', '.join(outputs_of(model)) or 'none'}")
+    kept = [onnx.ValueInfoProto.FromString(item.SerializeToString()) for item in chosen]
+    del graph.output[:]
+    graph.output.extend(kept)
+
+
+def without_unread(model: onnx.ModelProto) -> list[str]:
+    """Takes optional outputs that nothing reads off their nodes: a mask, indices, statistics.
+
+    A node is then what the outputs that count make of it.  Returns a line for each batch normalisation that these
+    outputs would put in training mode, by the rules of opsets before 14.
+    """
+    graph, notes = model.graph, []
+    read = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    for position, node in enumerate(graph.node):
+        unread = []
+        while len(node.output) > 1 and node.output[-1] not in read and _optional(node, opset):
+            unread.append(_shown(node.output.pop()))
+        if any(unread) and node.op_type == "BatchNormalization" and opset < TRAINING_IS_AN_ATTRIBUTE:
+            notes.append(
+                f"BatchNormalization at node {position} also names {', '.join(reversed(unread))}, which nothing reads: "
+                "it is taken in evaluation mode, by its stored statistics, where onnxruntime takes the batch's"
+            )
+    return notes
+
+
+def _optional(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether the node's last output may be left out."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    place = len(node.output) - 1
+    return place < len(schema.outputs) and schema.outputs[place].option == OPTIONAL
 
 
 def without_softmax(model: onnx.ModelProto) -> bool:
