@@ -134,6 +134,7 @@ class Run:
         options, data = self.options, self.data
         kept = ("targets", "norm", "eps_max", "tol", "attack", "seed", "memory", "time_per_image")
         asked = {name: options[name] for name in kept} | {"method": self.method, "clip": self.clip}
+        asked["at"] = self.at
         job = certification(self.model.module, data.x, data.y, device=self.device, **asked)
         for line in job.why:
             click.echo(line, err=True)

@@ -8,6 +8,11 @@ from typing import Self
 import numpy as np
 
 
+NO_TARGET = -1
+TEXTS = ("proved_by", "proof", "status")
+"""The columns of `Certificates` that are text."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """The figures of a set of certificates; radii in input units, NaN where there is nothing to average."""
@@ -30,18 +35,21 @@ class Summary:
 class Certificates:
     """Per image: no x' in the box with ‖x' − x‖ ≤ radius_lower is misclassified; one at radius_upper is.
 
-    index, label, prediction, evaluations [N] int; radius_lower, radius_upper [N] float64 in input units,
-    radius_upper inf where no attack ran or none succeeded; seconds [N].  status per image: "certified",
-    "misclassified" (radius 0), "zero" (nothing proved) or "failed: why".  method: all that were used; proved_by: the
-    one of each image.  notes: attacks that were left out, one line each, sorted.
+    index, label, prediction, evaluations [N] int; target [N] int, the one class that the label was proved against, or
+    NO_TARGET for all; radius_lower, radius_upper [N] float64 in input units, radius_upper inf where no attack ran or
+    none succeeded; seconds [N].  status per image: "certified", "misclassified" (radius 0), "zero" (nothing proved) or
+    "failed: why".  method: all that were used; proved_by: the one of each image; proof: the file of its certificate,
+    "" for none.  notes: attacks that were left out, one line each, sorted.
     """
 
     norm: str
     method: str
     proved_by: tuple[str, ...]
+    proof: tuple[str, ...]
     index: np.ndarray
     label: np.ndarray
     prediction: np.ndarray
+    target: np.ndarray
     radius_lower: np.ndarray
     radius_upper: np.ndarray
     status: tuple[str, ...]
@@ -67,19 +75,14 @@ class Certificates:
         """The certificates of all `parts`, in their order; at least one, of one norm and method."""
         if len({(p.norm, p.method) for p in parts}) != 1:
             raise ValueError("Certificates.join: expected parts of one norm and method")
-        arrays = {
+        columns = {
             field.name: np.concatenate([getattr(p, field.name) for p in parts])
             for field in fields(cls)
-            if field.name not in ("norm", "method", "proved_by", "status", "notes")
+            if field.name not in ("norm", "method", *TEXTS, "notes")
         }
-        return cls(
-            norm=parts[0].norm,
-            method=parts[0].method,
-            proved_by=tuple(name for p in parts for name in p.proved_by),
-            status=tuple(s for p in parts for s in p.status),
-            notes=tuple(sorted({n for p in parts for n in p.notes})),
-            **arrays,
-        )
+        texts = {name: tuple(text for p in parts for text in getattr(p, name)) for name in TEXTS}
+        notes = tuple(sorted({n for p in parts for n in p.notes}))
+        return cls(norm=parts[0].norm, method=parts[0].method, notes=notes, **texts, **columns)
 
     def ordered(self, index: Sequence[int]) -> Self:
         """The same, images in the order in which `index` names them; `index` may name others too."""
@@ -90,8 +93,8 @@ class Certificates:
             for field in fields(self)
             if isinstance(getattr(self, field.name), np.ndarray)
         }
-        status, proved_by = (tuple(values[at] for at in order) for values in (self.status, self.proved_by))
-        return replace(self, status=status, proved_by=proved_by, **columns)
+        texts = {name: tuple(getattr(self, name)[at] for at in order) for name in TEXTS}
+        return replace(self, **texts, **columns)
 
     @property
     def correct(self) -> np.ndarray:
