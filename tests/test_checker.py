@@ -50,7 +50,7 @@ def certified(
 def enclosure(network: Network, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of f(x) in real arithmetic at one image x [*shape].  [K] each"""
     point = Certificate(network.output, "linf", x, 0.0, (x, x), x, x, (), {}, {})
-    low, high = Known(point, network, exact=False).box(network.output)
+    low, high = Known(point, network, Arithmetic(False)).box(network.output)
     return low[0], high[0]
 
 

@@ -154,7 +154,9 @@ def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bra
     # one step beyond the adversarial example: a bound that proves too much must be able to show it
     end = torch.minimum(end, attacked.to(end) * (1 + 1e-6))
     none = torch.zeros_like(centre)
-    found = _Found(none, none, none.long(), torch.zeros(len(centre), dtype=centre.dtype), none.long(), none.bool())
+    found = _Found(
+        none, none, none.long(), torch.zeros(len(centre), dtype=centre.dtype), none.long(), none.bool()
+    )
     for place, method in enumerate(request.methods):
         wide = found.radius < (1 - WIDE) * torch.minimum(end, attacked.to(end))
         image = wide.nonzero().flatten()
@@ -261,7 +263,9 @@ def _prove(
 
     for attempt in range(SHRINKS):
         for eps in exactly:
-            tried(torch.where((radius > 0) & (radius < eps) & (eps <= upper), torch.full_like(radius, eps), 0))
+            tried(
+                torch.where((radius > 0) & (radius < eps) & (eps <= upper), torch.full_like(radius, eps), 0)
+            )
         tried(radius)
         radius, upper = radius * max(1 - tol * 2**attempt, 0.5), radius
     return proved_radius, proved_margin

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-
 
 NO_TARGET = -1
 TEXTS = ("proved_by", "proof", "status")
@@ -75,26 +74,26 @@ class Certificates:
         """The certificates of all `parts`, in their order; at least one, of one norm and method."""
         if len({(p.norm, p.method) for p in parts}) != 1:
             raise ValueError("Certificates.join: expected parts of one norm and method")
-        columns = {
+        columns: dict[str, Any] = {
             field.name: np.concatenate([getattr(p, field.name) for p in parts])
             for field in fields(cls)
             if field.name not in ("norm", "method", *TEXTS, "notes")
         }
-        texts = {name: tuple(text for p in parts for text in getattr(p, name)) for name in TEXTS}
+        columns |= {name: tuple(text for p in parts for text in getattr(p, name)) for name in TEXTS}
         notes = tuple(sorted({n for p in parts for n in p.notes}))
-        return cls(norm=parts[0].norm, method=parts[0].method, notes=notes, **texts, **columns)
+        return cls(norm=parts[0].norm, method=parts[0].method, notes=notes, **columns)
 
     def ordered(self, index: Sequence[int]) -> Self:
         """The same, images in the order in which `index` names them; `index` may name others too."""
         place = {name: at for at, name in enumerate(index)}
         order = sorted(range(len(self)), key=lambda at: place[int(self.index[at])])
-        columns = {
+        columns: dict[str, Any] = {
             field.name: getattr(self, field.name)[order]
             for field in fields(self)
             if isinstance(getattr(self, field.name), np.ndarray)
         }
-        texts = {name: tuple(getattr(self, name)[at] for at in order) for name in TEXTS}
-        return replace(self, **texts, **columns)
+        columns |= {name: tuple(getattr(self, name)[at] for at in order) for name in TEXTS}
+        return replace(self, **columns)
 
     @property
     def correct(self) -> np.ndarray:

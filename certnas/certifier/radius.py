@@ -98,7 +98,6 @@ class _Search:
     def next(self) -> Tensor:
         """The ε [N] to evaluate next, in single precision so that both precisions see the same ball."""
         proved, aim = self.lo > 0, self.root * (1 - SHORT * self.tol)
-        aim = torch.where(self.root >= self.end * (1 - self.tol), self.end, aim)
         known = torch.isfinite(aim)
         expand = torch.where(known, aim, self.lo * torch.exp(-self.g_lo))
         expand = self._within(expand, self.lo * (1 + self.tol), self.lo * MAX_STEP)

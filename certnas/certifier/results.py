@@ -42,7 +42,12 @@ def csv_text(certificates: Certificates) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for image in _images(certificates):
-        row = {**image, "norm": certificates.norm, "method": image["proved_by"], "certificate": image["proof"]}
+        row = {
+            **image,
+            "norm": certificates.norm,
+            "method": image["proved_by"],
+            "certificate": image["proof"],
+        }
         row["target"] = "" if image["target"] == NO_TARGET else image["target"]
         row["seconds"] = f"{image['seconds']:.3f}"
         writer.writerow([row[column] for column in COLUMNS])

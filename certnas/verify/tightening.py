@@ -52,8 +52,8 @@ def tighten(
     The radii `at`, and eps_max, are tried before others that lie between the same ends.
     An image is done where lower ≥ upper · (1 − tol).  `progress(image, lower, upper)` after each radius tried;
     `proved(image, proof)` for each raised one, at its last radius.
-    network: `network_of(model, shape)`; clip, targets, eps_max, at and seed as `certify` was given them.  Raises UserError
-    for a count that differs.
+    network: `network_of(model, shape)`; clip, targets, eps_max, at and seed as `certify` was given them.  Raises
+    UserError for a count that differs.
     """
     if not len(certificates) == len(x) == len(y):
         raise UserError(f"tighten: {len(certificates)} certificates for {len(x)} images and {len(y)} labels")
