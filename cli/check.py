@@ -66,7 +66,8 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     prop = None if options["prop"] is None else read_vnnlib(options["prop"])
     data = _data(options)
     module, exact = _module(source, options, files), ARITHMETIC[options["arithmetic"]]
-    rejected, claims = 0, dict[str, Claim | None]()
+    rejected = 0
+    claims: dict[str, Claim | None] = {}
     for file in files:
         claims[file.name] = None
         try:

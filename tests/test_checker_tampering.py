@@ -315,7 +315,9 @@ def test_certify_writes_what_check_proves(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "wrote 1 certificates" in result.output
     result = runner.invoke(main, ["check", str(folder), "digits-cnn", "--arithmetic", "float"])
     assert result.exit_code == 0 and "all 1 certificates are proved" in result.output
-    assert re.search(r"class (\d) beats (\d to \d|[\d, to]+) within l∞ distance 0\.03 in \[0, 1\]", result.output)
+    assert re.search(
+        r"class (\d) beats (\d to \d|[\d, to]+) within l∞ distance 0\.03 in \[0, 1\]", result.output
+    )
     result = runner.invoke(main, ["check", str(folder), "digits-cell"])
     assert result.exit_code == 1 and "another network" in result.output
     files = sorted(folder.glob("*.npz"))

@@ -101,7 +101,9 @@ def test_boxes_and_conjunctions(seed: int, few: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(search, "FEW_INPUTS", few)
     network, prop = several(seed)
     found, made = certified(network, prop, (2,))
-    assert len(found) == 2 and covers(found, prop) and claim_of_property(found).endswith("any of 4 conjunctions")
+    assert (
+        len(found) == 2 and covers(found, prop) and claim_of_property(found).endswith("any of 4 conjunctions")
+    )
     for one, clauses in zip(found, (prop.clauses[:2], prop.clauses[2:]), strict=True):
         derived = check(one, made, exact=True)
         outputs = least(network, clauses[0].box, (2,)).numpy()
