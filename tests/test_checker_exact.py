@@ -107,7 +107,9 @@ def test_sigmoids_are_compared_by_the_far_ends_of_their_enclosures() -> None:
             (low, False),
             (high - (high - low) / 2**100, False),
         ):
-            assert curves._above_sigmoid(Fraction(0), constant, at, at) == above
+            assert curves._above_sigmoid(Fraction(0), constant, at - 1, at) == above
+            steep = constant - 2 * at
+            assert curves._above_sigmoid(Fraction(2), steep, at, at + 1) == above
 
 
 @pytest.mark.parametrize("tanh", [False, True])
