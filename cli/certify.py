@@ -138,10 +138,14 @@ class Run:
         options, data = self.options, self.data
         kept = ("targets", "norm", "eps_max", "tol", "attack", "seed", "memory", "time_per_image")
         asked = {name: options[name] for name in kept} | {"method": self.method, "clip": self.clip}
+        asked["at"] = self.at
         job = certification(self.model.module, data.x, data.y, device=self.device, **asked)
         for line in job.why:
             click.echo(line, err=True)
+        named = ("mean", "std", "input_range", "layout", "channels")
+        told = " ".join(f"{name}={options[name]}" for name in named if options[name] is not None)
         about = {"model": options["source"], "weights": self.model.sha256, "data": options["data"]}
+        about["preprocessing"] = told
         return Shards(job, options["certificates"], about, options["targets"], self.complete)
 
     def go(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,10 @@ from cli.opening import opened, with_opening
 if TYPE_CHECKING:
     from torch import nn
 
+    from certnas.data import Dataset
+    from certnas.proofs import Claim
+
+RESULTS = "results.csv"
 ARITHMETIC = {"auto": None, "exact": True, "float": False}
 
 
@@ -32,12 +36,20 @@ ARITHMETIC = {"auto": None, "exact": True, "float": False}
     show_default=True,
     help="exact: integers; float: float64 with its rounding bounded; auto: exact where that is quick.",
 )
+@click.option("--data", help="Data set, image folder or .npz that the certificates' images have to be from.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    help="results.csv to hold against certificates and images; by default that in the folder, or in the one above.",
+)
 def check(certificate: Path, model: str, **options: Any) -> None:
     """Prove certificates of MODEL again, from the numbers that they hold.
 
     CERTIFICATE is a file that `certnas certify` or `certnas verify` wrote with --certificates DIR, or the folder.  The
-    check uses numpy and integers, and nothing of the bound engine but its reading of the network's structure.  Exit
-    code 1: one proves nothing about this model, or not the property.
+    check uses numpy and integers, and nothing of the bound engine but its reading of the network's structure.  With
+    --data, each certificate's image has to be the one that it names, and each line of results.csv what its certificate
+    proves.  Exit code 1: one proves nothing about this model, or not the property, or a line is not proved.
     """
     with refusals():
         _check(certificate, model, options)
@@ -46,18 +58,24 @@ def check(certificate: Path, model: str, **options: Any) -> None:
 def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     from certnas.checker import Rejected
     from certnas.errors import UserError
-    from certnas.proofs import check_file
+    from certnas.proofs import check_file, held_image
     from certnas.verify import read_vnnlib
 
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no certificate; give a folder that --certificates wrote")
     prop = None if options["prop"] is None else read_vnnlib(options["prop"])
+    data = _data(options)
     module, exact = _module(source, options, files), ARITHMETIC[options["arithmetic"]]
     rejected = 0
+    claims: dict[str, Claim | None] = {}
     for file in files:
+        claims[file.name] = None
         try:
             proved = check_file(file, module, exact=exact, prop=prop)
+            claims[file.name] = proved.of_image
+            if data is not None and proved.of_image is not None:
+                held_image(proved.certificates[0].about.get("index"), proved.of_image, data)
         except Rejected as error:
             rejected += 1
             click.echo(f"rejected  {file.name}: {error}")
@@ -68,6 +86,51 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     if rejected:
         raise Ended(f"error: {rejected} of {len(files)} certificates were rejected", UNSOUND)
     click.echo(f"all {len(files)} certificates are proved")
+    table = _table(path, options["results"])
+    if data is not None and table is not None:
+        _hold(table, claims, data)
+
+
+def _data(options: dict[str, Any]) -> Dataset | None:
+    """All images of the data set that was named."""
+    from certnas.data import load
+    from certnas.errors import UserError
+
+    if options["data"] is None:
+        given = [name for name in ("data_root", "results") if options[name] is not None]
+        if given:
+            raise UserError(f"--{given[0].replace('_', '-')} needs the images: add --data")
+        return None
+    return load(options["data"], root=options["data_root"])
+
+
+def _table(path: Path, given: Path | None) -> Path | None:
+    """The results.csv that was named, or that lies in the folder of certificates or in the one above."""
+    if given is not None:
+        return given / RESULTS if given.is_dir() else given
+    if not path.is_dir():
+        return None
+    return next((p for p in (path / RESULTS, path.absolute().parent / RESULTS) if p.is_file()), None)
+
+
+def _hold(table: Path, claims: Mapping[str, Claim | None], data: Dataset) -> None:
+    """Holds a results.csv against what its certificates prove."""
+    from certnas.checker import Rejected
+    from certnas.proofs import held_rows, read_rows
+
+    try:
+        rows = read_rows(table)
+    except Rejected as error:
+        raise Ended(f"error: {table}: {error}", UNSOUND) from error
+    wrong = list(held_rows(rows, claims, data))
+    for line, why in wrong:
+        click.echo(f"rejected  {table.name}{f' line {line}' if line else ''}: {why}")
+    if wrong:
+        raise Ended(f"error: {len(wrong)} lines of {table} are not what the certificates prove", UNSOUND)
+    proved = sum(bool(row.certificate) for row in rows)
+    alone = sum(row.radius > 0 and not row.certificate for row in rows)
+    left = f"; {alone} radii have no certificate" if alone else ""
+    click.echo(f"{table}: {proved} of {len(rows)} lines are what a certificate proves of that image{left}")
 
 
 def _module(source: str, options: dict[str, Any], files: Sequence[Path]) -> nn.Module:

@@ -55,4 +55,5 @@ class Completion:
         if self.network is None:
             self.network = network_of(model, tuple(x.shape[1:]))
         kept = {name: self.options[name] for name in ("targets", "eps_max", "seed", "memory")}
+        kept["at"] = self.options["at"] or ()
         return tighten(self.network, x, y, batch, timeout=self.seconds, clip=clip, proved=proved, **kept)

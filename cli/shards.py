@@ -50,7 +50,10 @@ class _Worker:
         certificates = self.certify(batch, tell)
         certificates = self.job.complete(request.model, batch.x, batch.y, certificates, request.clip, keep)
         if self.writer is not None:
+            from certnas.proofs import with_files
+
             written = self.writer.write(batch.x, batch.y, certificates, proofs)
+            certificates = with_files(certificates, written)
         return certificates, written
 
     def _writer(self, batch: Batch, folder: Path) -> Writer:

@@ -13,7 +13,9 @@ import bounds
 import certnas
 from certnas.attacks import Adversarial
 from certnas.certifier import PROOF_MARGIN, Certificates, Progress, SoundnessError, batch, certification
+from certnas.certifier.results import COLUMNS, csv_text
 from certnas.errors import UserError
+from cli.values import Number
 
 ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 DUALS = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
@@ -154,6 +156,52 @@ def test_eps_max_is_reached_exactly_and_never_passed() -> None:
     got = certnas.certify(model, x, y, attack=False, eps_max=middle).radius_lower
     assert got.max() <= middle
     np.testing.assert_allclose(got, np.minimum(free, middle), rtol=2e-3)
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+def test_images_that_hold_at_eps_max_are_certified_at_exactly_that(method: str) -> None:
+    model, x = relu(), images(12)
+    y = labels(model, x)
+    free = certnas.certify(model, x, y, method=method, attack=False)
+    most = float(Number().convert("2/255", None, None)) * float(np.median(free.radius_lower)) * 64
+    got = certnas.certify(model, x, y, method=method, attack=False, eps_max=most)
+    holds = free.radius_lower >= most
+    assert 3 < holds.sum() < 12 and (got.radius_lower[holds] == most).all()
+    assert got.certified_accuracy(most) == free.certified_accuracy(most) == holds.mean()
+    assert got.evaluations.sum() <= free.evaluations.sum()
+
+
+@pytest.mark.parametrize("tol", [1e-3, 0.1])
+def test_radii_that_are_asked_about_are_tried_exactly(tol: float) -> None:
+    """Of affine networks, whose radius is known, radii a little below it and above it."""
+    model, x = affine(), images(1)
+    y = labels(model, x)
+    kept = dict(method="crown", clip=None, attack=False)
+    exact = float(certnas.certify(model, x, y, tol=1e-5, **kept).radius_lower[0])
+    plain = float(certnas.certify(model, x, y, tol=tol, **kept).radius_lower[0])
+    below, above = exact * (1 - 1e-9), exact * (1 + 1e-4)
+    assert plain < below
+    for at, found in (((below,), below), ((above,), plain), ((plain, below, above, 2 * exact), below)):
+        got = certnas.certify(model, x, y, tol=tol, at=at, **kept)
+        assert got.radius_lower.tolist() == [found]
+    assert certnas.certify(model, x, y, tol=tol, at=(below,), **kept).certified_accuracy(below) == 1
+    capped = certnas.certify(model, x, y, tol=tol, at=(below,), eps_max=plain, **kept)
+    assert capped.radius_lower.tolist() == [plain], "no radius beyond eps_max is tried"
+
+
+def test_the_class_that_each_image_was_proved_against_is_told() -> None:
+    model, x = relu(), images(9)
+    y = labels(model, x)
+    with torch.no_grad():
+        logits = model(x)
+    runner_up = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+    got = {t: certnas.certify(model, x, y, targets=t, attack=False) for t in ("all", "random", "runner-up")}
+    assert got["all"].target.tolist() == [-1] * 9
+    assert got["runner-up"].target.tolist() == runner_up.tolist()
+    assert (got["random"].target != y.numpy()).all() and len(set(got["random"].target.tolist())) > 2
+    row = csv_text(got["runner-up"]).splitlines()[1].split(",")
+    assert dict(zip(COLUMNS, row, strict=True))["target"] == str(int(runner_up[0]))
+    assert dict(zip(COLUMNS, csv_text(got["all"]).splitlines()[1].split(","), strict=True))["target"] == ""
 
 
 def test_a_constant_network_is_certified_for_the_whole_box() -> None:

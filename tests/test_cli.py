@@ -78,7 +78,9 @@ def test_a_folder_holds_everything(tmp_path: Path) -> None:
         "results.json",
     ]
     assert (out / "results.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
-    assert ",".join(COLUMNS) == "index,label,prediction,norm,method,radius_lower,radius_upper,status,seconds"
+    assert ",".join(COLUMNS) == (
+        "index,label,prediction,target,norm,method,radius_lower,radius_upper,status,certificate,seconds"
+    )
     record = json.loads((out / "results.json").read_text())
     assert {"python", "torch", "certnas", "numpy"} <= set(record["versions"])
     assert record["config"]["seed"] == 0 and record["config"]["norm"] == "l2" and len(record["images"]) == 3

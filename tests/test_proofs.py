@@ -17,7 +17,7 @@ from torch import nn
 from certnas import certify
 from certnas.checker import Certificate, Network, check
 from certnas.proofs import Uncertified, certificates_of, plain, read
-from certnas.proofs.claims import claim_of, covers
+from certnas.proofs.claims import claim, claim_of_property, covers
 from certnas.verify import Clause, Property, network_of, search, tighten, verify
 from certnas.verify.proof import Proof
 from cli.main import main
@@ -101,7 +101,9 @@ def test_boxes_and_conjunctions(seed: int, few: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(search, "FEW_INPUTS", few)
     network, prop = several(seed)
     found, made = certified(network, prop, (2,))
-    assert len(found) == 2 and covers(found, prop) and claim_of(found).endswith("any of 4 conjunctions")
+    assert (
+        len(found) == 2 and covers(found, prop) and claim_of_property(found).endswith("any of 4 conjunctions")
+    )
     for one, clauses in zip(found, (prop.clauses[:2], prop.clauses[2:]), strict=True):
         derived = check(one, made, exact=True)
         outputs = least(network, clauses[0].box, (2,)).numpy()
@@ -127,7 +129,9 @@ def test_tightened_radii_are_what_their_certificates_prove() -> None:
             (found,) = certificates_of(made, proof)
             assert (check(found, made.network) > 0).all()
             assert found.eps == after.radius_lower[image]
-            assert f"beats 2 others within {'l∞' if norm == 'linf' else norm} distance" in claim_of([found])
+            proved, label = claim(found), int(y[image])
+            assert (proved.label, proved.beaten) == (label, tuple(c for c in range(3) if c != label))
+            assert proved.norm == norm and proved.eps == found.eps and not proved.clipped
 
 
 def test_what_cannot_be_certified_is_said() -> None:
@@ -180,4 +184,4 @@ def test_a_raised_radius_is_what_its_file_proves(tmp_path: Path) -> None:
     assert 0.084 < found.eps < 0.0854 and len(found.parts[0].splits) + len(found.parts[0].steps) > 2
     assert f" {found.eps:.4g}" in result.output and "smaller radius" not in result.output
     result = runner.invoke(main, ["check", str(folder), "digits-cnn", "--arithmetic", "float"])
-    assert result.exit_code == 0 and f"distance {found.eps:.6g} in [0, 1]" in result.output
+    assert result.exit_code == 0 and f"distance {found.eps!r} in [0, 1]" in result.output

@@ -1,5 +1,6 @@
 """One batch of images: attacked, searched, proved again in float64, and checked against itself."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.attacks import Adversarial, smallest_adversarial
-from certnas.certifier.certificates import Certificates
+from certnas.certifier.certificates import NO_TARGET, Certificates
 from certnas.certifier.forecast import Forecast
 from certnas.certifier.prover import Prover
 from certnas.certifier.radius import Bracket, LowerMargin, Radii, search_radii
@@ -28,13 +29,16 @@ ROUGH = 0.05
 """The relative tolerance to which a cheaper method looks for the place to start."""
 BEYOND = 32.0
 """No search begins further below the linearised margin's root than by this factor; few radii lie there."""
+REACH = 2.0
+"""How far above a radius that the search ends with another may hold, in tolerances; the search ends no wider."""
 WIDE = 0.05
 """A tighter method is worth its time for an image that is certified to less than 1 − WIDE of its attacked radius."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `certify` was asked for, resolved.  then: methods for the images that those before leave wide."""
+    """What `certify` was asked for, resolved.  then: methods for the images that those before leave wide; at: radii
+    that are tried exactly, as eps_max is."""
 
     model: nn.Module
     norm: str
@@ -47,10 +51,17 @@ class Request:
     seed: int
     memory: int | None
     then: tuple[bounds.Method, ...] = ()
+    at: tuple[float, ...] = ()
 
     @property
     def methods(self) -> tuple[bounds.Method, ...]:
         return (self.method, *self.then)
+
+    @property
+    def exactly(self) -> list[float]:
+        """The radii that are tried exactly, the greatest first."""
+        most = math.inf if self.eps_max is None else self.eps_max
+        return sorted({eps for eps in (*self.at, most) if 0 < eps <= most and eps < math.inf}, reverse=True)
 
     @property
     def name(self) -> str:
@@ -60,9 +71,11 @@ class Request:
 
 @dataclass
 class _Found:
-    """Of N images: radii, the place of the method that each is due to, seconds, evaluations, any finite margin."""
+    """Of N images: radii, the ε up to which greater ones are worth a try, the place of the method that each is due to,
+    seconds, evaluations, any finite margin."""
 
     radius: Tensor
+    upper: Tensor
     place: Tensor
     seconds: Tensor
     evaluations: Tensor
@@ -96,7 +109,9 @@ def certify_batch(
     radius, proved = torch.zeros_like(climbed.radius), torch.zeros_like(climbed.radius)
     for place, method in enumerate(request.methods):
         own = torch.where(climbed.place == place, climbed.radius, 0)
-        at, margin = _prove(replace(part, method=method), own, logits[right], request.tol)
+        at, margin = _prove(
+            replace(part, method=method), own, climbed.upper, request.exactly, logits[right], request.tol
+        )
         radius, proved = radius + at, proved + margin
     climbed.seconds += (perf_counter() - began) / max(len(right), 1)
     names = [describe(method) for method in request.methods]
@@ -119,9 +134,11 @@ def certify_batch(
         norm=request.norm,
         method=request.name,
         proved_by=tuple(proved_by.get(row, names[0]) for row in range(len(x))),
+        proof=("",) * len(x),
         index=np.asarray(index, dtype=np.int64),
         label=y.cpu().numpy().copy(),
         prediction=prediction.cpu().numpy().copy(),
+        target=np.full(len(x), NO_TARGET) if target is None else target.cpu().numpy().copy(),
         status=tuple(status),
         notes=found.failed,
         **{name: _spread(values, right, len(x), other) for name, (values, other) in scatter.items()},
@@ -137,7 +154,9 @@ def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bra
     # one step beyond the adversarial example: a bound that proves too much must be able to show it
     end = torch.minimum(end, attacked.to(end) * (1 + 1e-6))
     none = torch.zeros_like(centre)
-    found = _Found(none, none.long(), torch.zeros(len(centre), dtype=centre.dtype), none.long(), none.bool())
+    found = _Found(
+        none, none, none.long(), torch.zeros(len(centre), dtype=centre.dtype), none.long(), none.bool()
+    )
     for place, method in enumerate(request.methods):
         wide = found.radius < (1 - WIDE) * torch.minimum(end, attacked.to(end))
         image = wide.nonzero().flatten()
@@ -152,6 +171,8 @@ def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bra
         better = searched.radius > found.radius[image]
         found.place = found.place.index_put((image[better],), torch.tensor(place, device=image.device))
         found.radius = found.radius.index_put((image[better],), searched.radius[better])
+        reach = torch.minimum(searched.upper, searched.radius * (1 + REACH * request.tol))
+        found.upper = found.upper.index_put((image[better],), reach[better])
         found.seconds[image.cpu()] += seconds + (perf_counter() - began - float(seconds.sum())) / len(image)
         found.evaluations = found.evaluations.index_add(0, image, searched.evaluations)
         found.finite = found.finite.index_put((image,), found.finite[image] | searched.finite)
@@ -219,21 +240,34 @@ def _attack(request: Request, x: Tensor, y: Tensor, target: Tensor | None) -> Ad
     return Adversarial(nowhere, x.double(), ("",) * len(x), ())
 
 
-def _prove(part: Prover, radius: Tensor, logits: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """The radii [N] proved again in float64 with the stated margin, shrunk where needed, and the margins."""
+def _prove(
+    part: Prover, radius: Tensor, upper: Tensor, exactly: Sequence[float], logits: Tensor, tol: float
+) -> tuple[Tensor, Tensor]:
+    """The radii [N] proved again in float64 with the stated margin, shrunk where needed, and the margins.
+
+    exactly: radii that are tried too, the greatest first, where they are above one that is tried next and not above
+    `upper` [N] or one that failed.
+    """
     needed = PROOF_MARGIN * (1 + logits.abs().amax(1)) if len(logits) else radius
     proved_radius, proved_margin = torch.zeros_like(radius), torch.zeros_like(radius)
-    radius = radius.clone()
-    pending = (radius > 0).nonzero().flatten()
-    for attempt in range(SHRINKS):
+
+    def tried(eps: Tensor) -> None:
+        """Tries the ε [N] above 0 of images that nothing is proved of yet."""
+        pending = ((eps > 0) & (proved_radius == 0)).nonzero().flatten()
         if not len(pending):
-            break
-        margin = part.lower_margin(radius[pending], pending, torch.float64)
+            return
+        margin = part.lower_margin(eps[pending], pending, torch.float64)
         holds = torch.isfinite(margin) & (margin > needed[pending])
-        proved_radius[pending[holds]] = radius[pending[holds]]
+        proved_radius[pending[holds]] = eps[pending[holds]]
         proved_margin[pending[holds]] = margin[holds]
-        pending = pending[~holds]
-        radius[pending] *= max(1 - tol * 2**attempt, 0.5)
+
+    for attempt in range(SHRINKS):
+        for eps in exactly:
+            tried(
+                torch.where((radius > 0) & (radius < eps) & (eps <= upper), torch.full_like(radius, eps), 0)
+            )
+        tried(radius)
+        radius, upper = radius * max(1 - tol * 2**attempt, 0.5), radius
     return proved_radius, proved_margin
 
 

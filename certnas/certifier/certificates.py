@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+
+NO_TARGET = -1
+TEXTS = ("proved_by", "proof", "status")
+"""The columns of `Certificates` that are text."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,21 @@ class Summary:
 class Certificates:
     """Per image: no x' in the box with ‖x' − x‖ ≤ radius_lower is misclassified; one at radius_upper is.
 
-    index, label, prediction, evaluations [N] int; radius_lower, radius_upper [N] float64 in input units,
-    radius_upper inf where no attack ran or none succeeded; seconds [N].  status per image: "certified",
-    "misclassified" (radius 0), "zero" (nothing proved) or "failed: why".  method: all that were used; proved_by: the
-    one of each image.  notes: attacks that were left out, one line each, sorted.
+    index, label, prediction, evaluations [N] int; target [N] int, the one class that the label was proved against, or
+    NO_TARGET for all; radius_lower, radius_upper [N] float64 in input units, radius_upper inf where no attack ran or
+    none succeeded; seconds [N].  status per image: "certified", "misclassified" (radius 0), "zero" (nothing proved) or
+    "failed: why".  method: all that were used; proved_by: the one of each image; proof: the file of its certificate,
+    "" for none.  notes: attacks that were left out, one line each, sorted.
     """
 
     norm: str
     method: str
     proved_by: tuple[str, ...]
+    proof: tuple[str, ...]
     index: np.ndarray
     label: np.ndarray
     prediction: np.ndarray
+    target: np.ndarray
     radius_lower: np.ndarray
     radius_upper: np.ndarray
     status: tuple[str, ...]
@@ -67,31 +74,26 @@ class Certificates:
         """The certificates of all `parts`, in their order; at least one, of one norm and method."""
         if len({(p.norm, p.method) for p in parts}) != 1:
             raise ValueError("Certificates.join: expected parts of one norm and method")
-        arrays = {
+        columns: dict[str, Any] = {
             field.name: np.concatenate([getattr(p, field.name) for p in parts])
             for field in fields(cls)
-            if field.name not in ("norm", "method", "proved_by", "status", "notes")
+            if field.name not in ("norm", "method", *TEXTS, "notes")
         }
-        return cls(
-            norm=parts[0].norm,
-            method=parts[0].method,
-            proved_by=tuple(name for p in parts for name in p.proved_by),
-            status=tuple(s for p in parts for s in p.status),
-            notes=tuple(sorted({n for p in parts for n in p.notes})),
-            **arrays,
-        )
+        columns |= {name: tuple(text for p in parts for text in getattr(p, name)) for name in TEXTS}
+        notes = tuple(sorted({n for p in parts for n in p.notes}))
+        return cls(norm=parts[0].norm, method=parts[0].method, notes=notes, **columns)
 
     def ordered(self, index: Sequence[int]) -> Self:
         """The same, images in the order in which `index` names them; `index` may name others too."""
         place = {name: at for at, name in enumerate(index)}
         order = sorted(range(len(self)), key=lambda at: place[int(self.index[at])])
-        columns = {
+        columns: dict[str, Any] = {
             field.name: getattr(self, field.name)[order]
             for field in fields(self)
             if isinstance(getattr(self, field.name), np.ndarray)
         }
-        status, proved_by = (tuple(values[at] for at in order) for values in (self.status, self.proved_by))
-        return replace(self, status=status, proved_by=proved_by, **columns)
+        columns |= {name: tuple(getattr(self, name)[at] for at in order) for name in TEXTS}
+        return replace(self, **columns)
 
     @property
     def correct(self) -> np.ndarray:

@@ -116,6 +116,7 @@ def certification(
     memory: int | None = None,
     time_per_image: float | None = None,
     device: torch.device | None = None,
+    at: Sequence[float] = (),
 ) -> Certification:
     """What `certify` does to `batches` of x, y; all is checked but numbers; on `device`, or the model's."""
     chosen("norm", norm, NORMS)
@@ -125,7 +126,7 @@ def certification(
     own = check_model(model)
     planned = _planned(model, x, method, time_per_image, memory)
     request = Request(
-        model, norm, planned.method, eps_max, tol, target, attack, clip, seed, memory, planned.then
+        model, norm, planned.method, eps_max, tol, target, attack, clip, seed, memory, planned.then, tuple(at)
     )
     return Certification(request, own if device is None else device, planned.why)
 
@@ -165,6 +166,7 @@ def certify(
     memory: int | None = None,
     time_per_image: float | None = None,
     index: Sequence[int] | None = None,
+    at: Sequence[float] = (),
     engine: Engine | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_batch: Callable[[Certificates], None] | None = None,
@@ -177,7 +179,8 @@ def certify(
     model: classifier in eval mode, its normalisation inside; x [N, *shape] pixels in `clip`; y [N] labels;
     norm linf, l2 or l1; method an object, a name of `bounds.METHODS`, or "auto", which chooses methods by their
     predicted time, `time_per_image` seconds at most (10 by default), and climbs for images that stay wide; radii in
-    x's units, at most `eps_max`, searched to the relative tolerance `tol`; targets all (every other class), random,
+    x's units, at most `eps_max`, searched to the relative tolerance `tol`, but `eps_max` and the radii `at` tried
+    exactly where they lie so near above what was found; targets all (every other class), random,
     least (likely) or runner-up; memory in bytes for one pass of bounds; index names the images (0 … N−1).  engine:
     where batches are proved, this process by default; the certificates are the same.  `on_batch` is given each batch
     as it finishes.
@@ -204,6 +207,7 @@ def certify(
         "seed": seed,
         "memory": memory,
         "time_per_image": time_per_image,
+        "at": at,
     }
     job = certification(model, x, y, norm, method=method, targets=targets, **kept)
     names = list(range(len(x))) if index is None else list(index)

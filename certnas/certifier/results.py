@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from certnas.certifier.certificates import Certificates
+from certnas.certifier.certificates import NO_TARGET, Certificates
 from certnas.certifier.soundness import Evidence
 from certnas.errors import UserError
 from certnas.json_text import parse_json
@@ -21,23 +21,34 @@ COLUMNS = (
     "index",
     "label",
     "prediction",
+    "target",
     "norm",
     "method",
     "radius_lower",
     "radius_upper",
     "status",
+    "certificate",
     "seconds",
 )
 JSON, CSV, EVIDENCE = "results.json", "results.csv", "evidence.npz"
 
 
 def csv_text(certificates: Certificates) -> str:
-    """One line per image under COLUMNS; radii in input units to full precision, `inf` where there is none."""
+    """One line per image under COLUMNS; radii in input units to full precision, `inf` where there is none.
+
+    target is empty where the label was proved against all classes, certificate where no file was written.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for image in _images(certificates):
-        row = {**image, "norm": certificates.norm, "method": image["proved_by"]}
+        row = {
+            **image,
+            "norm": certificates.norm,
+            "method": image["proved_by"],
+            "certificate": image["proof"],
+        }
+        row["target"] = "" if image["target"] == NO_TARGET else image["target"]
         row["seconds"] = f"{image['seconds']:.3f}"
         writer.writerow([row[column] for column in COLUMNS])
     return text.getvalue()
@@ -78,9 +89,11 @@ def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
             norm=record["norm"],
             method=record["method"],
             proved_by=tuple(columns["proved_by"]),
+            proof=tuple(columns["proof"]),
             index=np.array(columns["index"], dtype=np.int64),
             label=np.array(columns["label"], dtype=np.int64),
             prediction=np.array(columns["prediction"], dtype=np.int64),
+            target=np.array(columns["target"], dtype=np.int64),
             radius_lower=np.array(columns["radius_lower"], dtype=np.float64),
             radius_upper=np.array(upper, dtype=np.float64),
             status=tuple(columns["status"]),
@@ -97,10 +110,12 @@ def _images(certificates: Certificates) -> list[dict[str, Any]]:
         "index",
         "label",
         "prediction",
+        "target",
         "radius_lower",
         "radius_upper",
         "status",
         "proved_by",
+        "proof",
         "seconds",
         "evaluations",
     )

@@ -2,7 +2,7 @@
 
 from certnas.checker.certificate import Certificate, Part, Plane, Planes, Refutation, Split, Step
 from certnas.checker.check import Known, Rejected, check
-from certnas.checker.network import Network, Node, Unsupported
+from certnas.checker.network import Network, Node, Unsupported, evaluate
 
 __all__ = [
     "Certificate",
@@ -18,4 +18,5 @@ __all__ = [
     "Step",
     "Unsupported",
     "check",
+    "evaluate",
 ]

@@ -33,7 +33,7 @@ import numpy as np
 
 from certnas.checker.certificate import Certificate, Planes, Refutation, Split, Step
 from certnas.checker.network import RELAXED, Network, Node, gather, pull, push, scatter
-from certnas.checker.numbers import GUARD, LARGE, Arithmetic, Numbers, dyadic, lowered
+from certnas.checker.numbers import GUARD, LARGE, Arithmetic, Numbers, dyadic
 from certnas.checker.region import Region
 from certnas.checker.relaxations import corners, greatest, sandwiched, sigma_end, value
 
@@ -52,18 +52,33 @@ def _demand(holds: object, otherwise: str) -> None:
         raise Rejected(otherwise)
 
 
-def check(certificate: Certificate, network: Network, *, exact: bool = False) -> np.ndarray:
+def check(certificate: Certificate, network: Network, *, exact: bool = False, spare: int = 1) -> np.ndarray:
     """Proves the theorem above, in integers (exact) or in float64; the bound by which each clause is refuted, [C].
 
+    spare: by what factor more rounding of float64 is assumed, so that sums in any other order prove it too.
     Raises Rejected where the certificate proves nothing about this network.
     """
     _demand(certificate.network == network.output, "it is about another network: the digests differ")
     try:
-        found, clauses = Known(certificate, network, exact).refuted(0), range(len(certificate.rows))
+        _well_formed(certificate)
+        found = Known(certificate, network, Arithmetic(exact, spare)).refuted(0)
+        clauses = range(len(certificate.rows))
     except MALFORMED as error:
         raise Rejected(f"the certificate is malformed: {type(error).__name__}: {error}") from error
     _demand(clauses and set(clauses) <= set(found), f"only clauses {sorted(found)} are refuted")
     return np.array([found[c] for c in clauses])
+
+
+def _well_formed(of: Certificate) -> None:
+    """Raises Rejected where the area is unbounded or a clause stands twice."""
+    area = (*(array for array in (of.x, *of.box)), np.array(of.eps))
+    _demand(all((np.abs(side) <= LARGE).all() for side in area), "its area is not bounded by finite numbers")
+    _demand(of.eps >= 0, "its radius is negative")
+    said = {
+        ((row + 0.0).tobytes(), (offset + 0.0).tobytes())
+        for row, offset in zip(of.rows, of.offsets, strict=True)
+    }
+    _demand(len(said) == len(of.rows), "one of its clauses stands twice")
 
 
 def _dot(coef: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -74,8 +89,8 @@ def _dot(coef: np.ndarray, size: np.ndarray) -> np.ndarray:
 class Known:
     """What is known of one part of an area: boxes of tensors, planes that hold, the splits (z, σ, p)."""
 
-    def __init__(self, certificate: Certificate, network: Network, exact: bool) -> None:
-        self.certificate, self.network, self.arithmetic = certificate, network, Arithmetic(exact)
+    def __init__(self, certificate: Certificate, network: Network, arithmetic: Arithmetic) -> None:
+        self.certificate, self.network, self.arithmetic = certificate, network, arithmetic
         shapes = {network.nodes[network.input].shape, *(a.shape for a in (certificate.x, *certificate.box))}
         _demand(len(shapes) == 1, "the area does not have the shape of the network's input")
         self.region = Region.of(certificate, self.arithmetic)
@@ -184,6 +199,7 @@ class Known:
             low, high = low + push(node, highs, minus), high + push(node, lows, minus)
         size, shift, unsure = self._size(node), np.zeros(()) if bias is None else bias, self._unsure(node)
         size, terms = size + np.abs(shift) + unsure, 2 * node.terms + 4
+        lowered = self.arithmetic.lowered
         return lowered(low + shift - unsure, terms, size), -lowered(-high - shift - unsure, terms, size)
 
     def _most(self, name: str) -> np.ndarray:

@@ -102,6 +102,32 @@ def push(node: Node, operands: list[np.ndarray], w: np.ndarray | None) -> np.nda
     return x * w if w is not None else sum(operands[1:], start=x)
 
 
+def evaluate(network: Network, x: np.ndarray) -> np.ndarray:
+    """f(x) in float64, without bounds of its rounding.  [*shape] -> [*out]"""
+    values = {network.input: x[None]}
+    for node in list(network.nodes.values())[1:]:
+        operands = [values[operand] for operand in node.operands]
+        values[node.id] = _value(node, operands)
+    return values[network.output][0]
+
+
+def _value(node: Node, operands: list[np.ndarray]) -> np.ndarray:
+    x = operands[0]
+    if node.op == "max":
+        index = node.arrays["index"]
+        return np.where(index >= 0, gather(x, index), -np.inf).max(-1)
+    if node.op == "piecewise":
+        kinks, slopes = node.arrays["kinks"], node.arrays["slopes"]
+        total = node.arrays["value"] + (x - kinks[0]) * slopes[0]
+        return total + sum(
+            np.maximum(x - k, 0) * (b - a) for k, a, b in zip(kinks, slopes, slopes[1:], strict=False)
+        )
+    if node.op in RELAXED:
+        return np.tanh(x) if node.op == "tanh" else (1 + np.tanh(x / 2)) / 2
+    weight, bias, _ = node.parts
+    return push(node, operands, weight) + (0 if bias is None else bias)
+
+
 def pull(node: Node, coef: np.ndarray, w: np.ndarray | None, shapes: list[Shape]) -> list[np.ndarray]:
     """coef W, one part for each operand.  [B, *out] -> [B, *in] each"""
     if node.op == "linear" and w is not None:

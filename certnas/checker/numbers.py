@@ -112,9 +112,13 @@ def lowered(value: np.ndarray, terms: int, magnitude: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """exact: in integers; else in float64, each result a proved lower bound."""
+    """exact: in integers; else in float64, each result a proved lower bound.
+
+    spare: by what factor more rounding is assumed than there can be; what then follows does in any order of sums.
+    """
 
     exact: bool
+    spare: int = 1
 
     def read(self, values: np.ndarray) -> Numbers:
         """Float64 values, unchanged."""
@@ -122,7 +126,11 @@ class Arithmetic:
 
     def below(self, value: Numbers, terms: int, magnitude: Callable[[], np.ndarray]) -> Numbers:
         """`lowered`, and nothing in integers."""
-        return value if self.exact else Numbers(lowered(value.n, terms, magnitude()))
+        return value if self.exact else Numbers(self.lowered(value.n, terms, magnitude()))
+
+    def lowered(self, value: np.ndarray, terms: int, magnitude: np.ndarray) -> np.ndarray:
+        """`lowered` by `spare` times the rounding."""
+        return lowered(value, terms * self.spare, magnitude)
 
     def dot(self, a: Numbers, b: Numbers) -> Numbers:
         """A lower bound of ⟨a, b⟩ for each row.  a [S, *shape], b [1 or S, *shape] -> [S]"""

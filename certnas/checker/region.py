@@ -8,10 +8,11 @@ from math import isqrt
 import numpy as np
 
 from certnas.checker.certificate import Certificate
-from certnas.checker.numbers import Arithmetic, Numbers, lowered
+from certnas.checker.numbers import Arithmetic, Numbers
 
 HALVINGS = 60
 SMALL = 2.0**-500
+"""More than the root of what squares lose where they underflow, of fewer than 2^70 numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Region:
             dual = Numbers(np.array([isqrt(n) + 1 for n in square.over(k).tolist()], dtype=object), k // 2)
         else:
             root = np.sqrt((coef.n * coef.n).reshape(len(coef.n), -1).sum(1))
-            dual = Numbers(-lowered(-root, coef.n[0].size + 3, root))
+            dual = Numbers(SMALL - self.arithmetic.lowered(-root, coef.n[0].size + 3, root))
         return self.arithmetic.below(-(dual * self.eps), 1, lambda: (dual * self.eps).n)
 
     def _limit(self, coef: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +11,24 @@ import torch
 from torch import nn
 
 import bounds
-from certnas.checker import Certificate, Known, Network, Rejected, check
+from certnas.checker import Certificate, Network, Rejected
 from certnas.errors import UserError
-from certnas.proofs.claims import claim_of, covers
+from certnas.proofs.arithmetic import checked
+from certnas.proofs.claims import Claim, claim, claim_of_property, covers
 from certnas.proofs.extract import plain
+from certnas.proofs.faithful import same
 from certnas.proofs.files import read
 from certnas.verify.property import Property
-
-FAITHFUL = 1e-4
-"""The extracted network's logits may differ from the model's own, in its own precision, by this share of their size."""
-EXACT_WORK = 1_000_000
-"""`exact_work` up to which integers are used where the caller does not say."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Proved certificates: claim in words, the least bound of a clause, leaves of the tree, and by which arithmetic."""
+    """Proved certificates: what they prove, in words, and the least bound of a clause; leaves of the tree; whether in
+    integers.  of_image: the claim where they are the certificate of one image."""
 
     certificates: Sequence[Certificate]
     claim: str
+    of_image: Claim | None
     least: float
     leaves: int
     exact: bool
@@ -41,8 +39,9 @@ def check_file(
 ) -> Checked:
     """Proves a file of certificates for the model, by `certnas.checker`, and, where one is given, that they prove prop.
 
-    exact: in integers, in float64, or (None) in integers where that is quick.  Raises UserError for a file that cannot
-    be read or a network that the checker does not know, and Rejected where nothing is proved about this model.
+    exact: in integers, in float64, or (None) in integers where that is quick or float64 does not decide.  Raises
+    UserError for a file that cannot be read or a network that the checker does not know, and Rejected where nothing is
+    proved about this model.
     """
     if not path.is_file():
         raise UserError(f"cannot read '{path}': no such file; give a certificate, an .npz")
@@ -52,18 +51,24 @@ def check_file(
         raise Rejected(f"'{path.name}': {error}") from error
     if not certificates:
         raise Rejected(f"'{path.name}': it holds no certificate")
+    if any(not np.isfinite(kept.eps) for kept in certificates):
+        raise Rejected("its radius is not finite")
     network = _network(certificates[0], model)
     derived, exactly = [], []
     for certificate in certificates:
-        _same(network, model, certificate.x)
-        exactly.append(exact_work(certificate, network) <= EXACT_WORK if exact is None else exact)
-        derived.append(check(certificate, network, exact=exactly[-1]))
+        if certificate.network != network.output:
+            raise Rejected(f"it is about another network: the digests differ{_written_for(certificate)}")
+        bound, integers = checked(certificate, network, exact)
+        same(network, model, certificate)
+        derived.append(bound)
+        exactly.append(integers)
     if prop is not None and not covers(certificates, prop):
         raise Rejected("what it proves is not this property")
-    parts = [part for certificate in certificates for part in certificate.parts]
-    leaves = sum(not part.splits for part in parts)
+    of_image = None if "property" in certificates[0].about else _of_image(certificates)
+    said = claim_of_property(certificates) if of_image is None else str(of_image)
+    leaves = sum(not part.splits for kept in certificates for part in kept.parts)
     least = min(float(bound.min()) for bound in derived)
-    return Checked(certificates, claim_of(certificates), least, leaves, all(exactly))
+    return Checked(certificates, said, of_image, least, leaves, all(exactly))
 
 
 def image_shape(files: Sequence[Path]) -> tuple[int, ...] | None:
@@ -76,19 +81,34 @@ def of_property(files: Sequence[Path]) -> bool:
     return next(("property" in kept.about for kept in _readable(files)), False)
 
 
+def _of_image(certificates: Sequence[Certificate]) -> Claim:
+    """What the certificate of one image proves, and that it says no other label or image."""
+    if len(certificates) > 1:
+        raise Rejected(f"it holds {len(certificates)} certificates; that of an image stands alone")
+    (kept,) = certificates
+    proved = claim(kept)
+    for what, mine in (("label", proved.label), ("image", proved.image)):
+        if what in kept.about and kept.about[what] != mine:
+            raise Rejected(f"it says {what} {kept.about[what]!r:.80}, and proves {mine}")
+    return proved
+
+
+def _written_for(certificate: Certificate) -> str:
+    """What a certificate says of the model that it was written for."""
+    told = [
+        f"{name} {certificate.about[name]}"
+        for name in ("model", "preprocessing")
+        if certificate.about.get(name)
+    ]
+    return f" (it says that it was written for {', '.join(told):.200})" if told else ""
+
+
 def _readable(files: Sequence[Path]) -> Iterator[Certificate]:
     for path in files:
         try:
             yield read(path)[0]
         except (ValueError, IndexError):
             continue
-
-
-def exact_work(certificate: Certificate, network: Network) -> int:
-    """Rows times units: what a check in integers costs grows with it."""
-    steps = [step for part in certificate.parts for step in part.steps if step.planes]
-    rows = sum(2 * step.lower.size for step in steps) + len(certificate.parts)
-    return rows * sum(prod(node.shape) for node in network.nodes.values())
 
 
 def _network(certificate: Certificate, model: nn.Module) -> Network:
@@ -106,18 +126,3 @@ def _network(certificate: Certificate, model: nn.Module) -> Network:
 def _image(x: np.ndarray, model: nn.Module) -> torch.Tensor:
     tensors = [p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()]
     return torch.from_numpy(x)[None].to(tensors[0].dtype if tensors else torch.float32)
-
-
-def _same(network: Network, model: nn.Module, x: np.ndarray) -> None:
-    """Raises UserError where the extracted network's outputs are not the model's own."""
-    given = _image(x, model)
-    with torch.no_grad():
-        logits = model(given)[0].double().numpy()
-    x = given[0].double().numpy()
-    point = Certificate(network.output, "linf", x, 0.0, (x, x), x, x, (), {}, {})
-    low, high = (side[0] for side in Known(point, network, exact=False).box(network.output))
-    slack = FAITHFUL * (1 + np.abs(logits).max())
-    if logits.shape != low.shape or not (
-        (low <= logits + slack).all() and (logits - slack <= high).all() and (high - low <= slack).all()
-    ):
-        raise UserError("the extracted network does not evaluate to what the model does: please report")

@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 
 import numpy as np
 
-from certnas.checker import Certificate
+from certnas.checker import Certificate, Rejected
 from certnas.verify.property import Box, Clause, Property
 
 NAMES = {"linf": "l∞", "l2": "l2", "l1": "l1"}
 
 
-def claim_of(certificates: Sequence[Certificate]) -> str:
-    """All that is proved, in one line."""
-    first = certificates[0]
-    where = _ball(first)
-    if len(certificates) == 1 and first.rows.shape[1] == 1 and not first.offsets.any() and where:
-        rows = first.rows.reshape(len(first.rows), -1)
-        label, beaten = _classes(rows)
-        what = f"{len(rows)} rows are positive" if label is None else f"class {label} beats {beaten} others"
-        return f"{what} within {where}"
+@dataclass(frozen=True)
+class Claim:
+    """What a certificate of one image proves: class `label` beats each of `beaten` of all `classes` on a ball.
+
+    clipped: of the ball, only images with pixels in [0, 1].  image: its digest.
+    """
+
+    label: int
+    beaten: tuple[int, ...]
+    classes: int
+    norm: str
+    eps: float
+    clipped: bool
+    image: str
+
+    def __str__(self) -> str:
+        where = f"{NAMES[self.norm]} distance {self.eps!r}{' in [0, 1]' if self.clipped else ''}"
+        return f"class {self.label} beats {_ranges(self.beaten)} within {where} of image {self.image[:16]}"
+
+
+def claim(kept: Certificate) -> Claim:
+    """The claim of a certificate of one image.
+
+    Raises Rejected where its clauses do not compare one class with others, each once, or its area is no ball.
+    """
+    compared = None if kept.rows.shape[1] != 1 or kept.offsets.any() else _classes(kept.rows[:, 0])
+    if compared is None:
+        raise Rejected("its clauses do not say that one class beats others, each named once")
+    clipped = _clipped(kept)
+    if clipped is None:
+        raise Rejected("its area is not the ball of its radius, nor what of that lies in [0, 1]")
+    label, beaten = compared
+    return Claim(label, beaten, kept.rows.shape[-1], kept.norm, kept.eps, clipped, digest(kept.x))
+
+
+def claim_of_property(certificates: Sequence[Certificate]) -> str:
+    """All that certificates of a property prove, in one line."""
     clauses = sum(len(kept.rows) for kept in certificates)
     boxes = "the box" if len(certificates) == 1 else f"{len(certificates)} boxes"
     return f"no input of {boxes} meets " + (
         f"any of {clauses} conjunctions" if clauses > 1 else "the conjunction"
     )
+
+
+def digest(image: np.ndarray) -> str:
+    """The SHA-256 of the pixels as float64, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(image, dtype="<f8").tobytes()).hexdigest()
 
 
 def covers(certificates: Sequence[Certificate], prop: Property) -> bool:
@@ -69,24 +105,32 @@ def _implied(clause: Clause, kept: Certificate, c: int) -> bool:
     return True
 
 
-def _ball(kept: Certificate) -> str | None:
-    """The area in words where it is a ball, or a ball among images in [0, 1]."""
-    distance, ends = f"{NAMES[kept.norm]} distance {kept.eps:.6g}", (kept.x, *kept.box)
+def _clipped(kept: Certificate) -> bool | None:
+    """Whether the area is what of a ball lies in [0, 1]; False for all of the ball, None for another area."""
+    ends = (kept.x, *kept.box)
     x, low, high = ([Fraction(v) for v in array.reshape(-1).tolist()] for array in ends)
     eps = Fraction(kept.eps)
     outside = [(a, b, v) for a, b, v in zip(low, high, x, strict=True) if a > v - eps or b < v + eps]
     if not outside:
-        return distance
+        return False
     zero, one = Fraction(0), Fraction(1)
-    if all(a <= max(v - eps, zero) and b >= min(v + eps, one) for a, b, v in outside):
-        return f"{distance} in [0, 1]"
-    return None
+    inside = all(a <= max(v - eps, zero) and b >= min(v + eps, one) for a, b, v in outside)
+    return True if inside else None
 
 
-def _classes(rows: np.ndarray) -> tuple[int | None, int]:
-    """(y, how many other classes) where every row is f_y − f_j."""
+def _classes(rows: np.ndarray) -> tuple[int, tuple[int, ...]] | None:
+    """(y, the other classes j) where the rows [C, K] are f_y − f_j, each j once."""
+    if rows.ndim != 2 or not len(rows):
+        return None
     best, worst = rows.argmax(1), rows.argmin(1)
     eye = np.eye(rows.shape[1])
-    if (best == best[0]).all() and np.array_equal(rows, eye[best] - eye[worst]) and (worst != best).all():
-        return int(best[0]), len(worst)
-    return None, 0
+    fits = (best == best[0]).all() and np.array_equal(rows, eye[best] - eye[worst])
+    if not fits or (worst == best).any() or len(set(worst.tolist())) < len(worst):
+        return None
+    return int(best[0]), tuple(sorted(worst.tolist()))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Whole numbers in words: 0 to 3, 5."""
+    runs = [list(run) for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0][1]}" if len(run) == 1 else f"{run[0][1]} to {run[-1][1]}" for run in runs)

@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from certnas.checker import Certificate, Part, Plane, Planes, Refutation, Split, Step
 from certnas.json_text import parse_json
 
-FORMAT = 2
+FORMAT = 3
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, KeyError, TypeError,
-          AttributeError, IndexError, EOFError, OSError, MemoryError, SyntaxError, TokenError)  # fmt: skip
+          AttributeError, IndexError, EOFError, OSError, MemoryError, ArithmeticError, SyntaxError, TokenError)  # fmt: skip
 """What reading a file that is no certificate, or a broken one, may raise."""
 MOST_BYTES = 1 << 32
 Put = Callable[[np.ndarray], list[int]]
@@ -55,15 +55,15 @@ def encode(certificates: Sequence[Certificate]) -> bytes:
     return buffer.getvalue()
 
 
-def read(path: Path) -> list[Certificate]:
+def read(file: Path | BinaryIO) -> list[Certificate]:
     """The certificates in a file.  Raises ValueError, with what is wrong, for anything else."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > MOST_BYTES + (1 << 16):
             raise ValueError(f"it unpacks to {size} bytes, more than a certificate may")
-        with np.load(path, allow_pickle=False) as file:
-            text, numbers, seal = file["header"].tobytes(), file["numbers"], file["seal"]
+        with np.load(file, allow_pickle=False) as held:
+            text, numbers, seal = held["header"].tobytes(), held["numbers"], held["seal"]
         if not np.array_equal(seal, _seal(text, numbers)):
             raise ValueError("its seal does not fit its contents: it was damaged or changed")
         header = parse_json(text)
@@ -78,7 +78,7 @@ def read(path: Path) -> list[Certificate]:
             first, place = place, place + prod(shape)
             return numbers[first:place].reshape(shape)
 
-        found = [_unpacked(held, take, header["digests"]) for held in header["certificates"]]
+        found = [_unpacked(one, take, header["digests"]) for one in header["certificates"]]
         if place != len(numbers):
             raise ValueError("it holds numbers that belong to nothing")
         return found

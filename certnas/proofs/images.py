@@ -13,9 +13,9 @@ from bounds.analysis import Analysis
 from bounds.memory import budget
 from certnas.checker import Certificate, Part
 from certnas.proofs.extract import Plain
-from certnas.proofs.outward import Outward
+from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
-from certnas.proofs.record import Record, area, refuted
+from certnas.proofs.record import Record, area
 
 
 def certificate_of(
@@ -26,16 +26,17 @@ def certificate_of(
     method: bounds.Method,
     *,
     memory: int | None = None,
+    slack: float = SLACK,
     about: Mapping[str, object] | None = None,
 ) -> Certificate | None:
     """A certificate that rows·f > 0 on the region of one image; None where CROWN, or α-CROWN if asked, shows it not.
 
     α-CROWN's slopes are shared by the units of a tensor here: those of each unit's own would be far too many to keep.
     network in float64, plain its `extract.plain`; region of one image, with one radius and a box that is none or two
-    numbers; rows [1, S, K].
+    numbers; rows [1, S, K]; slack: by what share of 1 + their size bounds are moved outward.
     """
     room = budget(memory, network.dtype, network.device)
-    record, analysis, final = Record(plain), Outward(network, region, room, method.slope), None
+    record, analysis, final = Record(plain, slack), Outward(network, region, room, method.slope, slack), None
     with torch.no_grad():
         (steps,) = record.steps(analysis, {})
         if isinstance(method, bounds.AlphaCrown):
@@ -44,7 +45,7 @@ def certificate_of(
             steps += record.steps(analysis, found.slopes)[0]
             final = found.slopes[network.graph.output]
         formed = record.formed(analysis, rows, final)
-    refutation, places = refuted(formed.lower[0][:, None], range(rows.shape[1]), formed.planes[0])
+    refutation, places = record.refuted(formed.lower[0][:, None], range(rows.shape[1]), formed.planes[0])
     if len(places) < rows.shape[1]:
         return None
     return Certificate(

@@ -8,15 +8,16 @@ from torch import Tensor
 
 import bounds
 from bounds.analysis import Analysis, Meet, Tunings
+from bounds.memory import Budget
 from bounds.ops.rule import Tuning
 from bounds.relaxation import EVERYTHING, Diagonal, LinearMap, Relaxation, Slope, Windowed
 from bounds.relaxation import Plane as Engine
 from certnas.checker import Plane
 from certnas.proofs.reading import array
 
-WIDENED = 2.0**-34
-"""A claimed bound is moved outward by this share of 1 + its size: above float64's rounding, in the engine and the
-checker, and below what a radius can show."""
+SLACK = 2.0**-34
+"""A claimed bound is moved outward by this share of 1 + its size, or by more where the check's rounding asks for it:
+above float64's rounding, in the engine and the checker, and below what a radius can show."""
 LIFTED = 2.0**-40
 """A plane is moved outward by this share of its terms, and of LEAST."""
 LEAST = 2.0**-30
@@ -24,7 +25,18 @@ LEAST = 2.0**-30
 
 
 class Outward(Analysis):
-    """The engine's analysis with every plane, and every interval that planes are made for, moved outward."""
+    """The engine's analysis with every plane, and every interval that planes are made for, moved outward by `slack`."""
+
+    def __init__(
+        self,
+        network: bounds.Network,
+        region: bounds.Region,
+        budget: Budget,
+        slope: Slope,
+        slack: float = SLACK,
+    ) -> None:
+        super().__init__(network, region, budget, slope)
+        self.slack = slack
 
     def tuned(
         self, name: str, tuning: Tuning, images: slice | Tensor = EVERYTHING, slope: Slope | None = None
@@ -50,7 +62,7 @@ class Outward(Analysis):
     def widen(self, target: str) -> None:
         """Moves the interval of a tensor outward."""
         x = self.interval(target)
-        self.hold({target: bounds.Interval(below(x.lower), -below(-x.upper))})
+        self.hold({target: bounds.Interval(below(x.lower, self.slack), -below(-x.upper, self.slack))})
 
     def met_exactly(self) -> list[str]:
         """Tensors affine in the input whose bounds against the region itself interval arithmetic goes on from."""
@@ -62,15 +74,15 @@ class Outward(Analysis):
 
     def again(self) -> Outward:
         """A fresh analysis that knows the bounds of what nonlinear operators read, and what those start from."""
-        fresh = Outward(self.network, self.region, self.budget, self.slope)
+        fresh = Outward(self.network, self.region, self.budget, self.slope, self.slack)
         known = {*self.plan.readers, *self.met_exactly()} & set(self.intervals)
         fresh.give({name: self.intervals[name] for name in known})
         return fresh
 
 
-def below(value: Tensor) -> Tensor:
-    """A little less, by WIDENED."""
-    return value - WIDENED * (1 + value.abs())
+def below(value: Tensor, slack: float) -> Tensor:
+    """A little less, by the slack as a share of 1 + its size."""
+    return value - slack * (1 + value.abs())
 
 
 def _lifted(plane: Engine, size: Tensor, sign: int) -> Engine:

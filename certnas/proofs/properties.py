@@ -13,9 +13,9 @@ from bounds.alpha import Slopes
 from bounds.memory import budget
 from certnas.checker import Certificate, Part, Refutation, Split
 from certnas.proofs.extract import Plain
-from certnas.proofs.outward import WIDENED, Outward
+from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
-from certnas.proofs.record import Record, area, refuted
+from certnas.proofs.record import Record, area
 from certnas.verify import relaxed
 from certnas.verify.problem import box_region
 from certnas.verify.proof import Leaf, Proof
@@ -32,11 +32,17 @@ class Uncertified(Exception):
 
 
 def certificates_of(
-    plain: Plain, proof: Proof, *, memory: int | None = None, about: Mapping[str, object] | None = None
+    plain: Plain,
+    proof: Proof,
+    *,
+    memory: int | None = None,
+    slack: float = SLACK,
+    about: Mapping[str, object] | None = None,
 ) -> list[Certificate]:
     """Of each region of a proved problem, a certificate that refutes all of its clauses.
 
-    plain: `extract.plain` of the problem's network.  Raises Uncertified where an argument does not survive being
+    plain: `extract.plain` of the problem's network; slack: by what share of 1 + their size bounds are moved outward.
+    Raises Uncertified where an argument does not survive being
     rounded outward, or was not kept.
     """
     if not proof.complete:
@@ -47,7 +53,7 @@ def certificates_of(
         )
     with torch.no_grad():
         return [
-            _Region(plain, proof, group, memory).certificate(about or {})
+            _Region(plain, proof, group, memory, slack).certificate(about or {})
             for group in range(len(proof.problem.region.x))
         ]
 
@@ -55,14 +61,22 @@ def certificates_of(
 class _Region:
     """One region and its certificate so far: parts are numbered as they come, the whole region first."""
 
-    def __init__(self, plain: Plain, proof: Proof, group: int, memory: int | None) -> None:
+    def __init__(self, plain: Plain, proof: Proof, group: int, memory: int | None, slack: float) -> None:
         self.proof, self.problem, self.group = proof, proof.problem, group
         network = self.problem.network
-        self.record = Record(plain)
+        self.record = Record(plain, slack)
         self.region = self.problem.region.at(torch.tensor([group], device=network.device))
         self.budget = budget(memory, network.dtype, network.device)
-        self.clauses = (self.problem.group == group).nonzero().flatten().tolist()
+        self.clauses = self._distinct((self.problem.group == group).nonzero().flatten().tolist())
         self.parts: list[Part] = [Part((), ())]
+
+    def _distinct(self, clauses: Sequence[int]) -> list[int]:
+        """The clauses without those that say what an earlier one does."""
+        firsts: dict[tuple[bytes, ...], int] = {}
+        for c in clauses:
+            said = (self.problem.coef[c], self.problem.offset[c])
+            firsts.setdefault(tuple(array(part).tobytes() for part in said), c)
+        return list(firsts.values())
 
     def certificate(self, about: Mapping[str, object]) -> Certificate:
         leaves = {c: self.proof.leaves[c] for c in self.clauses if c in self.proof.leaves}
@@ -96,7 +110,7 @@ class _Region:
         )
 
     def _analysis(self, region: bounds.Region) -> Outward:
-        return Outward(self.problem.network, region, self.budget, bounds.Slope.ADAPTIVE)
+        return Outward(self.problem.network, region, self.budget, bounds.Slope.ADAPTIVE, self.record.slack)
 
     def _claimed(self, analysis: Outward, slopes: Slopes | None) -> Outward:
         """The analysis, its bounds claimed on the whole region."""
@@ -132,7 +146,9 @@ class _Region:
                 rows = self.problem.coef[left].flatten(0, 1).unsqueeze(0)
                 formed = way(analysis, rows)
                 excess = formed.lower[0].reshape(len(left), -1) - array(self.problem.offset[left])
-                refutation, places = refuted(excess, [self.clauses.index(c) for c in left], formed.planes[0])
+                refutation, places = self.record.refuted(
+                    excess, [self.clauses.index(c) for c in left], formed.planes[0]
+                )
                 if places:
                     self._add(Part((), (refutation,)))
                 left = [c for place, c in enumerate(left) if place not in places]
@@ -163,13 +179,14 @@ class _Region:
                 excess = [np.nan_to_num(way.lower[b] - offset, nan=-np.inf) for way in ways]
                 best = int(np.argmax([rows.max() for rows in excess]))
                 planes = ways[best].planes[b]
-                refutation, places = refuted(excess[best][None], place, planes, len(leaf.splits))
+                refutation, places = self.record.refuted(excess[best][None], place, planes, len(leaf.splits))
                 if not places:
                     raise Uncertified("a box of inputs is proved by less than the rounding of a certificate")
                 yield Part(tuple(steps[b]), (refutation,))
 
     def _activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
         """Of each leaf, splits of activations: the clause refuted by its slopes and multipliers."""
+        slack = self.record.slack
         for first in range(0, len(leaves), BATCH):
             own = leaves[first : first + BATCH]
             c = torch.tensor([clause] * len(own), device=self.problem.group.device)
@@ -178,14 +195,14 @@ class _Region:
             choices = [leaf.choice for leaf in own]
             choice = batch.start(choices)
             lower = batch.bound(choice, batch.region)
-            if not bool((lower.amax(1) > 2 * WIDENED * (1 + lower.amax(1).abs())).all()):
+            if not bool((lower.amax(1) > 2 * slack * (1 + lower.amax(1).abs())).all()):
                 found = batch.optimise(choices, RETRIES, 4 * self.problem.needed[c])
                 choice = batch.start(found.choices)
                 lower = batch.bound(choice, batch.region)
             planes = {name: batch.analysis.tuned(name, choice.tunings[name]) for name in batch.nodes}
             for b, leaf in enumerate(own):
                 row = int(lower[b].nan_to_num(nan=-torch.inf).argmax())
-                bound = float(lower[b, row] - WIDENED * (1 + lower[b, row].abs()))
+                bound = float(lower[b, row] - slack * (1 + lower[b, row].abs()))
                 if not bound > 0:
                     raise Uncertified(
                         "a subproblem is proved by less than the rounding of a certificate: "

@@ -16,15 +16,19 @@ from bounds.analysis import Tunings
 from bounds.relaxation import Relaxation
 from certnas.checker import Plane, Planes, Refutation, Step
 from certnas.proofs.extract import Plain
-from certnas.proofs.outward import WIDENED, Outward, written
+from certnas.proofs.outward import SLACK, Outward, written
 from certnas.proofs.reading import array
 
 
 @dataclass
 class Record:
-    """The planes that are claimed so far, by key; keys are found again by what they name."""
+    """The planes that are claimed so far, by key; keys are found again by what they name.
+
+    slack: by what share of 1 + their size claimed bounds are less than what was found.
+    """
 
     plain: Plain
+    slack: float = SLACK
     planes: dict[str, Planes] = field(default_factory=dict)
     keys: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
@@ -75,6 +79,17 @@ class Record:
 
     # Refutations
 
+    def refuted(
+        self, excess: np.ndarray, clauses: Sequence[int], planes: Mapping[str, str], depth: int = 0
+    ) -> tuple[Refutation, list[int]]:
+        """(The clauses, of excesses [C, S], that their best row refutes; their places.)  depth: splits on the way."""
+        excess = np.where(np.isnan(excess), -np.inf, excess)
+        bounds = excess.max(1) - self.slack * (1 + np.abs(excess.max(1)))
+        places = [place for place in range(len(excess)) if 0 < bounds[place] < np.inf]
+        mix = np.eye(excess.shape[1])[excess.argmax(1)[places]]
+        chosen = tuple(clauses[place] for place in places)
+        return Refutation(chosen, mix, bounds[places], planes, np.zeros((len(places), depth))), places
+
     def formed(self, analysis: Outward, rows: Tensor, tunings: Tunings | None = None) -> Formed:
         """Rows [N, R, *out] bounded by planes."""
         output = analysis.network.graph.output
@@ -112,18 +127,6 @@ def relaxations(analysis: Outward, target: str, tunings: Tunings | None) -> dict
         name: analysis.relaxation(name) if tunings is None else analysis.tuned(name, tunings[name])
         for name in analysis.relaxed_before(target)
     }
-
-
-def refuted(
-    excess: np.ndarray, clauses: Sequence[int], planes: Mapping[str, str], depth: int = 0
-) -> tuple[Refutation, list[int]]:
-    """(Of clauses with excesses [C, S], those that the best row refutes; their places.)  depth: splits on the way."""
-    excess = np.where(np.isnan(excess), -np.inf, excess)
-    bounds = excess.max(1) - WIDENED * (1 + np.abs(excess.max(1)))
-    places = [place for place in range(len(excess)) if 0 < bounds[place] < np.inf]
-    mix = np.eye(excess.shape[1])[excess.argmax(1)[places]]
-    chosen = tuple(clauses[place] for place in places)
-    return Refutation(chosen, mix, bounds[places], planes, np.zeros((len(places), depth))), places
 
 
 def area(region: bounds.Region) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ from certnas.certifier import Certificates
 from certnas.certifier.request import NORMS, TARGETS, Box, chosen
 from certnas.checker import Certificate
 from certnas.errors import UserError
-from certnas.proofs.claims import covers
+from certnas.proofs.assured import assured
+from certnas.proofs.claims import covers, digest
 from certnas.proofs.extract import plain
-from certnas.proofs.files import encode
 from certnas.proofs.images import certificate_of
 from certnas.proofs.properties import Uncertified, certificates_of
+from certnas.proofs.reading import array
 from certnas.runs import versions, write_atomically
 from certnas.verify.proof import Proof
 from certnas.verify.property import Property
@@ -38,6 +40,17 @@ class Written:
     radius: float
 
 
+def with_files(certificates: Certificates, written: Sequence[Written]) -> Certificates:
+    """The same, images named with their files, and each radius that of its file, which may be slightly smaller."""
+    files = {one.index: one for one in written if one.path is not None}
+    own = [files.get(index) for index in certificates.index.tolist()]
+    radius = [
+        r if one is None else one.eps for r, one in zip(certificates.radius_lower.tolist(), own, strict=True)
+    ]
+    proof = tuple("" if one is None or one.path is None else one.path.name for one in own)
+    return replace(certificates, radius_lower=np.array(radius), proof=proof)
+
+
 def open_folder(folder: Path) -> None:
     """Makes a folder for certificates.  Raises UserError where it cannot."""
     try:
@@ -50,8 +63,8 @@ class Writer:
     """Writes the certificates of one model's images.
 
     The proof is CROWN's at the certified radius, or α-CROWN's where that was the method, whatever method found the
-    radius; where it does not reach it, a slightly smaller radius is certified, and the file says which.  Of a radius
-    that branch and bound raised it is that search's own proof.
+    radius; where it does not reach it, a slightly smaller radius is certified, and the file says which.  Every file is
+    checked, as it was written, before it is kept.  Of a radius that branch and bound raised it is that search's own.
     Raises UserError for a network with an operator that the checker lacks, or a folder that cannot be written.
     """
 
@@ -92,33 +105,42 @@ class Writer:
         done = []
         for at in np.flatnonzero(certificates.radius_lower > 0).tolist():
             index, radius = int(certificates.index[at]), float(certificates.radius_lower[at])
-            found = self._raised(y[at : at + 1], certificates, at, (proofs or {}).get(at))
-            if found is None:
-                found = self._certificate(x[at : at + 1], y[at : at + 1], certificates, at)
+            about = self._about(x[at : at + 1], y[at : at + 1], certificates, at)
+            eps, data = self._raised(radius, (proofs or {}).get(at), about)
+            if data is None:
+                eps, data = self._certificate(x[at : at + 1], y[at : at + 1], certificates, at, about)
             path = None
-            if found is not None:
+            if data is not None:
                 path = self.folder / f"image-{index:06d}.npz"
-                write_atomically(path, encode([found]))
-            done.append(Written(index, path, 0.0 if found is None else found.eps, radius))
+                write_atomically(path, data)
+            done.append(Written(index, path, eps, radius))
         return done
 
-    def _raised(self, y: Tensor, of: Certificates, at: int, proof: Proof | None) -> Certificate | None:
-        """The certificate of a radius that branch and bound raised; None where its proof cannot be written."""
+    def _raised(
+        self, radius: float, proof: Proof | None, about: Mapping[str, object]
+    ) -> tuple[float, bytes | None]:
+        """The file of a radius that branch and bound raised; none where its proof cannot be written."""
         if proof is None:
-            return None
+            return 0.0, None
+        made = plain(proof.problem.network)
         try:
-            (found,) = certificates_of(
-                plain(proof.problem.network), proof, memory=self.memory, about=self._about(y, of, at)
+            data = assured(
+                lambda slack: certificates_of(made, proof, memory=self.memory, slack=slack, about=about),
+                made.network,
             )
-        except Uncertified:
-            return None
-        return found
+        except (Uncertified, ValueError):
+            return 0.0, None
+        return radius, data
 
-    def _about(self, y: Tensor, of: Certificates, at: int) -> dict[str, object]:
-        known = {"index": int(of.index[at]), "label": int(y), "method": of.method}
+    def _about(self, x: Tensor, y: Tensor, of: Certificates, at: int) -> dict[str, object]:
+        image = digest(array(x[0]))
+        known = {"index": int(of.index[at]), "image": image, "label": int(y), "method": of.method}
         return {**known, "versions": versions(), **self.about}
 
-    def _certificate(self, x: Tensor, y: Tensor, of: Certificates, at: int) -> Certificate | None:
+    def _certificate(
+        self, x: Tensor, y: Tensor, of: Certificates, at: int, about: Mapping[str, object]
+    ) -> tuple[float, bytes | None]:
+        """The radius that a file proves, at most the image's own, and the file; none where no proof is found."""
         index = int(of.index[at])
         x = x.detach().to(self.network.device, torch.float64)
         y = y.detach().to(self.network.device, torch.long)
@@ -130,21 +152,20 @@ class Writer:
             rows = bounds.targeted(y, target, classes, dtype=torch.float64)
         radius = float(of.radius_lower[at])
         box = (None, None) if self.clip is None else self.clip
+        kept: dict[str, Any] = {"memory": self.memory, "about": about}
         for attempt in range(SHRINKS):
             region = NORMS[of.norm].ball(x, radius, *box)
-            found = certificate_of(
-                self.network,
-                self.plain,
-                region,
-                rows,
-                self.method,
-                memory=self.memory,
-                about=self._about(y, of, at),
-            )
-            if found is not None:
-                return found
+
+            def made(slack: float, region: bounds.Region = region) -> list[Certificate] | None:
+                asked = (self.network, self.plain, region, rows, self.method)
+                found = certificate_of(*asked, slack=slack, **kept)
+                return None if found is None else [found]
+
+            data = assured(made, self.plain.network)
+            if data is not None:
+                return radius, data
             radius *= max(1 - self.tol * 2**attempt, 0.5)
-        return None
+        return 0.0, None
 
 
 def write_proof(
@@ -165,12 +186,19 @@ def write_proof(
             "the property relates outputs to inputs; a certificate speaks of outputs over a box"
         )
     told = {"versions": versions(), **(about or {})}
-    found = certificates_of(plain(proof.problem.network), proof, memory=memory, about=told)
-    if not covers(found, prop):
-        raise Uncertified("a coefficient of the property is no float64 number")
+    made = plain(proof.problem.network)
+
+    def found(slack: float) -> list[Certificate]:
+        certificates = certificates_of(made, proof, memory=memory, slack=slack, about=told)
+        if not covers(certificates, prop):
+            raise Uncertified("a coefficient of the property is no float64 number")
+        return certificates
+
     try:
-        data = encode(found)
+        data = assured(found, made.network)
     except ValueError as error:
         raise Uncertified(str(error)) from error
+    if data is None:
+        raise Uncertified("its own check does not prove it: rounding takes more than a certificate can spare")
     write_atomically(path, data)
     return len(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -38,6 +38,7 @@ def tighten(
     clip: Box | None = (0.0, 1.0),
     targets: str = "all",
     eps_max: float | None = None,
+    at: Sequence[float] = (),
     tol: float = 1e-2,
     seed: int = 0,
     memory: int | None = None,
@@ -48,10 +49,11 @@ def tighten(
 
     Every radius is proved as `certify` proves it, in float64 with its margin, at exactly that radius, by the cascade
     of `verify`: for every x' of the ball (and `clip`), f_y(x') > f_j(x') for all targets j.
+    The radii `at`, and eps_max, are tried before others that lie between the same ends.
     An image is done where lower ≥ upper · (1 − tol).  `progress(image, lower, upper)` after each radius tried;
     `proved(image, proof)` for each raised one, at its last radius.
-    network: `network_of(model, shape)`; clip, targets, eps_max and seed as `certify` was given them.  Raises UserError
-    for a count that differs.
+    network: `network_of(model, shape)`; clip, targets, eps_max, at and seed as `certify` was given them.  Raises
+    UserError for a count that differs.
     """
     if not len(certificates) == len(x) == len(y):
         raise UserError(f"tighten: {len(certificates)} certificates for {len(x)} images and {len(y)} labels")
@@ -63,13 +65,15 @@ def tighten(
     rows = bounds.margins(y, logits.shape[1], dtype=x.dtype)
     if target is not None:
         rows = bounds.targeted(y, target(logits, y, index, seed), logits.shape[1], dtype=x.dtype)
+    asked = tuple(at) if eps_max is None else (*at, eps_max)
     lower, seconds = certificates.radius_lower.copy(), certificates.seconds.copy()
     for i in certificates.correct.nonzero()[0].tolist():
         deadline = Deadline(timeout)
         upper = min(float(certificates.radius_upper[i]), math.inf if eps_max is None else eps_max)
         tell = partial(progress or _silent, i)
         about = (x[i : i + 1], rows[i])
-        lower[i], proof = _raised(question, *about, float(lower[i]), upper, tol, deadline, tell)
+        ends = float(lower[i]), upper
+        lower[i], proof = _raised(question, *about, ends, asked, tol, deadline, tell)
         seconds[i] += deadline.spent
         if proof is not None and proved is not None:
             proved(i, proof)
@@ -93,16 +97,21 @@ def _raised(
     question: _Question,
     x: Tensor,
     rows: Tensor,
-    lower: float,
-    upper: float,
+    ends: tuple[float, float],
+    asked: Sequence[float],
     tol: float,
     deadline: Deadline,
     tell: Callable[[float, float], None],
 ) -> tuple[float, Proof | None]:
-    """The largest radius proved from `lower`, proved already, to `upper`: bisected, each within a share of the time."""
-    last = None
-    while deadline.left > 0 and lower < upper * (1 - tol):
+    """The largest radius proved from ends[0], proved already, to ends[1]: bisected, each within a share of the time.
+
+    Radii asked for that lie between the ends are tried before others, the middle one first.
+    """
+    (lower, upper), last, left = ends, None, sorted({eps for eps in asked if ends[0] < eps <= ends[1]})
+    while deadline.left > 0 and (left or lower < upper * (1 - tol)):
         radius = (lower + upper) / 2 if math.isfinite(upper) else lower * GROWTH
+        if left:
+            radius = left[len(left) // 2]
         if not radius > lower:
             break
         share = SHARE * deadline.left if math.isfinite(deadline.left) else None
@@ -111,6 +120,7 @@ def _raised(
             lower, last = radius, proof
         else:
             upper = radius
+        left = [eps for eps in left if lower < eps <= upper and eps != radius]
         tell(lower, upper)
     return lower, last
 

@@ -1,0 +1,125 @@
+"""Results and certificates held against each other and against the images that both speak of."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from certnas.certifier.results import COLUMNS
+from certnas.checker import Rejected
+from certnas.data import Dataset
+from certnas.errors import UserError
+from certnas.proofs.claims import Claim, digest
+
+MOST_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of results.csv.  target: None for all classes; certificate: a file's name, "" for none."""
+
+    index: int
+    label: int
+    prediction: int
+    target: int | None
+    norm: str
+    radius: float
+    certificate: str
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The lines of a results.csv.  Raises UserError for what is none, and Rejected for a line that says nothing."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"cannot read {path}: it is larger than {MOST_BYTES} bytes")
+        lines = csv.DictReader(io.StringIO(path.read_text()))
+        given = list(lines)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"cannot read {path}: {error}; give the results.csv of certnas certify") from error
+    if tuple(lines.fieldnames or ()) != COLUMNS:
+        raise UserError(f"{path} is no results.csv of certnas certify; its columns are {','.join(COLUMNS)}")
+    rows = []
+    for number, line in enumerate(given, 2):
+        try:
+            rows.append(_row(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise Rejected(f"line {number} cannot be read: {error}") from error
+    return rows
+
+
+def _row(line: Mapping[str, str]) -> Row:
+    radius = float(line["radius_lower"])
+    if not 0 <= radius < math.inf:
+        raise ValueError(f"the radius is {radius}")
+    whole = {name: int(line[name]) for name in ("index", "label", "prediction")}
+    target = int(line["target"]) if line["target"] else None
+    return Row(**whole, target=target, norm=line["norm"], radius=radius, certificate=line["certificate"])
+
+
+def held_image(index: object, claim: Claim, data: Dataset) -> None:
+    """Raises Rejected unless a certificate is about image `index` of a data set, and its label's."""
+    at = _places(data).get(index) if isinstance(index, int) else None
+    if at is None:
+        raise Rejected(f"it says that it is about image {index!r}, which {data.name} does not have")
+    if claim.image != digest(data.x[at].double().numpy()):
+        raise Rejected(f"its image is not image {index} of {data.name}")
+    if claim.label != int(data.y[at]):
+        raise Rejected(f"it proves class {claim.label}, and image {index} is labelled {int(data.y[at])}")
+
+
+def held_rows(
+    rows: Sequence[Row], files: Mapping[str, Claim | None], data: Dataset
+) -> Iterator[tuple[int, str]]:
+    """The lines that are not what their certificates prove about the images of a data set: (line, why).
+
+    files: of each certificate that is there, what it proves, None where it was rejected.
+    """
+    places, seen = _places(data), set[int]()
+    for number, row in enumerate(rows, 2):
+        try:
+            if row.index in seen:
+                raise Rejected(f"image {row.index} stands twice")
+            seen.add(row.index)
+            _held_row(row, files, places, data)
+        except Rejected as error:
+            yield number, str(error)
+    for name in sorted(set(files) - {row.certificate for row in rows}):
+        yield 0, f"no line names the certificate {name}"
+
+
+def _held_row(
+    row: Row, files: Mapping[str, Claim | None], places: Mapping[object, int], data: Dataset
+) -> None:
+    at = places.get(row.index)
+    if at is None:
+        raise Rejected(f"{data.name} has no image {row.index}")
+    if row.label != int(data.y[at]):
+        raise Rejected(f"image {row.index} is labelled {int(data.y[at])}, not {row.label}")
+    if not row.certificate:
+        return
+    if row.certificate not in files:
+        raise Rejected(f"its certificate {row.certificate} is missing")
+    claim = files[row.certificate]
+    if claim is None:
+        raise Rejected(f"its certificate {row.certificate} is rejected")
+    if claim.image != digest(data.x[at].double().numpy()):
+        raise Rejected(f"its certificate {row.certificate} is about another image than {row.index}")
+    others = tuple(c for c in range(claim.classes) if c != row.label)
+    beaten = others if row.target is None else (row.target,)
+    for what, mine, proved in (
+        ("label", row.label, claim.label),
+        ("prediction", row.prediction, claim.label),
+        ("norm", row.norm, claim.norm),
+        ("radius", row.radius, claim.eps),
+        ("classes that cannot win", beaten, claim.beaten),
+    ):
+        if mine != proved:
+            raise Rejected(f"its {what}: {mine}; {row.certificate} proves {proved}")
+
+
+def _places(data: Dataset) -> dict[object, int]:
+    return {int(index): at for at, index in enumerate(data.index.tolist())}
