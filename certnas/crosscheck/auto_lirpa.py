@@ -116,25 +116,25 @@ class Converted:
             raise UserError(f"norm {norm!r} of auto_lirpa_bounds is not one of {', '.join(_ORDERS)}")
         if x.dtype not in _CLEAN_TOLERANCE:
             raise UserError(f"auto_lirpa_bounds takes x in float32 or float64, got {x.dtype}")
-        self.norm, self.allow_unsound = norm, allow_unsound
+        self.norm, self.conv_mode, self.allow_unsound = norm, conv_mode, allow_unsound
         self.model = _with_batch_axis(copy.deepcopy(model).eval().to(x)).requires_grad_(False)
         with torch.no_grad():
             self.model(x.detach())
         with auto_lirpa(x.dtype) as (library, _):
-            try:
-                self.bounded = bounded_module(library)(
-                    self.model, x.detach(), bound_opts={"conv_mode": conv_mode}
-                )
-            except Exception as error:
-                raise OracleUnusable(
-                    f"conversion failed: {type(error).__name__}: {one_line(error)}"
-                ) from error
-        for node in self.bounded.children():
-            if type(node).__name__ == "BoundConv":
-                node.interval_propagate = partial(_by_image, node.interval_propagate)
+            self.bounded = self._convert(library, x.detach())
         why = _known_wrong(self.bounded, norm, conv_mode)
         if why and not allow_unsound:
             raise OracleUnusable(why)
+
+    def _convert(self, library: Any, x: Tensor) -> Any:
+        try:
+            bounded = bounded_module(library)(self.model, x, bound_opts={"conv_mode": self.conv_mode})
+        except Exception as error:
+            raise OracleUnusable(f"conversion failed: {type(error).__name__}: {one_line(error)}") from error
+        for node in bounded.children():
+            if type(node).__name__ == "BoundConv":
+                node.interval_propagate = partial(_by_image, node.interval_propagate)
+        return bounded
 
     def bounds(
         self,
@@ -166,15 +166,16 @@ class Converted:
                 # against an image where a ball is a box, against [N, rows] where a dual norm is multiplied
                 eps = eps.to(x).reshape(-1, *[1] * (x.dim() - 1 if self.norm == "linf" else 1))
             ball = library.perturbations.PerturbationLpNorm(norm=_ORDERS[self.norm], eps=eps)
-            search = {"iteration": ascent.iterations, "lr_alpha": ascent.step}
-            self.bounded.bound_opts["optimize_bound_args"].update(search)
-            for relu in self.bounded.relus:  # an earlier CROWN-Optimized would decide which units get bounds
-                vars(relu).pop("alpha_lookup_idx", None)
+            bounded = self.bounded
+            if method == "CROWN-Optimized":  # it leaves slopes behind, by which CROWN would choose its units
+                bounded = self._convert(library, x)
+                search = {"iteration": ascent.iterations, "lr_alpha": ascent.step}
+                bounded.bound_opts["optimize_bound_args"].update(search)
             asked, specification = (library.BoundedTensor(x, ball),), rows.to(x).detach()
             start, cpu = time.perf_counter(), time.process_time()
             try:
                 with torch.set_grad_enabled(method == "CROWN-Optimized"):
-                    lower, above = self.bounded.compute_bounds(
+                    lower, above = bounded.compute_bounds(
                         x=asked, C=specification, method=method, bound_upper=upper
                     )
             except Exception as error:
@@ -190,9 +191,18 @@ def _check_method(method: str) -> None:
 
 
 def _by_image(interval_propagate: Any, *operands: Any, C: Any = None) -> tuple[Tensor, ...]:
-    """A convolution's intervals [N, C, H, W], to which one l2 or l1 radius for each image adds an axis in front."""
-    found = interval_propagate(*operands, C=C)
-    return tuple(side.flatten(0, 1) if side.dim() == 5 else side for side in found)
+    """A convolution's intervals [N, C, H, W] of an l2 or l1 ball: it takes one radius, not one for each image [N, 1].
+
+    Those of radius one reach as far as its kernels' norms; each image's reach so many times as far as its radius.
+    """
+    ball = getattr(operands[0], "ptb", None)
+    if ball is None or math.isinf(ball.norm) or not isinstance(ball.eps, Tensor):
+        return tuple(interval_propagate(*operands, C=C))
+    unit = copy.copy(ball)
+    unit.eps = 1.0
+    lower, upper = interval_propagate(type(operands[0])(*operands[0], ptb=unit), *operands[1:], C=C)
+    centre, reach = (lower + upper) / 2, (upper - lower) / 2 * ball.eps.reshape(-1, 1, 1, 1)
+    return centre - reach, centre + reach
 
 
 def _with_batch_axis(model: nn.Module) -> nn.Module:
