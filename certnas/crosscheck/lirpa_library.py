@@ -161,6 +161,9 @@ def _lower_slopes(
     With them whether every slope is zero, then rows end here.
     """
     active, inactive = lower >= 0, upper <= 0
-    free, fixed = (~active & ~inactive).to(lower), active.to(lower) + leaky_alpha * (inactive & ~active).to(lower)
+    free, fixed = (
+        (~active & ~inactive).to(lower),
+        active.to(lower) + leaky_alpha * (inactive & ~active).to(lower),
+    )
     of_lower, of_upper = (None if slope is None else slope * free + fixed for slope in slopes)
     return of_lower, of_upper, leaky_alpha == 0 and inactive.all()
