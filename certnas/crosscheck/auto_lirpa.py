@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +21,7 @@ ConvMode = Literal["matrix", "patches"]
 
 _ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 _METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
+_SIDES = ("lower", "upper")
 _CLEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
@@ -168,39 +169,45 @@ class Converted:
                 eps = eps.to(x).reshape(-1, *[1] * (x.dim() - 1 if self.norm == "linf" else 1))
             ball = library.perturbations.PerturbationLpNorm(norm=_ORDERS[self.norm], eps=eps)
             asked, specification = (library.BoundedTensor(x, ball),), rows.to(x).detach()
-            lower, above, seconds, cpu_seconds = None, None, 0.0, 0.0
-            for bounded, sides in self._runs(library, x, method, upper, ascent):
+            sides: dict[str, Tensor] = {"upper": torch.full(rows.shape[:2], math.inf).to(x)}
+            seconds = cpu_seconds = 0.0
+            for bounded, asked_for in self._runs(library, x, method, upper, ascent):
                 start, cpu = time.perf_counter(), time.process_time()
                 try:
                     with torch.set_grad_enabled(method == "CROWN-Optimized"):
-                        found = bounded.compute_bounds(x=asked, C=specification, method=method, **sides)
+                        found = bounded.compute_bounds(
+                            x=asked,
+                            C=specification,
+                            method=method,
+                            **{f"bound_{side}": side in asked_for for side in _SIDES},
+                        )
                 except Exception as error:
-                    reason = f"{method} failed: {type(error).__name__}: {one_line(error)}"
-                    raise OracleUnusable(reason) from error
+                    raise OracleUnusable(
+                        f"{method} failed: {type(error).__name__}: {one_line(error)}"
+                    ) from error
                 seconds += time.perf_counter() - start
                 cpu_seconds += time.process_time() - cpu
-                lower, above = (
-                    side if mine is None else mine for mine, side in zip((lower, above), found, strict=True)
-                )
-        above = torch.full_like(lower, math.inf) if above is None else above
-        return LirpaBounds(lower.detach(), above.detach(), clean, version, seconds, cpu_seconds)
+                both = dict(zip(_SIDES, found, strict=True))
+                sides |= {side: both[side].detach() for side in asked_for}
+        return LirpaBounds(sides["lower"], sides["upper"], clean, version, seconds, cpu_seconds)
 
     def _runs(
         self, library: Any, x: Tensor, method: Method, upper: bool, ascent: Ascent
-    ) -> Iterator[tuple[Any, dict[str, bool]]]:
-        """What is asked, and of which conversion.
+    ) -> Iterator[tuple[Any, Sequence[str]]]:
+        """The conversions that are asked, and each for which sides.
 
         CROWN-Optimized leaves slopes behind, by which what comes after chooses the units that get bounds: it has a
         conversion of its own for either side.
         """
+        asked_for = _SIDES[: 1 + upper]
         if method != "CROWN-Optimized":
-            yield self.bounded, {"bound_upper": upper}
+            yield self.bounded, asked_for
             return
-        for sides in ({"bound_upper": False}, {"bound_lower": False})[: 1 + upper]:
+        for side in asked_for:
             bounded = self._convert(library, x)
             search = {"iteration": ascent.iterations, "lr_alpha": ascent.step}
             bounded.bound_opts["optimize_bound_args"].update(search)
-            yield bounded, sides
+            yield bounded, [side]
 
 
 def _check_method(method: str) -> None:
