@@ -18,7 +18,7 @@ import bounds
 from benchmarks.images import png
 from benchmarks.record import Record, options
 from benchmarks.third_party import NETWORKS
-from certnas.crosscheck import Ascent, Converted
+from certnas.crosscheck import Ascent, Converted, lirpa_version
 from certnas.runs import write_atomically
 
 EPS = {"mnist_cnn_small": 0.1, "mnist_a_adv": 0.1, "cifar_2c2f": 2 / 255, "resnet2b": 1 / 255}
@@ -179,7 +179,8 @@ def main(out: Path, quick: bool, threads: int, chosen: tuple[str, ...]) -> None:
     """α-CROWN's bounds against time, ours and auto_LiRPA's, one image at a time."""
     torch.set_num_threads(threads)
     budgets = BUDGETS[:4] if quick else BUDGETS
-    record = Record.open(out, "alpha", {"threads": threads, "budgets": budgets, "steps": STEPS})
+    settings = {"threads": threads, "budgets": budgets, "steps": STEPS, "auto_LiRPA": lirpa_version()}
+    record = Record.open(out, "alpha", settings)
     names, console = list(chosen or list(EPS)[: 1 if quick else None]), Console()
     for name in names:
         for place in range(1 if quick else IMAGES[name]):

@@ -1,4 +1,7 @@
-"""One CROWN call at a fixed ε against auto_LiRPA in the same process, turn by turn: the same bounds, in what time."""
+"""One CROWN call at a fixed ε against auto_LiRPA in the same process, turn by turn: the same bounds, in what time.
+
+A record is for the version of auto_LiRPA that Python finds, and is named after it: a checkout first on PYTHONPATH.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +22,7 @@ from benchmarks.images import png
 from benchmarks.record import Record, options
 from benchmarks.seeded import SEEDED
 from benchmarks.third_party import NETWORKS, cifar10
-from certnas.crosscheck import Converted, OracleUnusable
+from certnas.crosscheck import Converted, OracleUnusable, lirpa_version
 from certnas.crosscheck.auto_lirpa import ConvMode
 from certnas.runs import write_atomically
 
@@ -182,7 +185,8 @@ def lines(key: str, entry: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 def table(record: Record) -> Table:
     """Each of ours against each mode of theirs, for each network and batch."""
     result = Table(
-        title="CROWN, l∞, float32: medians (* against its faster mode); bounds apart over 1 + max |bound|"
+        title=f"CROWN, l∞, float32, against auto_LiRPA {record.settings['auto_LiRPA']}: medians (* against its "
+        "faster mode); bounds apart over 1 + max |bound|"
     )
     for column in (
         "network", "batch", "ours", "theirs", "our CPU s", "their CPU s", "CPU ratio", "wall ratio", "above",
@@ -217,7 +221,7 @@ def picture(record: Record) -> bytes:
     plot.set_yticks([0.1, 0.2, AIM, 0.5, 1, 2], ["0.1", "0.2", "1/3", "0.5", "1", "2"])
     plot.minorticks_off()
     plot.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names], fontsize="x-small")
-    plot.set_ylabel("CPU time over that of\nauto_LiRPA's faster mode")
+    plot.set_ylabel(f"CPU time over that of auto_LiRPA\n{record.settings['auto_LiRPA']}'s faster mode")
     plot.legend(fontsize="x-small")
     return png(figure)
 
@@ -229,9 +233,9 @@ def picture(record: Record) -> bytes:
 def main(out: Path, quick: bool, threads: int, chosen: tuple[str, ...], batches: tuple[str, ...]) -> None:
     """CROWN at a fixed ε against auto_LiRPA, in the same process."""
     torch.set_num_threads(threads)
-    runs = 1 if quick else RUNS
-    record = Record.open(out, "bound_call", {"runs": runs, "threads": threads})
-    console = Console()
+    runs, version, console = 1 if quick else RUNS, lirpa_version(), Console()
+    settings = {"runs": runs, "threads": threads, "auto_LiRPA": version}
+    record = Record.open(out, f"bound_call_{version}", settings)
     for batch in (int(batch) for batch in batches or BATCHES[: 1 if quick else None]):
         for name in chosen or list(EPS)[: 2 if quick else None]:
             key = f"{name} | batch {batch}"
@@ -241,7 +245,7 @@ def main(out: Path, quick: bool, threads: int, chosen: tuple[str, ...], batches:
             )
             console.print(f"{key}: {ratio}", highlight=False)
     console.print(table(record))
-    write_atomically(out / "bound_call.png", picture(record))
+    write_atomically(out / f"bound_call_{version}.png", picture(record))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def shown(*tables: Table) -> str:
 
 
 def test_a_call_is_compared_with_each_mode_and_the_faster_one_counts(tmp_path: Path) -> None:
-    record = Record.open(tmp_path, "bound_call", {})
+    record = Record.open(tmp_path, "bound_call", {"auto_LiRPA": "0.3"})
     work = (tiny(), images(1), torch.tensor([3]), 0.05, ("patches", "matrix"), 2)
     entry = record.once("conv2, seeded | batch 1", lambda: bound_call.compare(*work))
     assert entry["runs"] >= 2 and not entry["unusable"]
@@ -65,7 +65,7 @@ def test_a_call_is_compared_with_each_mode_and_the_faster_one_counts(tmp_path: P
 
 
 def test_what_auto_lirpa_refuses_is_recorded_as_it_says(tmp_path: Path) -> None:
-    record = Record.open(tmp_path, "bound_call", {})
+    record = Record.open(tmp_path, "bound_call", {"auto_LiRPA": "0.3"})
     work = (tiny(groups=4), images(1), torch.tensor([3]), 0.05, ("patches",), 1)
     entry = record.once("conv2, seeded | batch 1", lambda: bound_call.compare(*work))
     assert "ignores the groups" in entry["unusable"]["patches"] and bound_call.best(entry) is None

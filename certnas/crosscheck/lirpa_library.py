@@ -1,8 +1,7 @@
-"""auto_LiRPA imported under a newer torch and numpy than it knows, with nothing left behind in this process."""
+"""auto_LiRPA, an old version or a new one, imported under this torch and numpy, with nothing left behind."""
 
 import contextlib
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import io
@@ -12,6 +11,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,40 @@ from torch import Tensor
 
 from certnas.errors import UserError
 
-_NEEDS_SHIM_BELOW = (0, 4)
+_NAME = "auto_LiRPA"
+_OLD, _NEW = (0, 3), (0, 7)
+_HOW = (
+    "get 0.3 with `uv sync --group test` or `pip install --no-deps auto_LiRPA==0.3 appdirs tqdm setuptools`, "
+    "or put a checkout of 0.7 on PYTHONPATH"
+)
 
 
 def lirpa_version() -> str:
-    """The installed version of auto_LiRPA.  Raises UserError where there is none."""
-    try:
-        return importlib.metadata.version("auto_LiRPA")
-    except importlib.metadata.PackageNotFoundError:
+    """The version of the auto_LiRPA that an import finds, PYTHONPATH first.
+
+    Raises UserError, in one line, where there is none or one that the adapter was not tested with.
+    """
+    version = _version_found()
+    if version is None:
+        raise UserError(f"the cross-check needs auto_LiRPA 0.3 or 0.7, and none is installed; {_HOW}")
+    if _release(version) not in (_OLD, _NEW):
         raise UserError(
-            "the cross-check needs auto_LiRPA, which is not installed; "
-            "get it with `uv sync --group test` or `pip install --no-deps auto_LiRPA==0.3 appdirs tqdm`"
-        ) from None
+            f"the cross-check works with auto_LiRPA 0.3 and 0.7, and {version or 'one without a version'} "
+            f"is what Python finds; {_HOW}"
+        )
+    return version
+
+
+def _version_found() -> str | None:
+    """What the package says of itself: an installed copy's metadata may belong to another than is imported."""
+    loaded = sys.modules.get(_NAME)
+    if loaded is not None:
+        return str(getattr(loaded, "__version__", ""))
+    spec = importlib.util.find_spec(_NAME)
+    if spec is None or spec.origin is None:
+        return None
+    found = re.search(r"""^__version__ *= *['"]([^'"]+)['"]""", Path(spec.origin).read_text("utf-8"), re.M)
+    return found[1] if found else ""
 
 
 @contextlib.contextmanager
@@ -51,18 +73,17 @@ def auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
         stack.callback(lambda: root.handlers.__setitem__(slice(None), handlers))
         stack.callback(torch.set_default_dtype, default_dtype)
         torch.set_default_dtype(dtype)
-        if _release(version) < _NEEDS_SHIM_BELOW:
+        if _release(version) == _OLD:
             stack.enter_context(_shim())
         try:
-            library = importlib.import_module("auto_LiRPA")
-            importlib.import_module("auto_LiRPA.perturbations")
+            library = importlib.import_module(_NAME)
+            importlib.import_module(f"{_NAME}.perturbations")
         except ImportError as error:
             raise UserError(
                 f"auto_LiRPA {version} cannot be imported ({one_line(error)}); get what it needs with "
-                "`uv sync --group test` or `pip install appdirs tqdm setuptools`"
+                "`uv sync --group test` or `pip install appdirs tqdm setuptools`, for 0.7 with graphviz and packaging"
             ) from error
-        if _release(version) < _NEEDS_SHIM_BELOW:
-            stack.enter_context(_slopes_that_move())
+        stack.enter_context(_slopes_that_move())
         yield library, version
 
 
@@ -118,24 +139,31 @@ def _shim() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _slopes_that_move() -> Iterator[None]:
-    """auto_LiRPA 0.3's ReLU with a gradient for slopes of 0 and 1, where all of them start.
+    """auto_LiRPA's ReLU with a gradient for slopes of 0 and 1, where all of them start.
 
     It clamps slopes that are in [0, 1] already, and torch's clamp no longer passes a gradient at its ends.
     """
-    relu: Any = importlib.import_module("auto_LiRPA.operators.activation").BoundRelu
-    original = relu.__dict__["_relu_mask_alpha"]
-    relu._relu_mask_alpha = staticmethod(_lower_slopes)
+    relu = importlib.import_module(f"{_NAME}.bound_ops").BoundRelu
+    owner: Any = next(kind for kind in relu.__mro__ if "_relu_mask_alpha" in vars(kind))
+    original = vars(owner)["_relu_mask_alpha"]
+    owner._relu_mask_alpha = staticmethod(_lower_slopes)
     try:
         yield
     finally:
-        relu._relu_mask_alpha = original
+        owner._relu_mask_alpha = original
 
 
 def _lower_slopes(
-    lower: Tensor, upper: Tensor, *slopes: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Slopes below a ReLU on [lower, upper], 1 where it is active and 0 where not; whether no unit is ever active."""
+    lower: Tensor, upper: Tensor, *slopes: Tensor | None, leaky_alpha: float = 0.0
+) -> tuple[Tensor | None, Tensor | None, Tensor | bool]:
+    """Slopes below a ReLU on [lower, upper], 1 where it is active and `leaky_alpha` where it is not.
+
+    With them whether every slope is zero, then rows end here.
+    """
     active, inactive = lower >= 0, upper <= 0
-    free, one = (~active & ~inactive).to(lower), active.to(lower)
-    of_lower, of_upper = (None if slope is None else slope * free + one for slope in slopes)
-    return of_lower, of_upper, inactive.all()
+    free, fixed = (
+        (~active & ~inactive).to(lower),
+        active.to(lower) + leaky_alpha * (inactive & ~active).to(lower),
+    )
+    of_lower, of_upper = (None if slope is None else slope * free + fixed for slope in slopes)
+    return of_lower, of_upper, leaky_alpha == 0 and inactive.all()
