@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 import bounds
 from bounds import alpha
+from bounds.analysis import Analysis
+from bounds.memory import budget
 
 EPS = 0.06
 
@@ -84,3 +86,20 @@ def test_derivatives_are_those_of_the_best_iterate(subject) -> None:
     assert bool((bound <= lower(subject, method) + 1e-12).all())
     (slope,) = torch.autograd.grad(bound.sum(), eps)
     assert float(slope) < 0
+
+
+def test_more_steps_never_lose_the_best_iterate(subject) -> None:
+    """Steps so large that iterates rise and fall: the slopes kept are of each image's best, the bound of each row's."""
+    network, x, rows = subject
+    region = bounds.Linf(x, EPS)
+    limit = budget(None, network.dtype, network.device)
+    bound, sums = [], []
+    for iterations in range(1, 7):
+        method = bounds.AlphaCrown(iterations=iterations, step=1.5, decay=1.0, shared=True)
+        with torch.no_grad():
+            bound.append(lower(subject, method))
+        tuned = method.optimise(Analysis(network, region, limit, method.slope), rows)
+        sums.append(lower(subject, tuned).sum(1))
+    for found in (torch.stack(bound), torch.stack(sums)):
+        assert float(found.diff(dim=0).min()) >= -1e-9
+        assert float((found[-1] - found[0]).max()) > 1e-3
