@@ -103,3 +103,24 @@ def test_more_steps_never_lose_the_best_iterate(subject) -> None:
     for found in (torch.stack(bound), torch.stack(sums)):
         assert float(found.diff(dim=0).min()) >= -1e-9
         assert float((found[-1] - found[0]).max()) > 1e-3
+
+
+def test_the_slopes_kept_are_those_of_the_best_iterate_not_of_the_last(subject, monkeypatch) -> None:
+    """Bounds made worse with every evaluation: the first slopes are the best, and are what is left."""
+    network, x, rows = subject
+    evaluations: list[int] = []
+    honest = alpha._Choice.bound
+
+    def worsening(self, *arguments) -> Tensor:
+        evaluations.append(1)
+        return honest(self, *arguments) - 1e3 * len(evaluations)
+
+    monkeypatch.setattr(alpha._Choice, "bound", worsening)
+    slopes = []
+    for iterations in (0, 3):
+        method = bounds.AlphaCrown(iterations=iterations)
+        limit = budget(None, network.dtype, network.device)
+        tuned = method.optimise(Analysis(network, bounds.Linf(x, EPS), limit, method.slope), rows)
+        slopes.append([t for tunings in tuned.slopes.values() for tuning in tunings.values() for t in tuning])
+    assert len(evaluations) == 4
+    assert all(torch.equal(first, kept) for first, kept in zip(*slopes, strict=True))

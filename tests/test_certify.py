@@ -303,7 +303,7 @@ def test_the_docstring_runs() -> None:
 
 
 def test_a_margin_that_rounding_could_make_is_no_proof() -> None:
-    """A bound above 0 by less than PROOF_MARGIN × (1 + max |logit|) shrinks the radius; just above it the proof holds."""
+    """A bound above 0 by less than PROOF_MARGIN × (1 + max |logit|) shrinks the radius; just above it it holds."""
     needed = PROOF_MARGIN * (1 + 7.0)
     asked: list[torch.dtype] = []
 

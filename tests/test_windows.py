@@ -169,7 +169,7 @@ def test_a_window_costs_less_than_the_image() -> None:
 
 @pytest.mark.parametrize("first", [(1, 7), (7, 1), (1, 3), (5, 3)])
 def test_windows_of_unlike_height_and_width(first: tuple[int, int]) -> None:
-    """Padding and kernel differ by axis, as in the space's 1×7 then 7×1: by windows and written out, the same bounds."""
+    """Padding and kernel differ by axis, as in the space's 1×7 then 7×1: windows change no bound."""
     torch.manual_seed(6)
     second = first[::-1]
     model = nn.Sequential(
