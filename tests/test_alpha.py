@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 import bounds
 from bounds import alpha
+from bounds.analysis import Analysis
+from bounds.memory import budget
 
 EPS = 0.06
 
@@ -84,3 +86,41 @@ def test_derivatives_are_those_of_the_best_iterate(subject) -> None:
     assert bool((bound <= lower(subject, method) + 1e-12).all())
     (slope,) = torch.autograd.grad(bound.sum(), eps)
     assert float(slope) < 0
+
+
+def test_more_steps_never_lose_the_best_iterate(subject) -> None:
+    """Steps so large that iterates rise and fall: the slopes kept are of each image's best, the bound of each row's."""
+    network, x, rows = subject
+    region = bounds.Linf(x, EPS)
+    limit = budget(None, network.dtype, network.device)
+    bound, sums = [], []
+    for iterations in range(1, 7):
+        method = bounds.AlphaCrown(iterations=iterations, step=1.5, decay=1.0, shared=True)
+        with torch.no_grad():
+            bound.append(lower(subject, method))
+        tuned = method.optimise(Analysis(network, region, limit, method.slope), rows)
+        sums.append(lower(subject, tuned).sum(1))
+    for found in (torch.stack(bound), torch.stack(sums)):
+        assert float(found.diff(dim=0).min()) >= -1e-9
+        assert float((found[-1] - found[0]).max()) > 1e-3
+
+
+def test_the_slopes_kept_are_those_of_the_best_iterate_not_of_the_last(subject, monkeypatch) -> None:
+    """Bounds made worse with every evaluation: the first slopes are the best, and are what is left."""
+    network, x, rows = subject
+    evaluations: list[int] = []
+    honest = alpha._Choice.bound
+
+    def worsening(self, *arguments) -> Tensor:
+        evaluations.append(1)
+        return honest(self, *arguments) - 1e3 * len(evaluations)
+
+    monkeypatch.setattr(alpha._Choice, "bound", worsening)
+    slopes = []
+    for iterations in (0, 3):
+        method = bounds.AlphaCrown(iterations=iterations)
+        limit = budget(None, network.dtype, network.device)
+        tuned = method.optimise(Analysis(network, bounds.Linf(x, EPS), limit, method.slope), rows)
+        slopes.append([t for tunings in tuned.slopes.values() for tuning in tunings.values() for t in tuning])
+    assert len(evaluations) == 4
+    assert all(torch.equal(first, kept) for first, kept in zip(*slopes, strict=True))

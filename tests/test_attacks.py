@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import certnas.attacks as attacks
 from certnas.attacks import ATTACKS, BUDGETS, Adversarial, smallest_adversarial
+from certnas.attacks.judge import Judge
 from certnas.attacks.norms import NORMS
 from certnas.data import load
 from certnas.errors import UserError
@@ -363,3 +364,11 @@ def test_a_model_that_cannot_run_in_float64_or_on_this_shape() -> None:
 def test_every_norm_has_attacks() -> None:
     assert list(ATTACKS) == list(NORMS)
     assert set(attacks.__all__) <= set(dir(attacks))
+
+
+def test_a_tie_with_the_target_is_adversarial() -> None:
+    """What is proved is f_y > f_target, so a tie refutes it; a score short of the tie does not."""
+    scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0 - 1e-15, 0.0], [1.0, 0.5, 2.0]], dtype=torch.float64)
+    y, target = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)
+    assert Judge(nn.Identity(), y, target).wrong(scores).tolist() == [True, False, False]
+    assert Judge(nn.Identity(), y, None).wrong(scores).tolist() == [False, False, True]

@@ -348,3 +348,22 @@ def test_the_docstring_runs() -> None:
     example = doctest.DocTestFinder().find(certification.certify, "certify", globs={})
     runner = doctest.DocTestRunner()
     assert sum(runner.run(test).attempted for test in example) >= 5 and runner.failures == 0
+
+
+def test_a_margin_that_rounding_could_make_is_no_proof() -> None:
+    """A bound above 0 by less than PROOF_MARGIN × (1 + max |logit|) shrinks the radius; just above it it holds."""
+    needed = PROOF_MARGIN * (1 + 7.0)
+    asked: list[torch.dtype] = []
+
+    class Bounds:
+        def lower_margin(self, eps: Tensor, image: Tensor, dtype: torch.dtype) -> Tensor:
+            asked.append(dtype)
+            enough = torch.tensor([1.01, 0.99, 0.99], dtype=torch.float64)[image] * needed
+            return torch.where((image == 1) & (eps < 0.2), 2 * needed, enough)
+
+    logits = torch.tensor([[3.0, -7.0], [7.0, 0.0], [0.0, 7.0]], dtype=torch.float64)
+    radius = torch.full((3,), 0.2, dtype=torch.float64)
+    proved, margin = batch._prove(Bounds(), radius, logits, 1e-3)  # type: ignore[arg-type]
+    assert set(asked) == {torch.float64}
+    assert proved.tolist() == [0.2, pytest.approx(0.2 * (1 - 1e-3)), 0.0]
+    assert margin.tolist() == [1.01 * needed, 2 * needed, 0.0]

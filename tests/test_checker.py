@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from effort import examples
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from oracles import sample_region
@@ -115,7 +116,7 @@ def test_random_networks(exact: bool) -> None:
 
     @seed(5)
     @settings(
-        max_examples=12 if exact else 60,
+        max_examples=examples(6, 12) if exact else examples(25, 60),
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -148,7 +149,7 @@ def test_random_networks(exact: bool) -> None:
         assert (values.amin(0).numpy() >= derived - 1e-9).all()
 
     holds()
-    assert tried == proved and tried >= (4 if exact else 20)
+    assert tried == proved and tried >= (examples(2, 4) if exact else examples(8, 20))
 
 
 MODULES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {

@@ -86,3 +86,15 @@ def test_statistics_of_a_batch_and_their_derivatives() -> None:
     expected = nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=1e-5)
     torch.testing.assert_close(y, expected)
     assert torch.autograd.gradcheck(lambda *given: normalised(*given, 1e-5), (x, weight, bias))
+
+
+def test_ends_that_rounding_crosses_do_not_stay_crossed() -> None:
+    """Two bounds of one number that miss each other by an ulp hold both ends when they are met."""
+    low = torch.tensor([[1.0]], dtype=torch.float64)
+    high = torch.nextafter(low, torch.full_like(low, 2.0))
+    for one, other in (
+        (Interval(low - 1, low), Interval(high, high + 1)),
+        (Interval(high, high), Interval(low, low)),
+    ):
+        for met in (one.intersect(other), other.intersect(one)):
+            assert torch.equal(met.lower, low) and torch.equal(met.upper, high)

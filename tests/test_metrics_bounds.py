@@ -1,6 +1,7 @@
 """The certified-bound metric: sound, the root where it says, one row or all, ε that follows, cells one by one."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -269,6 +270,38 @@ def test_gain_of_a_linear_cell_by_hand() -> None:
         expected = torch.einsum("oi,nki->nko", cell.weight, given[before]).abs().sum(1)
         assert torch.allclose(arrivals[after].radius, expected)
         assert torch.allclose(arrivals[after].value, cell(arrivals[before].value))
+
+
+def test_cells_that_double_the_relative_width_read_minus_log_two_each() -> None:
+    """v − v/2 of a constant v keeps the width and halves the value: R = −Σ_c log 2, the figure is the mean factor."""
+
+    class Shift(nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.by = nn.Parameter(torch.tensor(by))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x - self.by
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(64, CLASSES)
+            nn.init.zeros_(self.stem.weight)
+            nn.init.ones_(self.stem.bias)
+            self.cells = nn.ModuleList([Shift(0.5), Shift(0.25), Shift(0.125)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x.flatten(1))
+            for cell in self.cells:
+                x = cell(x)
+            return x
+
+    network, x = Net().double(), torch.rand(3, 1, 8, 8).double()
+    found = measure(
+        "cb", {"reading": "gain", "dtype": "float64"}, network, x, torch.zeros(3, dtype=torch.long)
+    )
+    assert float(found.detach()) == pytest.approx(-3 * math.log(2), rel=1e-6)
 
 
 def test_small_outputs_gain_nothing() -> None:

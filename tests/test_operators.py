@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from effort import in_turn
 from operators import OPERATORS
 from oracles import linear_minimum
 from soundness import METHODS, NETS, Ball, balls, images, output_bounds, points, ready, values, violation
@@ -20,6 +21,15 @@ ROUNDING = 1e-9
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 
+def test_every_region_is_met_in_every_network() -> None:
+    """Names and networks choose the regions, so that none is left to the nights alone."""
+    for turn in range(3):
+        met = {place for name in OPERATORS for place in in_turn(range(6), name, turn)}
+        assert met == set(range(6))
+    for name in OPERATORS:
+        assert {place for turn in range(3) for place in in_turn(range(6), name, turn)} == set(range(6))
+
+
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_an_operator(name: str, net: str) -> None:
@@ -32,7 +42,7 @@ def test_an_operator(name: str, net: str) -> None:
         torch.testing.assert_close(
             network(images(operator, n)), model(images(operator, n)), rtol=0, atol=1e-12
         )
-    for ball in balls(x):
+    for ball in in_turn(list(balls(x)), name, turn=list(NETS).index(net)):
         outputs = values(model, points(ball, model))
         found = {key: output_bounds(network, ball.region(), method) for key, method in METHODS.items()}
         for key, interval in found.items():
@@ -69,7 +79,7 @@ def test_a_region_of_one_point_is_the_clean_value(name: str) -> None:
     graph = bounds.trace(model, x)
     with torch.no_grad():
         clean = model(x)
-    for ball in balls(x, 0.0):
+    for ball in in_turn(list(balls(x, 0.0)), name, turn=len(NETS)):
         for key, method in METHODS.items():
             leaf, eps = (
                 x.clone().requires_grad_(),

@@ -194,3 +194,22 @@ def test_schedules_of_certified_training() -> None:
     assert objective.schedule(0.8) == pytest.approx({"eps": 0.1, "kappa": 0.25, "beta": 0.5})
     assert objective.bound(1.0) == FusedCrossEntropy(0.5)
     assert IntervalBounds().bound(0.5) == BoxedCrossEntropy()
+
+
+def test_the_fused_loss_of_a_linear_model_by_hand() -> None:
+    """Four classes: each exponential under its chord, the greatest weighted sum of the chords in closed form."""
+    torch.manual_seed(4)
+    model, eps = nn.Sequential(nn.Flatten(), nn.Linear(6, 4)).double(), 0.07
+    x, y = 0.3 + 0.4 * torch.rand(3, 1, 2, 3, dtype=torch.float64), torch.tensor([0, 2, 3])
+    rows = bounds.margins(y, 4, dtype=torch.float64)
+    bound = bounds.trace(model, x).bind()
+    found = -bounds.lower_bounds(bound, bounds.Linf(x, eps), rows, FusedCrossEntropy(1.0)).squeeze(1)
+    with torch.no_grad():
+        slope = -rows @ model[1].weight
+        value = -(rows @ model(x).unsqueeze(2)).squeeze(2)
+        reach = eps * slope.abs().sum(2)
+        a, b = value - reach, value + reach
+        chord = (b.exp() - a.exp()) / (b - a)
+        mixed = (chord.unsqueeze(2) * slope).sum(1).abs().sum(1) * eps + (chord * value).sum(1)
+        total = (b.exp() - chord * b).sum(1) + mixed
+    torch.testing.assert_close(found.detach(), (1 + total).log(), rtol=1e-9, atol=1e-9)

@@ -78,6 +78,10 @@ def test_any_multipliers_and_slopes_are_sound_for_any_splits(act: type[nn.Module
         batch = Batch(root, torch.tensor([0]), rows, torch.zeros(1, 2, dtype=torch.float64), [splits])
         plain = batch.start([None])
         drawn = plain.rebuilt([torch.rand(t.shape, generator=generator).double() for t in plain.tensors()])
+        for (
+            multiplier
+        ) in drawn.multipliers.values():  # of any value: those of the wrong sign count for nothing
+            multiplier.mul_(4).sub_(2)
         mixed = current[keep] @ drawn.mix.softmax(1).T
         least_seen = torch.cat([current[keep], mixed], 1).amin(0)
         assert (batch.bound(drawn, batch.region)[0] <= least_seen + 1e-9).all()
@@ -107,3 +111,38 @@ def test_multipliers_close_the_gap_that_splits_leave() -> None:
     batch = Batch(root, torch.tensor([0]), one, torch.zeros(1, 1, dtype=torch.float64), splits)
     assert float(batch.bound(batch.start([None]), batch.region)) == pytest.approx(-2)
     assert float(batch.optimise([None], 200, torch.tensor([math.inf])).lower) == pytest.approx(0.5, abs=0.02)
+
+
+def test_multipliers_of_the_wrong_sign_count_for_nothing() -> None:
+    """A multiplier below 0 would reward leaving the half that the split keeps: the bound would be above the minimum."""
+    batch = split_in_two(torch.zeros(1, 2, dtype=torch.float64))
+    plain = batch.start([None])
+    wrong = plain.rebuilt([t.clone() for t in plain.tensors()])
+    for multiplier in wrong.multipliers.values():
+        multiplier.fill_(-3.0)
+    assert torch.equal(batch.bound(wrong, batch.region), batch.bound(plain, batch.region))
+
+
+def test_the_offset_of_every_row_is_subtracted_also_of_the_mixed_one() -> None:
+    offset = torch.tensor([[0.7, -1.9]], dtype=torch.float64)
+    without, with_offset = split_in_two(torch.zeros_like(offset)), split_in_two(offset)
+    choice = without.start([None])
+    choice.mix.copy_(torch.tensor([[0.4, -0.8]]))
+    share = choice.mix.softmax(1)
+    expected = torch.cat([offset, (share * offset).sum(1, keepdim=True)], 1)
+    difference = without.bound(choice, without.region) - with_offset.bound(choice, with_offset.region)
+    torch.testing.assert_close(difference, expected, rtol=0, atol=1e-12)
+
+
+def split_in_two(offset: torch.Tensor) -> Batch:
+    """One subproblem of a small network with the rows of both outputs, a unit of its first activation split."""
+    network = dense(1, 2, 6, 6, 2)
+    region = bounds.Linf(torch.tensor([[0.1, -0.2]], dtype=torch.float64), eps=1.0)
+    net = bounds.trace(network, region.x).bind()
+    root = Analysis(net, region, Budget(1 << 20), bounds.Slope.ADAPTIVE)
+    rows = torch.eye(2, dtype=torch.float64).unsqueeze(0)
+    bounds.Crown().lower(root, rows)
+    node = root.relaxed_before(net.graph.output)[-1]
+    x = root.interval(net.graph.nodes[node].operands[0])
+    unit = int(((x.lower[0] < 0) & (x.upper[0] > 0)).nonzero()[0])
+    return Batch(root, torch.tensor([0]), rows, offset, [[Split(node, unit, 0.0, 1)]])

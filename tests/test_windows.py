@@ -8,6 +8,7 @@ from math import prod
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from random_networks import Recipe, build, recipes
 from test_random_networks import Place, places
@@ -36,7 +37,7 @@ def with_windows(monkeypatch: pytest.MonkeyPatch, largest: float, work: Callable
 def test_random_networks_have_the_same_bounds_by_windows_and_written_out(chunk: int) -> None:
     @seed(chunk)
     @settings(
-        max_examples=60,
+        max_examples=examples(25, 60),
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -240,7 +241,8 @@ def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) 
     readers = [
         name for name in bounds.plan.plan_of(network.graph).readers if len(network.graph.shape(name)) == 3
     ]
-    assert len(seen) >= len(readers) - 2  # all but those affine in the input
+    assert len(seen) == len(readers) - 2  # all but those affine in the input
+    assert set(seen) == {(2, 12, 12)}
 
 
 def test_a_window_costs_less_than_the_image() -> None:
@@ -249,3 +251,27 @@ def test_a_window_costs_less_than_the_image() -> None:
     target = [name for name in network.graph.nodes if "conv2d" in name][1]
     assert row_cost(network, target, unit=False) == 2 * 8 * 16 * 16
     assert row_cost(network, target, unit=True) == 8 * 9 + 8 * 9
+
+
+@pytest.mark.parametrize("first", [(1, 7), (7, 1), (1, 3), (5, 3)])
+def test_windows_of_unlike_height_and_width(first: tuple[int, int]) -> None:
+    """Padding and kernel differ by axis, as in the space's 1×7 then 7×1: windows change no bound."""
+    torch.manual_seed(6)
+    second = first[::-1]
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, first, stride=(1, 2), padding=(first[0] // 2, first[1] // 2)), nn.ReLU(),
+        nn.Conv2d(2, 2, second, padding=(second[0] // 2, second[1] // 2)), nn.ReLU(),
+        nn.AvgPool2d((1, 3), 1, (0, 1)), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3),
+    ).double().eval()  # fmt: skip
+    x = torch.rand(2, 1, 9, 11, dtype=torch.float64)
+    with torch.no_grad():
+        model(x)
+    network = bounds.trace(model, x).bind()
+    rows = torch.eye(3, dtype=torch.float64).expand(2, -1, -1)
+    for method in METHODS[:2]:
+        found = []
+        for largest in (NEVER, ALWAYS):
+            with pytest.MonkeyPatch.context() as context, torch.no_grad():
+                context.setattr(patch, "LARGEST", largest)
+                found.append(bounds.lower_bounds(network, bounds.Linf(x, 0.05), rows, method))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)
