@@ -21,7 +21,8 @@ from certnas.json_text import parse_json
 
 FORMAT = 3
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, KeyError, TypeError,
-          AttributeError, IndexError, EOFError, OSError, MemoryError, ArithmeticError, SyntaxError, TokenError)  # fmt: skip
+          AttributeError, IndexError, EOFError, OSError, MemoryError, ArithmeticError, SyntaxError,
+          TokenError)  # fmt: skip
 """What reading a file that is no certificate, or a broken one, may raise."""
 MOST_BYTES = 1 << 32
 Put = Callable[[np.ndarray], list[int]]
