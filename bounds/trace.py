@@ -33,6 +33,19 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     Raises InvalidInput if the model cannot be exported or is no function of its input, UnsupportedOp if it does
     something no rule can follow: draws numbers, mixes images, computes with the batch's size.
     """
+    program = program_of(model, example)
+    tensors: dict[str, Tensor] = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    return _Reader(program, tensors, tuple(example.shape[1:])).graph()
+
+
+def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """What `trace` reads: the model's operators in order, none of which changes what another reads.
+
+    Raises InvalidInput if the model cannot be exported with a free batch.
+    """
     example = example.detach()
     if len(example) < 2:
         example = torch.cat([example, example])
@@ -52,11 +65,7 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
                 "trace: torch cannot say what the model's in-place operators do, use the out-of-place forms: "
                 f"{_first_line(error)}"
             ) from error
-    tensors: dict[str, Tensor] = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    return _Reader(program, tensors, tuple(example.shape[1:])).graph()
+    return program
 
 
 def _first_line(error: Exception) -> str:
@@ -161,7 +170,9 @@ class _Reader:
             if spec.kind.name.endswith("_MUTATION") and spec.target
         }
         for node in self.program.graph.nodes:
-            if node.op == "placeholder" and any(mutable(user.target) for user in node.users):
+            if node.op == "placeholder" and any(
+                mutable(user.target) and user.args[:1] == (node,) for user in node.users
+            ):
                 changed.add(signature.inputs_to_buffers.get(node.name, ""))
         memory = self.defaults[name].untyped_storage().data_ptr()
         for other in changed:

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from certnas.errors import UserError
+from certnas.faithful import gap, largest
 from certnas.models.formats.onnx.network import OnnxNetwork
 
 TOLERANCE = 1e-5
@@ -78,11 +79,10 @@ def _run(model: onnx.ModelProto, network: OnnxNetwork, x: np.ndarray, batch: int
 
 
 def _agreed(own: Tensor, reference: Tensor, what: str) -> float:
-    scale = max(1.0, float(reference.abs().max())) if reference.numel() else 1.0
-    difference = float((own - reference).abs().max()) / scale if reference.numel() else 0.0
-    if not difference <= TOLERANCE:
+    found = gap(reference, own) / max(1.0, largest(reference))
+    if not found <= TOLERANCE:
         raise UserError(
-            f"{what}: its import and onnxruntime differ by {difference:.1e} of the largest output on random images; "
+            f"{what}: its import and onnxruntime differ by {found:.1e} of the largest output on random images; "
             f"accepted: at most {TOLERANCE:g}, so it is not certified"
         )
-    return difference
+    return found
