@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -91,7 +92,8 @@ class Faithful:
         try:
             program = bounds.program_of(model, points[:2])
             seen = _Values(program.graph_module)
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch's interpreter, about its own program
                 seen.run(*_inputs(program, points))
             for node in network.graph.nodes.values():
                 own, got = seen.values.get(node.name), None
