@@ -17,7 +17,7 @@ from bounds.ops import check
 from bounds.region import L1, L2, NORMS, Linf, Region
 from bounds.relaxation import SLOPES, Slope
 from bounds.rows import logits, margins, targeted
-from bounds.trace import trace
+from bounds.trace import program_of, trace
 
 METHODS: dict[str, Method] = {
     "ibp": IBP(),
@@ -61,6 +61,7 @@ __all__ = [
     "lower_bounds",
     "margins",
     "output_bounds",
+    "program_of",
     "targeted",
     "trace",
 ]

@@ -148,10 +148,10 @@ class Network:
 
     def __call__(self, x: Tensor) -> Tensor:
         """f(x).  x [N, *input_shape]; returns [N, *output_shape]."""
-        *_, last = self._run(x)
+        *_, last = self.run(x)
         return last[1]
 
-    def _run(
+    def run(
         self, x: Tensor, normalise: Callable[[Node, Tensor], Tensor] | None = None
     ) -> Iterator[tuple[str, Tensor]]:
         """Every node and its value; `normalise` evaluates the batch normalisations by batch statistics."""
@@ -209,7 +209,7 @@ class Network:
             found.update({f"{node.name}.mean": mean, f"{node.name}.var": variance})
             return y
 
-        *_, last = self._run(batch, normalise)
+        *_, last = self.run(batch, normalise)
         graph = self.graph.with_fixed_statistics
         return Network(graph, {**self.values, **found}, self.dtype, self.device, last[1])
 

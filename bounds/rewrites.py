@@ -1,8 +1,7 @@
-"""What the tracer reads differently from how it was written: several outputs, constant fills, views."""
+"""What the tracer reads differently from how it was written: operators of several outputs, and constant fills."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 aten = torch.ops.aten
 Slicer = Callable[[dict[str, Any], Any], list[tuple[Any, dict[str, Any]]]]
-"""For an operator of several outputs: (operator, arguments besides `self`) of each."""
+"""For an operator of several outputs: (operator, arguments) of each that has a meaning for images apart."""
 
 
 def fill_of(target: Any, arguments: dict[str, Any]) -> float | None:
@@ -23,31 +22,35 @@ def fill_of(target: Any, arguments: dict[str, Any]) -> float | None:
     return FILLS.get(target)
 
 
-def moves_images(target: Any, arguments: dict[str, Any], rank: int) -> bool:
-    """Whether an operator that keeps the batch's size may still take images out of their order."""
-    if target in (aten.flip.default, aten.roll.default):
-        return not arguments["dims"] or any(dim % rank == 0 for dim in arguments["dims"])
-    if target is aten.index.Tensor:
-        return arguments["indices"][0] is not None
-    return target is aten.index_select.default and arguments["dim"] % rank == 0
+def keeps_numbers(target: Any, value: Any) -> bool:
+    """Whether an operator without a rule is the identity: a cast between floating-point types, or `detach`."""
+    packet = getattr(target, "overloadpacket", None)
+    return packet is aten.detach or (packet in (aten.to, aten.type_as) and value.is_floating_point())
 
 
 def _slices(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str, Any]]]:
     dim, start, pieces = arguments["dim"], 0, []
     for value in values:
         end = start + int(value.shape[dim])
-        pieces.append((aten.slice.Tensor, {"dim": dim, "start": start, "end": end, "step": 1}))
+        given = {"self": arguments["self"], "dim": dim, "start": start, "end": end, "step": 1}
+        pieces.append((aten.slice.Tensor, given))
         start = end
     return pieces
 
 
 def _selects(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str, Any]]]:
-    return [(aten.select.int, {"dim": arguments["dim"], "index": i}) for i in range(len(values))]
+    chosen = {"self": arguments["self"], "dim": arguments["dim"]}
+    return [(aten.select.int, {**chosen, "index": i}) for i in range(len(values))]
 
 
 def _pooled(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str, Any]]]:
-    rest = {key: value for key, value in arguments.items() if key != "self"}
-    return [(aten.max_pool2d.default, rest)]
+    return [(aten.max_pool2d.default, arguments)]
+
+
+def _normalised(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """Batch normalisation as functionalisation writes it; its other outputs are statistics."""
+    absent = {"running_mean": None, "running_var": None, "training": False, "cudnn_enabled": False}
+    return [(aten.batch_norm.default, {**absent, **arguments})]
 
 
 SPLITS: dict[Any, Slicer] = {
@@ -56,38 +59,31 @@ SPLITS: dict[Any, Slicer] = {
     aten.chunk.default: _slices,
     aten.unbind.int: _selects,
     aten.max_pool2d_with_indices.default: _pooled,
+    aten._native_batch_norm_legit_no_training.default: _normalised,
+    aten._native_batch_norm_legit_functional.default: _normalised,
+    aten._native_batch_norm_legit.no_stats: _normalised,
 }
 
 FILLS = {
+    aten.zero.default: 0.0,
     aten.zeros_like.default: 0.0,
     aten.ones_like.default: 1.0,
     aten.new_zeros.default: 0.0,
     aten.new_ones.default: 1.0,
 }
 
-VIEWS = {
-    aten.view.default,
-    aten.view_as.default,
-    aten.reshape.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.narrow.default,
-    aten.transpose.int,
-    aten.t.default,
-    aten.permute.default,
-    aten.movedim.int,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.unsqueeze.default,
-    aten.expand.default,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
-    aten.unbind.int,
-    aten.alias.default,
-    aten.contiguous.default,
-    operator.getitem,
+SYNONYMS = {
+    aten.clip.default: aten.clamp.default,
+    aten.clip.Tensor: aten.clamp.Tensor,
+    aten.multiply.Tensor: aten.mul.Tensor,
+    aten.subtract.Tensor: aten.sub.Tensor,
+    aten.divide.Tensor: aten.div.Tensor,
+    aten.true_divide.Tensor: aten.div.Tensor,
+    aten.negative.default: aten.neg.default,
+    aten.absolute.default: aten.abs.default,
+    aten.concat.default: aten.cat.default,
+    aten.concatenate.default: aten.cat.default,
+    aten.swapaxes.default: aten.transpose.int,
+    aten.swapdims.default: aten.transpose.int,
 }
-"""Operators whose output may share memory with their input."""
+"""Operators under another name.  Their arguments stand in the same order."""

@@ -69,6 +69,7 @@ class Certifier:
         if self._prover is None:
             ball = NORMS[request.norm]
             self._prover = prover(request.model, x, request.method, ball, request.clip, request.memory)
+        self._prover.check(x, request.eps_max)
 
         def told(stage: str, images: int, bracket: Bracket | None) -> None:
             tell(_progress(size, stage, images, bracket))

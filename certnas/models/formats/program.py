@@ -71,6 +71,9 @@ _MORE = (
     aten.maximum.default, aten.minimum.default, aten.layer_norm.default, aten.group_norm.default,
     aten.instance_norm.default, aten.scaled_dot_product_attention.default, aten.amax.default, aten.erf.default,
     aten.mish.default, aten.addmm.default, aten.adaptive_max_pool2d.default, aten.max_pool2d_with_indices.default,
+    aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.index_put_.default,
+    aten.neg_.default, aten.clone.default, aten.slice_scatter.default, aten.select_scatter.default, aten.copy.default,
+    aten.fill.Scalar, aten.clip.default, aten.type_as.default,
     aten.lift_fresh.default, aten.native_batch_norm.default, aten.mean.default, aten.expand_as.default,
 )  # fmt: skip
 TARGETS: dict[str, Callable[..., Any]] = {
@@ -170,16 +173,24 @@ class ProgramNetwork(nn.Module):
 
 
 def _needed(operations: Sequence[Operation], output: str) -> list[Operation]:
-    """Those that the output depends on: assertions about sizes and auxiliary outputs fall away."""
+    """Those that the output depends on: assertions about sizes and auxiliary outputs fall away.
+
+    What writes in place stays: whatever shares its memory may be read later.
+    """
     wanted, kept = {output}, []
     for operation in reversed(operations):
-        in_place = operation.target.split(".")[1:2] and operation.target.split(".")[1].endswith("_")
-        if not wanted.isdisjoint(operation.outputs) or (
-            in_place and not wanted.isdisjoint(operation.names())
-        ):
+        if not wanted.isdisjoint(operation.outputs) or _writes(operation):
             wanted.update(operation.names())
             kept.append(operation)
     return kept[::-1]
+
+
+def _writes(operation: Operation) -> bool:
+    """Whether an operation on the list changes an argument; of one that is not, the name says so."""
+    schema = getattr(TARGETS.get(operation.target), "_schema", None)
+    if schema is not None:
+        return bool(schema.is_mutable)
+    return operation.target.count(".") > 1 and operation.target.split(".")[1].endswith("_")
 
 
 def _dependent(operations: Sequence[Operation], input: str) -> frozenset[str]:

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from certnas.errors import UserError
+from certnas.faithful import gap, largest
 from certnas.models.formats.onnx.network import OnnxNetwork
 
 TOLERANCE = 1e-5
@@ -101,16 +102,10 @@ def _run(model: onnx.ModelProto, network: OnnxNetwork, x: np.ndarray, batch: int
 
 
 def _agreed(own: Tensor, reference: Tensor, what: str) -> float:
-    finite = torch.isfinite(reference)
-    same = (own == reference) | (own.isnan() & reference.isnan())
-    difference = float("inf") if bool((~finite & ~same).any()) else 0.0
-    if bool(finite.any()):
-        scale = max(1.0, float(reference[finite].abs().max()))
-        apart = (own[finite] - reference[finite]).abs().max() / scale
-        difference = max(difference, float(apart.nan_to_num(nan=torch.inf)))
-    if not difference <= TOLERANCE:
+    found = gap(reference, own) / max(1.0, largest(reference))
+    if not found <= TOLERANCE:
         raise UserError(
-            f"{what}: its import and onnxruntime differ by {difference:.1e} of the largest output on random images; "
+            f"{what}: its import and onnxruntime differ by {found:.1e} of the largest output on random images; "
             f"accepted: at most {TOLERANCE:g}, so it is not certified"
         )
-    return difference
+    return found

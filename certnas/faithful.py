@@ -1,0 +1,201 @@
+"""Whether a trace computes what its model does: the one thing that every bound takes on trust, tested."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+
+import bounds
+from certnas.errors import UserError
+
+SHARES = (1.0, 0.125, 1 / 64)
+"""Of the largest radius, how far from the images the points lie that are tried."""
+DOUBLE, OWN = 1e-9, 1e3
+"""Accepted: a difference of 10⁻⁹ of the largest output in float64, or of 10³ roundings in the model's own type."""
+LEAST = 1e-3
+
+
+class Faithful:
+    """A model and its trace, to be compared at points.
+
+    In float64 where a copy of the model computes in it, else in the model's own type.
+    """
+
+    def __init__(self, model: nn.Module, graph: bounds.Graph, device: torch.device | None = None) -> None:
+        self.graph, self.own, self.device = graph, model, device
+        self.dtype = next(
+            (p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), torch.float32
+        )
+        self._double: nn.Module | bool | None = True
+
+    def check(self, points: Tensor) -> None:
+        """Compares at points [M, *shape] of the model's domain, each alone and all in company.
+
+        NaN on both sides is no difference.  Raises UserError, which names the node where a difference first appears.
+        """
+        points = points.to(self.dtype)  # numbers of both types, so that casts lose nothing
+        model, dtype = self._model(points)
+        network = self.graph.bind(dtype=dtype, device=self.device)
+        points = points.to(dtype)
+        tolerance = DOUBLE if dtype == torch.float64 else OWN * torch.finfo(dtype).eps
+        try:
+            with torch.no_grad():
+                expected, got = model(points.clone()), network(points)
+                alone = [model(point.clone()) for point in points.split(1)]
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"the model cannot be evaluated on images of shape {list(points.shape[1:])}: {reason}"
+            ) from error
+        expected, alone = _first(expected), [_first(value) for value in alone]
+        for own, what in ((expected, "the traced network"), (_joined(alone), "the model on one image alone")):
+            if own is None or own.shape != got.shape:
+                shape = None if own is None else list(own.shape)
+                raise UserError(
+                    f"{what} and the model differ in shape: {list(got.shape)} for {len(points)} images, not {shape}; "
+                    "a network must give each image one row of scores"
+                )
+            found = difference(own, got)
+            if found > tolerance:
+                where = self._where(model, network, points, tolerance) if own is expected else ""
+                raise UserError(
+                    f"{what} differs from the model by {found:.1e} of the largest output; accepted: {tolerance:.0e}, "
+                    f"so nothing is certified{where}"
+                )
+
+    def _model(self, points: Tensor) -> tuple[nn.Module, torch.dtype]:
+        """The model in float64, or as it is where it does not compute in it."""
+        if self._double is True:
+            self._double = None
+            if self.dtype == torch.float64:
+                self._double = self.own
+            else:
+                try:
+                    double = copy.deepcopy(self.own).double()
+                    with torch.no_grad():
+                        if _first(double(points[:1].double())).dtype == torch.float64:
+                            self._double = double
+                except Exception:  # whatever a copy of somebody's module may raise: its own type remains
+                    self._double = None
+        return (
+            (self.own, self.dtype)
+            if not isinstance(self._double, nn.Module)
+            else (self._double, torch.float64)
+        )
+
+    def _where(self, model: nn.Module, network: bounds.Network, points: Tensor, tolerance: float) -> str:
+        """The first node whose value differs from the exported program's, in words."""
+        try:
+            program = bounds.program_of(model, points[:2])
+            seen = _Values(program.graph_module)
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch's interpreter, about its own program
+                seen.run(*_inputs(program, points))
+            for node in network.graph.nodes.values():
+                own, got = seen.values.get(node.name), None
+                for name, value in network.run(points):
+                    if name == node.name:
+                        got = value
+                        break
+                known = own is not None and got is not None and own.shape == got.shape
+                if known and difference(own, got) > tolerance:
+                    return f"; it first differs at {node.where()}"
+        except Exception:  # where the program cannot be run node by node
+            return "; the node cannot be named: the model cannot be run node by node"
+        return "; the node cannot be named: torch.export itself reads the model otherwise"
+
+
+class _Values(fx.Interpreter):
+    """Runs a program and keeps what every node gives."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.values[n.name] = value.clone()
+        return value
+
+
+def _inputs(program: torch.export.ExportedProgram, points: Tensor) -> Iterator[Tensor]:
+    """What the program's placeholders take, in their order."""
+    for spec in program.graph_signature.input_specs:
+        if spec.kind.name == "USER_INPUT":
+            yield points
+        elif spec.target in program.state_dict:
+            yield program.state_dict[spec.target]
+        else:
+            yield program.constants[str(spec.target)]
+
+
+def _first(value: object) -> Tensor:
+    """Of a tuple of outputs the first is the network's."""
+    while isinstance(value, (tuple, list)):
+        value = value[0]
+    if isinstance(value, dict):
+        value = next(iter(value.values()))
+    if not isinstance(value, Tensor):
+        raise UserError(f"the model returns {type(value).__name__}; accepted: a tensor of scores")
+    return value
+
+
+def _joined(alone: list[Tensor]) -> Tensor | None:
+    return torch.cat(alone) if all(value.dim() and len(value) == 1 for value in alone) else None
+
+
+def gap(own: Tensor, got: Tensor) -> float:
+    """max |own − got|; infinite where only one side is NaN or infinite."""
+    same = (own == got) | (own.isnan() & got.isnan())
+    apart = torch.where(same, torch.zeros_like(own), own - got).abs()
+    return float(torch.nan_to_num(apart, nan=torch.inf, posinf=torch.inf).max()) if own.numel() else 0.0
+
+
+def largest(values: Tensor) -> float:
+    """max |values| of those that are finite, 0 where none is."""
+    finite = values[values.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def difference(own: Tensor, got: Tensor) -> float:
+    """max |own − got| / max(|own|, 10⁻³): what cancels to nearly nothing is not compared by its rounding."""
+    return gap(own, got) / max(largest(own), LEAST)
+
+
+def points_about(
+    x: Tensor, order: float, end: Tensor, box: tuple[float, float] | None, seed: int = 0
+) -> Tensor:
+    """The images x [N, *shape], and for each one corner and one random point of a ball round it, met with the box.
+
+    order: the p of the norm.  end [N]: the largest radius that may be certified; of it one of `SHARES`.  [3N, *shape]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    flat = x.detach().cpu().double().flatten(1)
+    shares = torch.tensor([SHARES[i % len(SHARES)] for i in range(len(flat))]).double()
+    radius = (torch.nan_to_num(end.detach().cpu().double(), posinf=1.0) * shares)[:, None]
+    signs = (torch.rand(flat.shape, generator=generator) < 0.5).double() * 2 - 1
+    if order == 1:
+        place = torch.randint(flat.shape[1], (len(flat), 1), generator=generator)
+        signs = torch.zeros_like(flat).scatter(1, place, signs.gather(1, place))
+    drawn = torch.rand(flat.shape, generator=generator).double() * 2 - 1
+    moved = [flat]
+    for direction in (signs, drawn):
+        length = torch.linalg.vector_norm(direction, order, dim=1, keepdim=True)
+        moved.append(flat + radius * direction / length)
+    points = torch.cat(moved)
+    points = points if box is None else points.clamp(*box)
+    return points.reshape(-1, *x.shape[1:]).to(x.device)
+
+
+def points_within(lower: Tensor, upper: Tensor, count: int = 4, seed: int = 0) -> Tensor:
+    """Random points of a box, corners of it and its middle.  lower, upper [*shape] -> [2·count + 1, *shape]"""
+    generator = torch.Generator().manual_seed(seed)
+    share = torch.rand((2 * count, *lower.shape), generator=generator).double()
+    share[:count] = (share[:count] < 0.5).double()
+    share = torch.cat([share, torch.full((1, *lower.shape), 0.5).double()])
+    return lower + share.to(lower) * (upper - lower)

@@ -1,0 +1,105 @@
+"""Trace and model are compared, and a difference refuses the network by name."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bounds
+import certnas
+from certnas.errors import UserError
+from certnas.faithful import Faithful, difference, points_about, points_within
+from certnas.verify import network_of
+
+
+class Net(nn.Module):
+    """A function of a linear layer of a 2×2 image, which knows the batch."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.linear, self.function = nn.Linear(4, 3), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.linear(x.flatten(1)), x)
+
+
+IMAGES = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def changed(graph: bounds.Graph, name: str, key: str, value: object) -> bounds.Graph:
+    node = graph.nodes[name]
+    nodes = {**graph.nodes, name: replace(node, arguments={**node.arguments, key: value})}
+    return replace(graph, nodes=nodes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_wrong_node_is_named(dtype: torch.dtype) -> None:
+    model = Net(lambda h, x: torch.relu(h * 2) + 1).to(dtype).eval()
+    graph = bounds.trace(model, IMAGES.to(dtype))
+    Faithful(model, graph).check(IMAGES)
+    with pytest.raises(UserError, match=r"first differs at aten\.mul\.Tensor at node 'mul'") as caught:
+        Faithful(model, changed(graph, "mul", "other", 2 + 1e-7)).check(IMAGES)
+    assert "\n" not in str(caught.value)
+
+
+REFUSED = {
+    "a batch of one computes otherwise": lambda h, x: h * 2 if h.shape[0] == 1 else h,
+    "a batch of one loses its dimension": lambda h, x: h[0] if h.shape[0] == 1 else h,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_company_must_not_change_the_values(name: str) -> None:
+    model = Net(REFUSED[name]).eval()
+    for ask in (
+        lambda: certnas.certify(model, IMAGES, torch.zeros(6).long()),
+        lambda: network_of(model, (1, 2, 2)),
+    ):
+        with pytest.raises(UserError, match=r"on one image alone"):
+            ask()
+
+
+def test_a_model_of_its_own_type_is_compared_in_it() -> None:
+    """float64 meets a float32 weight of its own: the model is compared as it is."""
+    weight = torch.rand(3, 3)
+    model = Net(lambda h, x: h @ weight).eval()
+    faithful = Faithful(model, bounds.trace(model, IMAGES))
+    faithful.check(IMAGES)
+    with pytest.raises(UserError, match="accepted: 1e-04"):
+        Faithful(model, changed(faithful.graph, "linear", "bias", None)).check(IMAGES)
+
+
+def test_half_precision_inside_is_a_difference() -> None:
+    model = Net(lambda h, x: h.half().float()).eval()
+    with pytest.raises(UserError, match="so nothing is certified"):
+        Faithful(model, bounds.trace(model, IMAGES)).check(IMAGES)
+
+
+def test_nan_on_both_sides_is_no_difference() -> None:
+    nan, inf = float("nan"), float("inf")
+    own = torch.tensor([nan, inf, 1.0])
+    assert difference(own, own.clone()) == 0
+    assert difference(own, torch.tensor([nan, inf, 1.5])) == 0.5
+    assert difference(own, torch.tensor([0.0, inf, 1.0])) == inf
+    assert difference(own, torch.tensor([nan, -inf, 1.0])) == inf
+    model = Net(lambda h, x: torch.log(x.flatten(1)[:, :3] - 0.5)).eval()
+    Faithful(model, bounds.trace(model, IMAGES)).check(IMAGES)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, float("inf")])
+def test_the_points_lie_in_the_ball_and_the_box_and_reach_its_end(order: float) -> None:
+    end = torch.full((6,), 0.1, dtype=torch.float64)
+    points = points_about(IMAGES, order, end, None).flatten(1)
+    apart = torch.linalg.vector_norm(points - IMAGES.double().flatten(1).repeat(3, 1), order, dim=1)
+    assert torch.equal(points[:6], IMAGES.double().flatten(1))
+    assert (apart <= 0.1 + 1e-12).all() and (apart > 0.0999).sum() >= 4
+    boxed = points_about(IMAGES, order, 9 * end, (0.0, 1.0))
+    assert boxed.min() >= 0 and boxed.max() <= 1
+
+
+def test_the_points_of_a_box_are_corners_and_inner_ones() -> None:
+    lower, upper = torch.full((1, 2, 2), -1.0).double(), torch.full((1, 2, 2), 2.0).double()
+    points = points_within(lower, upper)
+    corners = ((points == lower) | (points == upper)).flatten(1).all(1)
+    assert corners.tolist() == [True] * 4 + [False] * 5 and (points[-1] == 0.5).all()
