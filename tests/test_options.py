@@ -37,13 +37,6 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Unread:
-    """A value that needs a second perturbed tensor of its shape, which the tracer refuses."""
-
-    value: Any
-
-
-@dataclass(frozen=True)
 class Row:
     """An operator: the operand's shape, what every call has, and for each option the values tried.
 
@@ -147,6 +140,8 @@ REDUCED = {"dim": [[1], [-1], [2, 3], [1, -1]], "keepdim": [False, True], "dtype
 OTHER = [tensor(2, 4, 3), tensor(3), tensor(2, 1, 1) * 0, -tensor(4, 1).abs(), tensor(1) * 1e6]
 ALPHA = [1, -2.5, 0, 1e6, -1e-6]
 SCALARS = [3, -1.5, 0, 1e6]
+SOFTMAX = Row(IMAGE, {}, {"dim": [1, -1, 2]})
+INNER_SOFTMAX = Row(IMAGE, {"dim": 1, "half_to_float": False}, {"dim": [1, -1, 2], "half_to_float": [False]})
 
 TABLE: dict[Any, list[Row]] = {
     aten.linear.default: [Row(VECTOR, {"weight": tensor(3, 4), "bias": None}, {
@@ -211,7 +206,6 @@ TABLE: dict[Any, list[Row]] = {
     aten.squeeze.dims: [Row((1, 4, 1), {}, {"dim": [[1], [1, -1], [2]]})],
     aten.squeeze.default: [Row((3, 4))],
     aten.unsqueeze.default: [Row(LINE, {}, {"dim": [1, -1, 2]})],
-    aten.view_as.default: [Row(IMAGE, {}, {"other": [Unread(tensor(2, 24))]})],
     aten.permute.default: [Row(IMAGE, {}, {"dims": [[0, 3, 1, 2], [0, 1, -1, -2]]})],
     aten.transpose.int: [Row(IMAGE, {"dim0": 1, "dim1": 2}, {"dim0": [1, -1], "dim1": [3, -2]})],
     aten.movedim.int: [Row(IMAGE, {"source": 1, "destination": 3}, {"source": [1, -2], "destination": [3, -3]})],
@@ -302,7 +296,18 @@ TABLE: dict[Any, list[Row]] = {
     aten.clamp_max.default: [Row(IMAGE, {}, {"max": [0, -0.3, 5, INF]})],
     aten.reciprocal.default: [Row(domain=lambda x: torch.exp(x))],
     aten.sqrt.default: [Row(domain=lambda x: torch.exp(x))],
+    aten.rsqrt.default: [Row(domain=lambda x: torch.exp(x))],
     aten.log.default: [Row(domain=lambda x: torch.exp(x))],
+    aten.mish.default: [Row()],
+    aten.sign.default: [Row()],
+    aten.softmax.int: [SOFTMAX],
+    aten._softmax.default: [INNER_SOFTMAX],
+    aten.log_softmax.int: [SOFTMAX],
+    aten._log_softmax.default: [INNER_SOFTMAX],
+    aten.maximum.default: [Row(IMAGE, {}, {"other": OTHER})],
+    aten.minimum.default: [Row(IMAGE, {}, {"other": OTHER})],
+    aten.max.other: [Row(IMAGE, {}, {"other": OTHER})],
+    aten.min.other: [Row(IMAGE, {}, {"other": OTHER})],
     aten.max_pool1d.default: [maximum(1)],
     aten.max_pool2d.default: [maximum(2)],
 }  # fmt: skip
@@ -353,8 +358,6 @@ def cases() -> Iterator[Any]:
                 yield pytest.param(target, row, row.always, False, id=f"{target}")
             for option, values in row.options.items():
                 for v, value in enumerate(values):
-                    if isinstance(value, Unread):
-                        continue
                     refused = isinstance(value, Refused)
                     arguments = {**row.always, option: value.value if refused else value}
                     yield pytest.param(target, row, arguments, refused, id=f"{target} {r} {option} {v}")
