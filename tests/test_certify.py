@@ -227,7 +227,9 @@ class Constant(nn.Module):
 
 @pytest.mark.parametrize("attack", [True, False])
 @pytest.mark.parametrize("method", ["crown", "auto"])
-def test_an_output_that_does_not_depend_on_the_input_is_certified_without_limit(method: str, attack: bool) -> None:
+def test_an_output_that_does_not_depend_on_the_input_is_certified_without_limit(
+    method: str, attack: bool
+) -> None:
     model, x, y = Constant().eval(), images(3), torch.tensor([1, 1, 0])
     free = certnas.certify(model, x, y, method=method, clip=None, attack=attack)
     assert free.radius_lower.tolist() == [math.inf, math.inf, 0]
@@ -243,7 +245,11 @@ def test_an_output_that_does_not_depend_on_the_input_is_certified_without_limit(
         assert np.allclose(boxed.radius_lower[:2], torch.linalg.vector_norm(reach, order, dim=1))
     with torch.no_grad():
         model.scores.zero_()
-    assert certnas.certify(model, x, torch.tensor([0, 0, 1]), clip=None).status == ("zero", "zero", "misclassified")
+    assert certnas.certify(model, x, torch.tensor([0, 0, 1]), clip=None).status == (
+        "zero",
+        "zero",
+        "misclassified",
+    )
 
 
 def test_a_constant_trace_of_a_model_that_varies_is_refused() -> None:

@@ -157,7 +157,13 @@ def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bra
     end = torch.minimum(end, attacked.to(end) * (1 + 1e-6))
     none = torch.zeros_like(centre)
     found = _Found(
-        none, none, none.long(), torch.zeros(len(centre), dtype=centre.dtype), none.long(), none.bool(), none.bool()
+        none,
+        none,
+        none.long(),
+        torch.zeros(len(centre), dtype=centre.dtype),
+        none.long(),
+        none.bool(),
+        none.bool(),
     )
     for place, method in enumerate(request.methods):
         wide = found.radius < (1 - WIDE) * torch.minimum(end, attacked.to(end))

@@ -42,7 +42,9 @@ def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int
     right = prediction == y
     proved = right & (own - rival > PROOF_MARGIN * (1 + logits.abs().amax(1)))
     radius = torch.where(proved, end, 0.0)
-    status = ["certified" if p else "zero" if r else "misclassified" for p, r in zip(proved, right, strict=True)]
+    status = [
+        "certified" if p else "zero" if r else "misclassified" for p, r in zip(proved, right, strict=True)
+    ]
     upper = torch.where(right | (not request.attack), torch.inf, 0.0).double()
     return Certificates(
         norm=request.norm,
