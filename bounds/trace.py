@@ -31,8 +31,8 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     tuple, such as (logits, auxiliary), is traced for the first.  Evaluation mode is expected; in training mode
     batch normalisation keeps its batch statistics (see `Graph.bind`).  What is written in place is seen by every
     later read, and casts between floating-point types are the identity.
-    Raises InvalidInput if the model cannot be exported or is no function of its input, ConstantOutput if its output does
-    not depend on the input, UnsupportedOp if it does something no rule can follow: draws numbers, mixes images,
+    Raises InvalidInput if the model cannot be exported or is no function of its input, ConstantOutput if its output
+    does not depend on the input, UnsupportedOp if it does something no rule can follow: draws numbers, mixes images,
     computes with the batch's size.
     """
     program = program_of(model, example)

@@ -1,4 +1,4 @@
-"""Certificates of a network whose output does not depend on its input: nothing but the box and eps-max limits a radius."""
+"""Certificates of a network whose output does not depend on its input: only the box and eps-max limit a radius."""
 
 from collections.abc import Sequence
 from time import perf_counter
