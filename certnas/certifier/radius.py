@@ -29,8 +29,8 @@ class Bracket:
 class Radii:
     """`radius` [N] float64, each proved by an evaluation; `upper` [N]: the least ε above it that was not, or the end.
 
-    `evaluations` [N]; `finite` [N]: whether any margin was; `unlimited` [N]: whether the search gave up, at `FARTHEST` or
-    after `MAX_EVALUATIONS`, with nothing in its way.
+    `evaluations` [N]; `finite` [N]: whether any margin was; `unlimited` [N]: whether the search gave up, at `FARTHEST`
+    or after `MAX_EVALUATIONS`, with nothing in its way.
     """
 
     radius: Tensor
