@@ -8,7 +8,7 @@
 """
 
 from bounds.alpha import AlphaCrown, TunedCrown
-from bounds.errors import BoundsError, InvalidInput, MemoryWarning, OutOfMemory, UnsupportedOp
+from bounds.errors import BoundsError, ConstantOutput, InvalidInput, MemoryWarning, OutOfMemory, UnsupportedOp
 from bounds.estimates import Estimate, estimates
 from bounds.graph import Graph, Network, Node
 from bounds.interval import Interval
@@ -37,6 +37,7 @@ __all__ = [
     "SLOPES",
     "AlphaCrown",
     "BoundsError",
+    "ConstantOutput",
     "Crown",
     "CrownIBP",
     "Estimate",

@@ -13,6 +13,10 @@ class InvalidInput(BoundsError):
     """A region, a row or a parameter that makes no sense."""
 
 
+class ConstantOutput(InvalidInput):
+    """The network's output does not depend on its input: there is nothing to bound."""
+
+
 class OutOfMemory(BoundsError, MemoryError):
     """The device has no room for a bound, not even row by row; fewer images at a time may help."""
 

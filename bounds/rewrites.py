@@ -72,6 +72,13 @@ FILLS = {
     aten.new_ones.default: 1.0,
 }
 
+LIKE = {
+    aten.view_as.default: (aten.view.default, "size"),
+    aten.reshape_as.default: (aten.reshape.default, "shape"),
+    aten.expand_as.default: (aten.expand.default, "size"),
+}
+"""Operators that take another tensor's shape: (operator, argument) that take the shape itself."""
+
 SYNONYMS = {
     aten.clip.default: aten.clamp.default,
     aten.clip.Tensor: aten.clamp.Tensor,

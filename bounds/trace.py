@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 
 from bounds.apart import SHAPES, SWITCHES, UNWRITTEN, moves_images, random
 from bounds.composed import compose
-from bounds.errors import InvalidInput, UnsupportedOp
+from bounds.errors import ConstantOutput, InvalidInput, UnsupportedOp
 from bounds.functional import functional, mutable, out_of_place
 from bounds.graph import Graph, Node, Ref
 from bounds.ops import RULES
-from bounds.rewrites import SPLITS, SYNONYMS, fill_of, keeps_numbers
+from bounds.rewrites import LIKE, SPLITS, SYNONYMS, fill_of, keeps_numbers
 
 aten = torch.ops.aten
 
@@ -31,8 +31,9 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     tuple, such as (logits, auxiliary), is traced for the first.  Evaluation mode is expected; in training mode
     batch normalisation keeps its batch statistics (see `Graph.bind`).  What is written in place is seen by every
     later read, and casts between floating-point types are the identity.
-    Raises InvalidInput if the model cannot be exported or is no function of its input, UnsupportedOp if it does
-    something no rule can follow: draws numbers, mixes images, computes with the batch's size.
+    Raises InvalidInput if the model cannot be exported or is no function of its input, ConstantOutput if its output
+    does not depend on the input, UnsupportedOp if it does something no rule can follow: draws numbers, mixes images,
+    computes with the batch's size.
     """
     program = program_of(model, example)
     tensors: dict[str, Tensor] = {
@@ -125,7 +126,7 @@ class _Reader:
                 raise UnsupportedOp(f"trace: graph node {node.op} '{node.name}' is not an operator call")
         output = self._name(last)
         if output != self.input and output not in self.nodes:
-            raise InvalidInput("trace: the model's output does not depend on its input")
+            raise ConstantOutput("trace: the model's output does not depend on its input")
         self._keep(output)
         return Graph(
             input=self.input, output=output, input_shape=self.input_shape, nodes=self.nodes,
@@ -235,6 +236,9 @@ class _Reader:
         arguments = self._bound(node, target)
         call = _Call(node.name, target, arguments, value, _module(node))
         self._refuse_chance(call)
+        if target in LIKE and self._perturbed(arguments["other"]):
+            call = self._shaped(call)
+            target, arguments = call.target, call.arguments
         operands = tuple(ref.name for ref in _refs(arguments) if self._perturbed(ref))
         if not operands or (target is aten.sym_size.int and arguments["dim"] == 0):
             self._constant(call)
@@ -298,18 +302,34 @@ class _Reader:
 
     def _filled(self, call: _Call, fill: float) -> None:
         """A tensor of one value, of which only the shape depends on the input: x·0 is one whatever x's bounds."""
+        size = self._size(call)
+        if call.value.shape and isinstance(size[0], Ref):
+            self.rows.add(call.name)
+        dtype = torch.float32 if call.value.is_floating_point() else call.value.dtype
+        arguments = {"size": size, "fill_value": fill, "dtype": dtype, "device": torch.device("cpu")}
+        self.constants[call.name] = Node(call.name, aten.full.default, arguments, (), (), call.module)
+
+    def _shaped(self, call: _Call) -> _Call:
+        """The same with the shape written out, where a tensor that depends on the input gives its shape alone."""
+        target, name = LIKE[call.target]
+        arguments: dict[str, Any] = {"self": call.arguments["self"], name: self._size(call)}
+        if self._perturbed(arguments["self"]):
+            arguments[name] = [-1, *arguments[name][1:]]
+        if target is aten.expand.default:
+            arguments["implicit"] = False
+        return call._replace(target=target, arguments=arguments)
+
+    def _size(self, call: _Call) -> list[Any]:
+        """The shape of a call's value, its batch left free."""
         size: list[Any] = list(call.value.shape)
         if self._keeps_batch(call.value):
             if "batch" not in self.batch_sizes:
                 self.batch_sizes.append("batch")
                 self.numbers.add("batch")
             size[0] = Ref("batch")
-            self.rows.add(call.name)
         elif _free(call.value):
             raise UnsupportedOp(f"trace: {call.where()} moves the batch dimension ({size})")
-        dtype = torch.float32 if call.value.is_floating_point() else call.value.dtype
-        arguments = {"size": size, "fill_value": fill, "dtype": dtype, "device": torch.device("cpu")}
-        self.constants[call.name] = Node(call.name, aten.full.default, arguments, (), (), call.module)
+        return size
 
     def _add(self, call: _Call) -> None:
         """A node that depends on the input; division and squares are read as what has a rule."""

@@ -214,6 +214,73 @@ def test_a_constant_network_is_certified_for_the_whole_box() -> None:
     assert (got.radius_lower <= 1).all() and (got.radius_lower >= 0.5).all()
 
 
+class Constant(nn.Module):
+    """Scores that no image decides, for class 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.tensor([0.0, 1.0, -1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores + 0 * x.flatten(1)[:, :1]
+
+
+@pytest.mark.parametrize("attack", [True, False])
+@pytest.mark.parametrize("method", ["crown", "auto"])
+def test_an_output_that_does_not_depend_on_the_input_is_certified_without_limit(
+    method: str, attack: bool
+) -> None:
+    model, x, y = Constant().eval(), images(3), torch.tensor([1, 1, 0])
+    free = certnas.certify(model, x, y, method=method, clip=None, attack=attack)
+    assert free.radius_lower.tolist() == [math.inf, math.inf, 0]
+    assert free.status == ("certified", "certified", "misclassified")
+    assert free.radius_upper.tolist() == [math.inf, math.inf, 0 if attack else math.inf]
+    assert any("does not depend on its input" in note for note in free.notes)
+    assert csv_text(free).splitlines()[1].count("inf") >= 1
+    short = certnas.certify(model, x, y, method=method, clip=None, eps_max=3.0, attack=attack)
+    assert short.radius_lower.tolist() == [3.0, 3.0, 0]
+    for norm, order in (("linf", math.inf), ("l2", 2), ("l1", 1)):
+        boxed = certnas.certify(model, x, y, norm, method=method, attack=attack)
+        reach = torch.maximum(x, 1 - x)[:2].double().flatten(1)
+        assert np.allclose(boxed.radius_lower[:2], torch.linalg.vector_norm(reach, order, dim=1))
+    with torch.no_grad():
+        model.scores.zero_()
+    assert certnas.certify(model, x, torch.tensor([0, 0, 1]), clip=None).status == (
+        "zero",
+        "zero",
+        "misclassified",
+    )
+
+
+def test_a_constant_trace_of_a_model_that_varies_is_refused() -> None:
+    class Counting(Constant):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.scores * self.calls + 0 * x.flatten(1)[:, :1]
+
+    with pytest.raises(UserError, match="differs between images"):
+        certnas.certify(Counting().eval(), images(2), torch.tensor([1, 1]))
+
+
+@pytest.mark.parametrize("eps_max", [None, 100.0])
+def test_a_search_that_nothing_limits_says_where_it_ends(eps_max: float | None) -> None:
+    """Class 1 has the margin 1 at least, whatever the image; an affine network of the same batch has a limit."""
+
+    class Rising(Constant):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scores * (1 + torch.sigmoid(x.flatten(1).sum(1, keepdim=True)))
+
+    model, x, y = Rising().eval(), images(2), torch.tensor([1, 1])
+    got = certnas.certify(model, x, y, method="ibp", clip=None, attack=False, eps_max=eps_max)
+    assert (got.radius_lower >= (1e15 if eps_max is None else eps_max)).all()
+    assert any("nothing limits some radii" in note for note in got.notes) == (eps_max is None)
+    limited = affine()
+    found = certnas.certify(limited, x, labels(limited, x), clip=None, attack=False, eps_max=eps_max)
+    assert (found.radius_lower < 100).all() and not found.notes
+
+
 def test_certified_beyond_attacked_stops_with_the_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound made a hundred times too good must be caught by the attack."""
     honest = bounds.lower_bounds

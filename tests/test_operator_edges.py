@@ -1,6 +1,7 @@
 """Operators at their edges: ends on kinks, dead and saturated units, infinite intervals, training mode, refusals."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from soundness import METHODS, Ball, balls, output_bounds, points, values, viola
 from torch import Tensor, nn
 
 import bounds
+from bounds.ops import RULES, Nonlinear
+from bounds.relaxation import Diagonal
 
 ROUNDING = 1e-9
 PIECEWISE = {
@@ -62,6 +65,73 @@ def test_intervals_that_end_on_a_kink(name: str, method: str) -> None:
     assert (found.upper >= outputs - 1e-12).all()
     for gradient in torch.autograd.grad((found.upper - found.lower).sum(), (eps, center)):
         assert torch.isfinite(gradient).all()
+
+
+SIGN_ENDS = [
+    (-0.5, 2.0),
+    (-2.0, 0.5),
+    (-1.0, 1.0),
+    (0.0, 0.7),
+    (-0.7, 0.0),
+    (0.0, 0.0),
+    (0.2, 0.9),
+    (-0.9, -0.2),
+]
+
+
+def sign_lines(
+    tuning: tuple[Tensor, Tensor] | None, slope: bounds.Slope = bounds.Slope.ADAPTIVE
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The ends of each interval, and the least distance of sign from its lower line, and of the upper line from it."""
+    x = torch.tensor([[0.0] * len(SIGN_ENDS)]).double()
+    network = network_of(Function(torch.sign), x)
+    (node,) = network.graph.nodes.values()
+    low, high = torch.tensor(SIGN_ENDS).double().T.unsqueeze(1)
+    rule = RULES[node.target]
+    assert isinstance(rule, Nonlinear)
+    found = rule.relax(network.call(node), slope, tuning, bounds.Interval(low, high))
+    inside = low + (high - low) * torch.linspace(0, 1, 4001).double()[:, None]
+    tiny = torch.tensor([[-1e-15], [0.0], [1e-15]]).double()
+    points = torch.cat([inside, tiny.expand(3, len(SIGN_ENDS)).clamp(low, high)])
+    value = torch.sign(points)
+    sides = []
+    for plane in (found.lower, found.upper):
+        assert isinstance(plane.map, Diagonal)
+        sides.append(plane.map.slopes[0].reshape(1, -1) * points + plane.bias.reshape(1, -1))
+    return low, high, (value - sides[0]).amin(0), (sides[1] - value).amin(0)
+
+
+@pytest.mark.parametrize("t", [None, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("s", [0.0, 0.3, 1.0])
+def test_the_lines_of_sign_touch_it_from_either_side(t: float | None, s: float) -> None:
+    """Below and above at every point of the interval, next to zero too, and each met by the sign somewhere."""
+    ones = torch.ones(1, len(SIGN_ENDS)).double()
+    _, _, below, above = sign_lines(None if t is None else (t * ones, s * ones))
+    for gap in (below, above):
+        assert (gap >= -1e-12).all()
+        assert (gap <= 1e-9).all()
+
+
+def test_the_steepest_lines_of_sign_meet_its_far_end() -> None:
+    """t = 1: the lower line is 1 at u, the upper one −1 at l; where that end is zero they stay on the one piece."""
+    ones = torch.ones(1, len(SIGN_ENDS)).double()
+    network = network_of(Function(torch.sign), torch.zeros(1, len(SIGN_ENDS)).double())
+    (node,) = network.graph.nodes.values()
+    low, high = torch.tensor(SIGN_ENDS).double().T.unsqueeze(1)
+    rule = RULES[node.target]
+    assert isinstance(rule, Nonlinear)
+    relax = partial(rule.relax, network.call(node))
+    steep = relax(bounds.Slope.ADAPTIVE, (ones, ones), bounds.Interval(low, high))
+    level = relax(bounds.Slope.PARALLEL, None, bounds.Interval(low, high))
+    for plane, flat, end, other in (
+        (steep.lower, level.lower, high, low),
+        (steep.upper, level.upper, low, high),
+    ):
+        assert isinstance(plane.map, Diagonal) and isinstance(flat.map, Diagonal)
+        at_end = plane.map.slopes[0].reshape(1, -1) * end + plane.bias.reshape(1, -1)
+        expected = torch.where(end == 0, torch.sign(other), torch.sign(end))
+        torch.testing.assert_close(at_end, expected, rtol=0, atol=1e-12)
+        assert not flat.map.slopes[0].any()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -280,3 +280,27 @@ def test_a_network_of_the_usual_in_place_layers_keeps_its_operators() -> None:
         "conv2d", "batch_norm", "relu", "conv2d", "batch_norm", "add", "relu", "flatten",
     ]  # fmt: skip
     torch.testing.assert_close(graph.bind()(IMAGES), model(IMAGES))
+
+
+SHAPES_ALONE = {
+    "view_as": lambda m, h: h.view(-1, 2, h.shape[1] // 2).view_as(h * 2),
+    "reshape_as": lambda m, h: h.unflatten(1, (2, -1)).transpose(1, 2).reshape_as(h),
+    "expand_as": lambda m, h: h[:, :1].expand_as(h) - h,
+    "expand_as of a constant": lambda m, h: h * m.last.weight[:1, : 1].expand_as(h),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES_ALONE)
+@pytest.mark.parametrize("method", ["ibp", "crown", "zonotope"])
+def test_a_tensor_that_gives_its_shape_alone_is_no_operand(name: str, method: str) -> None:
+    model = made(lambda m, h: m.last(SHAPES_ALONE[name](m, h))).double()
+    images = IMAGES.double()
+    graph = bounds.trace(model, images)
+    assert not any(node.op.split(".")[1].endswith("_as") for node in graph.nodes.values())
+    network = graph.bind()
+    torch.testing.assert_close(network(images), model(images))
+    found = bounds.output_bounds(network, bounds.Linf(images, 0.1), bounds.METHODS[method])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        point = images + 0.1 * (torch.rand(images.shape, generator=generator).double() * 2 - 1)
+        assert (found.lower <= model(point) + 1e-9).all() and (model(point) <= found.upper + 1e-9).all()

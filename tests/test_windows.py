@@ -146,6 +146,37 @@ def test_slices_of_channels_keep_windows(monkeypatch: pytest.MonkeyPatch, start:
     assert seen and torch.allclose(written, windows, rtol=0, atol=1e-12)
 
 
+CURVES = {
+    "relu": torch.relu,
+    "mish": nn.functional.mish,
+    "sign": torch.sign,
+    "rsqrt": lambda h: torch.rsqrt(1.5 + torch.sigmoid(h)),
+}
+"""What each does to tensors of both signs; those that are defined for some alone are given such."""
+
+
+@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("slope", [bounds.Slope.ADAPTIVE, bounds.Slope.PARALLEL])
+def test_curves_keep_windows(monkeypatch: pytest.MonkeyPatch, curve: str, slope: bounds.Slope) -> None:
+    class Curved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 2, 3, stride=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(CURVES[curve](self.stem(x)))
+
+    torch.manual_seed(0)
+    model, x = Curved().double(), torch.rand(2, 1, 9, 9, dtype=torch.float64)
+    network = bounds.trace(model, x).bind()
+    operators = {node.op for node in network.graph.nodes.values()}
+    written, windows, seen, _ = last_windows(model, x, monkeypatch, slope)
+    assert f"aten.{curve}.default" in operators
+    # every row of the output reaches the image as a window, and none is written out on the way
+    assert seen and set(seen) == {(1, 9, 9)}
+    assert torch.isfinite(written).all() and torch.allclose(written, windows, rtol=1e-12, atol=1e-12)
+
+
 PADS = {
     "zeros": lambda x: nn.functional.pad(x, (0, 1, 0, 1)),
     "a constant": lambda x: nn.functional.pad(x, (2, 0, 1, 1), value=-0.7),
@@ -156,7 +187,10 @@ PADS = {
 
 
 def last_windows(
-    model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+    model: nn.Module,
+    x: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    slope: bounds.Slope = bounds.Slope.ADAPTIVE,
 ) -> tuple[Tensor, Tensor, list[tuple[int, ...]], list[str]]:
     """Rows of the output written out and as windows, the images that windows reached, and the padding operators."""
     network = bounds.trace(model, x).bind()
@@ -166,7 +200,7 @@ def last_windows(
 
     def lower() -> Tensor:
         plenty = budget(None, network.dtype, network.device)
-        analysis = Analysis(network, bounds.Linf(x, 0.1), plenty, bounds.Slope.ADAPTIVE)
+        analysis = Analysis(network, bounds.Linf(x, 0.1), plenty, slope)
         return torch.cat(analysis.rows_at(network.graph.output, torch.arange(units).expand(len(x), -1)))
 
     written, windows = (with_windows(monkeypatch, largest, lower) for largest in (NEVER, ALWAYS))

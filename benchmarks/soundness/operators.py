@@ -330,11 +330,6 @@ for _call in (aten.view.default, aten.reshape.default, aten._unsafe_view.default
     GENERATORS[str(_call)[5:]] = Generator(partial(_reshape, _call))
 
 
-@generator("view_as.default")
-def view_as(draw: Draw, shape: Shape) -> Made:
-    return Made(lambda x: aten.view_as.default(x.contiguous(), x.flatten(1)))
-
-
 @generator("flatten.using_ints")
 def flatten(draw: Draw, shape: Shape) -> Made:
     start = draw.random.randint(1, len(shape))

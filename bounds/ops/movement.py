@@ -99,7 +99,7 @@ _IDENTITY = Affine(lambda call, x: x, transpose=lambda call, coef: (coef,), mixi
 
 RESHAPES = (
     aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten._unsafe_view.default,
-    aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.unsqueeze.default, aten.view_as.default,
+    aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.unsqueeze.default,
 )  # fmt: skip
 SELECTIONS = (
     aten.permute.default, aten.transpose.int, aten.movedim.int, aten.slice.Tensor, aten.select.int, aten.narrow.default,

@@ -31,6 +31,7 @@ BEYOND = 32.0
 """No search begins further below the linearised margin's root than by this factor; few radii lie there."""
 REACH = 2.0
 """How far above a radius that the search ends with another may hold, in tolerances; the search ends no wider."""
+UNLIMITED = "nothing limits some radii: they are where the search gave up; eps-max or a box is an end"
 WIDE = 0.05
 """A tighter method is worth its time for an image that is certified to less than 1 − WIDE of its attacked radius."""
 
@@ -72,7 +73,7 @@ class Request:
 @dataclass
 class _Found:
     """Of N images: radii, the ε up to which greater ones are worth a try, the place of the method that each is due to,
-    seconds, evaluations, any finite margin."""
+    seconds, evaluations, any finite margin, whether nothing limited the search."""
 
     radius: Tensor
     upper: Tensor
@@ -80,6 +81,7 @@ class _Found:
     seconds: Tensor
     evaluations: Tensor
     finite: Tensor
+    unlimited: Tensor
 
 
 def certify_batch(
@@ -140,7 +142,7 @@ def certify_batch(
         prediction=prediction.cpu().numpy().copy(),
         target=np.full(len(x), NO_TARGET) if target is None else target.cpu().numpy().copy(),
         status=tuple(status),
-        notes=found.failed,
+        notes=(*found.failed, *((UNLIMITED,) if bool(climbed.unlimited.any()) else ())),
         **{name: _spread(values, right, len(x), other) for name, (values, other) in scatter.items()},
     )
 
@@ -155,7 +157,13 @@ def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bra
     end = torch.minimum(end, attacked.to(end) * (1 + 1e-6))
     none = torch.zeros_like(centre)
     found = _Found(
-        none, none, none.long(), torch.zeros(len(centre), dtype=centre.dtype), none.long(), none.bool()
+        none,
+        none,
+        none.long(),
+        torch.zeros(len(centre), dtype=centre.dtype),
+        none.long(),
+        none.bool(),
+        none.bool(),
     )
     for place, method in enumerate(request.methods):
         wide = found.radius < (1 - WIDE) * torch.minimum(end, attacked.to(end))
@@ -173,6 +181,7 @@ def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bra
         found.radius = found.radius.index_put((image[better],), searched.radius[better])
         reach = torch.minimum(searched.upper, searched.radius * (1 + REACH * request.tol))
         found.upper = found.upper.index_put((image[better],), reach[better])
+        found.unlimited = found.unlimited.index_put((image[better],), searched.unlimited[better])
         found.seconds[image.cpu()] += seconds + (perf_counter() - began - float(seconds.sum())) / len(image)
         found.evaluations = found.evaluations.index_add(0, image, searched.evaluations)
         found.finite = found.finite.index_put((image,), found.finite[image] | searched.finite)

@@ -38,7 +38,7 @@ class Certificates:
     NO_TARGET for all; radius_lower, radius_upper [N] float64 in input units, radius_upper inf where no attack ran or
     none succeeded; seconds [N].  status per image: "certified", "misclassified" (radius 0), "zero" (nothing proved) or
     "failed: why".  method: all that were used; proved_by: the one of each image; proof: the file of its certificate,
-    "" for none.  notes: attacks that were left out, one line each, sorted.
+    "" for none.  notes: attacks that were left out and searches that nothing limits, one line each, sorted.
     """
 
     norm: str

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import bounds
 from certnas.certifier.batch import BATCH, Request, certify_batch
 from certnas.certifier.certificates import Certificates
+from certnas.certifier.constant import certify_constant
 from certnas.certifier.planning import AUTO, SECONDS, Plan, plan
 from certnas.certifier.prover import Prover, prover
 from certnas.certifier.radius import Bracket
@@ -58,6 +59,7 @@ class Certifier:
         self.request = replace(request, model=request.model.to(device))
         self.device = device
         self._prover: Prover | None = None
+        self._constant = False
 
     def __call__(self, batch: Batch, tell: Callable[[Progress], None]) -> Certificates:
         """The certificates of the batch; `tell` is given where it stands, as if it were all.
@@ -66,9 +68,14 @@ class Certifier:
         """
         request, size = self.request, len(batch.index)
         x, y = batch.x.detach().to(self.device), batch.y.detach().to(self.device, torch.long)
-        if self._prover is None:
+        if self._prover is None and not self._constant:
             ball = NORMS[request.norm]
-            self._prover = prover(request.model, x, request.method, ball, request.clip, request.memory)
+            try:
+                self._prover = prover(request.model, x, request.method, ball, request.clip, request.memory)
+            except bounds.ConstantOutput:
+                self._constant = True
+        if self._prover is None:
+            return certify_constant(request, x, y, batch.index)
         self._prover.check(x, request.eps_max)
 
         def told(stage: str, images: int, bracket: Bracket | None) -> None:
@@ -136,7 +143,10 @@ def _planned(
     model: nn.Module, x: Tensor, method: bounds.Method | str, seconds: float | None, memory: int | None
 ) -> Plan:
     if method == AUTO:
-        network = bounds.trace(model, x[:1].to(check_model(model))).bind()
+        try:
+            network = bounds.trace(model, x[:1].to(check_model(model))).bind()
+        except bounds.ConstantOutput:
+            return Plan(resolve_method("ibp"))  # no bound is computed
         return plan(network, seconds=SECONDS if seconds is None else seconds, memory=memory)
     if seconds is not None:
         raise UserError(f"time per image is {seconds:g}, but only method {AUTO} chooses by it")
@@ -185,7 +195,8 @@ def certify(
     least (likely) or runner-up; memory in bytes for one pass of bounds; index names the images (0 … N−1).  engine:
     where batches are proved, this process by default; the certificates are the same.  `on_batch` is given each batch
     as it finishes.
-    The model and the caller's random state are left as they were.
+    Where the output does not depend on the input, radii end with `eps_max` or the box alone and may be infinite; a note
+    says so, as it does where nothing limits a search.  The model and the caller's random state are left as they were.
 
     Raises UserError for a request that makes no sense, bounds.UnsupportedOp for an operator without a rule,
     and SoundnessError, with the evidence, where a certified radius exceeds an adversarial distance.

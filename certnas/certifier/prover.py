@@ -78,10 +78,7 @@ class Prover:
 
     def farthest(self) -> Tensor:
         """The radius [N] from which the ball holds the whole box; infinite without a box."""
-        if self.clip is None:
-            return torch.full((len(self.x),), torch.inf, dtype=torch.float64, device=self.x.device)
-        reach = torch.maximum(self.x.double() - self.clip[0], self.clip[1] - self.x.double())
-        return torch.linalg.vector_norm(reach.flatten(1), self.norm.order, dim=1)
+        return farthest(self.x, self.norm, self.clip)
 
     def _region(self, x: Tensor, eps: Tensor) -> bounds.Region:
         if self.clip is None:
@@ -89,12 +86,21 @@ class Prover:
         return self.norm.ball(x, eps, lower=self.clip[0], upper=self.clip[1])
 
 
+def farthest(x: Tensor, norm: Norm, clip: Box | None) -> Tensor:
+    """The radius [N] from which the ball round each image x [N, *shape] holds the whole box; infinite without a box."""
+    if clip is None:
+        return torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+    reach = torch.maximum(x.double() - clip[0], clip[1] - x.double())
+    return torch.linalg.vector_norm(reach.flatten(1), norm.order, dim=1)
+
+
 def prover(
     model: nn.Module, x: Tensor, method: bounds.Method, norm: Norm, clip: Box | None, memory: int | None
 ) -> Prover:
     """Traces the model on images like x [N, *shape].
 
-    Raises UserError where the model cannot be evaluated on x, and bounds.UnsupportedOp.
+    Raises UserError where the model cannot be evaluated on x, bounds.ConstantOutput where its output does not depend on
+    the input, and bounds.UnsupportedOp.
     """
     dtype = next((p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), x.dtype)
     example = x[:1].to(dtype)

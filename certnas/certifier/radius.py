@@ -29,13 +29,15 @@ class Bracket:
 class Radii:
     """`radius` [N] float64, each proved by an evaluation; `upper` [N]: the least ε above it that was not, or the end.
 
-    `evaluations` [N]; `finite` [N]: whether any margin was.
+    `evaluations` [N]; `finite` [N]: whether any margin was; `unlimited` [N]: whether the search gave up, at `FARTHEST`
+    or after `MAX_EVALUATIONS`, with nothing in its way.
     """
 
     radius: Tensor
     upper: Tensor
     evaluations: Tensor
     finite: Tensor
+    unlimited: Tensor
 
 
 def search_radii(
@@ -74,7 +76,8 @@ def search_radii(
             search.expect(image, foretell(image).to(eps))
         if progress is not None:
             progress(Bracket(search.lo.clone(), search.hi.clone(), search.open.clone()))
-    return Radii(search.lo, search.hi, search.evaluations, search.finite)
+    unlimited = (search.lo > 0) & ~search.failed & (search.open | (search.lo >= FARTHEST))
+    return Radii(search.lo, search.hi, search.evaluations, search.finite, unlimited)
 
 
 class _Search:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from string import ascii_letters
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from certnas.models.formats.onnx.pointwise import POINTWISE
+from certnas.models.formats.onnx.recurrent import lstm
 from certnas.models.formats.onnx.site import Site, Step
 
 Importer = Callable[[Site], Step]
@@ -197,6 +199,25 @@ def _gemm(site: Site, importer: Importer) -> Step:
     return Step(apply, site.present(3))
 
 
+def _einsum(site: Site, importer: Importer) -> Step:
+    """A letter of its own for the batch, before each computed input's and the result's."""
+    equation = site.attributes.get("equation", b"").decode().replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    free = next((letter for letter in ascii_letters if letter not in equation), "")
+    if "." in equation or not free or len(terms) != len(site.inputs):
+        raise site.refuse(f"equation {equation!r}; accepted: a letter for each dimension of each input")
+    if not arrow:
+        right = "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
+    terms = [free + term if site.computed(i) else term for i, term in enumerate(terms)]
+    return importer(_set(_lifted(site), "equation", None, f"{','.join(terms)}->{free}{right}".encode()))
+
+
+def _recurrent(site: Site, importer: Importer) -> Step:
+    """Time and the file's own batch are dimensions of the image."""
+    return lstm(site)
+
+
 def _of_the_file(site: Site, importer: Importer) -> Step:
     """An operator that reads the shape alone."""
     return importer(site)
@@ -204,14 +225,19 @@ def _of_the_file(site: Site, importer: Importer) -> Step:
 
 WAYS: dict[str, Callable[[Site, Importer], Step]] = {
     "Concat": _joined,
+    "Einsum": _einsum,
     "Expand": _expanded,
     "Flatten": _reshaped,
     "Gather": _along(0),
     "Gemm": _gemm,
+    "LSTM": _recurrent,
+    "LayerNormalization": _along(-1),
     "LogSoftmax": _softmax,
     "MatMul": _matmul,
     "Pad": _padded,
+    "ReduceMax": _reduced,
     "ReduceMean": _reduced,
+    "ReduceMin": _reduced,
     "ReduceSum": _reduced,
     "Reshape": _reshaped,
     "Shape": _of_the_file,
