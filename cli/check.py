@@ -74,13 +74,14 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
         claims[file.name] = None
         try:
             proved = check_file(file, module, exact=exact, prop=prop)
-            claims[file.name], network = proved.of_image, proved.certificates[0].network
+            claims[file.name] = proved.of_image
             if data is not None and proved.of_image is not None:
                 held_image(proved.certificates[0].about.get("index"), proved.of_image, data)
         except Rejected as error:
             rejected += 1
             click.echo(f"rejected  {file.name}: {error}")
             continue
+        network = proved.certificates[0].network
         parts = f" in each of {proved.leaves} parts" if proved.leaves > 1 else ""
         how = "exactly" if proved.exact else "in float64 with rounding bounded"
         click.echo(f"proved    {file.name}: {proved.claim}, by {proved.least:.3g} at least{parts}; {how}")
