@@ -232,8 +232,11 @@ class Run:
         smaller = sum(0 < proof.eps < proof.radius for proof in self.written)
         lines = [f"wrote {count} certificates to {self.options['certificates']}"]
         lines += [f"{smaller} of them prove a slightly smaller radius"] if smaller else []
-        missing = [str(proof.index) for proof in self.written if proof.path is None]
-        lines += [f"no CROWN proof for images {', '.join(missing)}"] if missing else []
+        missing: dict[str, list[str]] = {}
+        for proof in self.written:
+            if proof.path is None:
+                missing.setdefault(proof.why, []).append(str(proof.index))
+        lines += [f"none for images {', '.join(images)}: {why}" for why, images in missing.items()]
         click.echo("; ".join(lines))
 
     def _evidence(self, error: Any) -> str:

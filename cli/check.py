@@ -58,6 +58,7 @@ def check(certificate: Path, model: str, **options: Any) -> None:
 def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     from certnas.checker import Rejected
     from certnas.errors import UserError
+    from certnas.models.preprocessing import described
     from certnas.proofs import check_file, held_image
     from certnas.verify import read_vnnlib
 
@@ -67,7 +68,7 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     prop = None if options["prop"] is None else read_vnnlib(options["prop"])
     data = _data(options)
     module, exact = _module(source, options, files), ARITHMETIC[options["arithmetic"]]
-    rejected = 0
+    rejected, network = 0, ""
     claims: dict[str, Claim | None] = {}
     for file in files:
         claims[file.name] = None
@@ -80,9 +81,12 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
             rejected += 1
             click.echo(f"rejected  {file.name}: {error}")
             continue
+        network = proved.certificates[0].network
         parts = f" in each of {proved.leaves} parts" if proved.leaves > 1 else ""
         how = "exactly" if proved.exact else "in float64 with rounding bounded"
         click.echo(f"proved    {file.name}: {proved.claim}, by {proved.least:.3g} at least{parts}; {how}")
+    if network:
+        click.echo(f"network   {network}; preprocessing: {described(module)}")
     if rejected:
         raise Ended(f"error: {rejected} of {len(files)} certificates were rejected", UNSOUND)
     click.echo(f"all {len(files)} certificates are proved")
@@ -128,8 +132,8 @@ def _hold(table: Path, claims: Mapping[str, Claim | None], data: Dataset) -> Non
     if wrong:
         raise Ended(f"error: {len(wrong)} lines of {table} are not what the certificates prove", UNSOUND)
     proved = sum(bool(row.certificate) for row in rows)
-    alone = sum(row.radius > 0 and not row.certificate for row in rows)
-    left = f"; {alone} radii have no certificate" if alone else ""
+    none = len(rows) - proved
+    left = f"; {none} claim no radius" if none else ""
     click.echo(f"{table}: {proved} of {len(rows)} lines are what a certificate proves of that image{left}")
 
 

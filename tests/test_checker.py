@@ -19,6 +19,8 @@ from random_networks import build, recipes
 from torch import Tensor, nn
 
 import bounds
+from bounds.analysis import Analysis
+from bounds.memory import budget
 from certnas.checker import Certificate, Known, Network, Rejected, check
 from certnas.checker.numbers import Arithmetic, dyadic
 from certnas.checker.region import Region
@@ -107,6 +109,39 @@ def test_alpha_crown_certificates_are_proved() -> None:
     assert plain_ is not None and tuned is not None
     assert check(tuned, network).sum() > check(plain_, network).sum()
     check(tuned, network, exact=True)
+
+
+def test_rows_that_only_intervals_prove_are_certified() -> None:
+    """CROWN is the better of planes and of intervals that the last layer reads; certificates reach as far."""
+    found = 0
+    for number in range(40):
+        torch.manual_seed(number)
+        model = nn.Sequential(
+            nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+        ).double()
+        x = torch.rand(1, 2).double()
+        network, made = network_of(model, x)
+        y = model(x).argmax(1)
+        rows, eps = bounds.margins(y, 3, dtype=torch.float64), 2.0**-6
+        while eps < 2 and bool((_lower(network, x, eps * 1.05, rows) > 0).all()):
+            eps *= 1.05
+        region = bounds.Linf(x, eps)
+        by_planes = Analysis(network, region, budget(None, torch.float64, x.device), bounds.Slope.ADAPTIVE)
+        for target in by_planes.plan.readers:
+            by_planes.refine(target)
+        with torch.no_grad():
+            short = bool((by_planes.rows(network.graph.output, rows) <= 0).any())
+        for method in (bounds.Crown(), bounds.AlphaCrown(iterations=2)) if short else ():
+            kept = certificate_of(network, made, region, rows, method)
+            if bool((_lower(network, x, eps, rows) > 1e-6).all()):
+                assert kept is not None and (check(kept, made.network, spare=4) > 0).all()
+                found += 1
+    assert found >= 2
+
+
+def _lower(network: bounds.Network, x: Tensor, eps: float, rows: Tensor) -> Tensor:
+    with torch.no_grad():
+        return bounds.lower_bounds(network, bounds.Linf(x, eps), rows, bounds.Crown())
 
 
 @pytest.mark.parametrize("exact", [False, True])

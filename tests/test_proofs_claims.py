@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +14,12 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from certnas.checker import Certificate, Rejected
+from certnas.checker import Certificate, Network, Rejected
 from certnas.models import open_model
+from certnas.models.architectures import Architecture
+from certnas.models.preprocessing import Preprocessing, described, preprocessed
 from certnas.proofs import check_file, encode, read
-from certnas.proofs.claims import claim
+from certnas.proofs.claims import claim, digest
 from certnas.proofs.faithful import points
 from cli.main import main
 
@@ -69,6 +72,7 @@ def test_results_are_what_the_certificates_prove(written: Path) -> None:
     said = claim(kept)
     others = tuple(c for c in range(10) if c != int(rows[0]["label"]))
     assert (said.label, said.beaten, said.eps, said.clipped) == (int(rows[0]["label"]), others, 2 / 255, True)
+    assert f"network   {kept.network}; preprocessing: none" in result.output
     assert f"within l∞ distance {2 / 255!r} in [0, 1] of image {said.image[:16]}" in result.output
 
 
@@ -94,6 +98,10 @@ FORGED: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     ),
     "a missing certificate": (changed("certificate", lambda rows: "image-9.npz"), "is missing"),
     "no certificate": (changed("certificate", lambda rows: ""), "no line names the certificate"),
+    "no certificate, its file deleted": (
+        lambda rows: [*rows[:2], rows[2] | {"certificate": ""}],
+        f"its radius {2 / 255} has no certificate",
+    ),
     "a line twice": (lambda rows: [*rows, rows[0]], "stands twice"),
     "a line removed": (lambda rows: rows[1:], "no line names the certificate"),
     "no number": (changed("radius_lower", lambda rows: "much"), "line 2 cannot be read"),
@@ -104,6 +112,8 @@ FORGED: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 @pytest.mark.parametrize("name", FORGED)
 def test_a_line_that_is_not_proved_is_rejected(name: str, run: Path) -> None:
     change, said = FORGED[name]
+    if "deleted" in name:
+        (run / "proofs" / table(run)[2]["certificate"]).unlink()
     put(run, change(table(run)))
     result = checked(run / "proofs")
     assert result.exit_code == 1 and said in result.output, result.output
@@ -187,6 +197,35 @@ def test_options_that_need_others_and_files_that_are_no_results_are_refused(run:
     asked = ["check", str(run / "proofs"), "digits-cnn", "--results", str(run)]
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 2 and "--results needs the images: add --data" in result.output
+
+
+def test_digests_include_the_shape_of_the_input() -> None:
+    pixels = np.zeros(12)
+    assert len({digest(pixels.reshape(shape)) for shape in ((12,), (3, 4), (1, 3, 4))}) == 3
+    networks = [Network(shape) for shape in ((12,), (3, 4))]
+    for network in networks:
+        network.add("select", (network.input,), (1,), {"index": np.zeros(1)})
+    assert networks[0].output != networks[1].output
+
+
+def test_check_says_what_preprocessing_the_network_has(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    asked = Preprocessing(mean=(0.5,), std=(0.25,), channels=None)
+    whole, _ = preprocessed(Architecture(net, (1, 8, 8)), asked, None, "net")
+    assert described(whole) == "minus (0.5), divided by (0.25)" and described(net) == "none"
+    row, _ = preprocessed(
+        Architecture(net, (64,)), Preprocessing(layout="flat", channels="bgr"), (1, 8, 8), "net"
+    )
+    assert described(row) == "channels reversed, layout flat"
+
+
+def test_a_file_that_would_be_too_large_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("certnas.proofs.files.MOST_BYTES", 1000)
+    asked = ["--images", "1", "--no-attack", "--eps-max", "2/255", "--certificates", str(tmp_path / "proofs")]
+    result = CliRunner().invoke(main, ["certify", "digits-cnn", *asked])
+    assert result.exit_code == 0 and "wrote 0 certificates" in result.output, result.output
+    assert re.search(r"none for images \d+: it takes \d+ bytes, more than the 1000 of a file", result.output)
+    assert not list((tmp_path / "proofs").iterdir())
 
 
 class Elsewhere(nn.Module):

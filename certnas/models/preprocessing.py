@@ -83,6 +83,24 @@ def preprocessed(
     return nn.Sequential(OrderedDict([*layers, ("network", architecture.module)])), shape
 
 
+def described(module: nn.Module) -> str:
+    """What `preprocessed` put before a network, in words, in the order in which it is done."""
+    words = []
+    for layer in module.children() if isinstance(module, nn.Sequential) else ():
+        if isinstance(layer, Reversed):
+            words.append("channels reversed")
+        elif isinstance(layer, Normalize):
+            mean, std = (", ".join(f"{v:.9g}" for v in b.flatten().tolist()) for b in (layer.mean, layer.std))
+            words.append(f"minus ({mean}), divided by ({std})")
+        elif isinstance(layer, ChannelsLast):
+            words.append("layout NHWC")
+        elif isinstance(layer, Row):
+            words.append("layout flat")
+        else:
+            break
+    return ", ".join(words) or "none"
+
+
 def _image_shape(
     own: tuple[int, ...], layout: str | None, images: tuple[int, ...] | None, name: str
 ) -> tuple[int, ...]:

@@ -61,8 +61,9 @@ def claim_of_property(certificates: Sequence[Certificate]) -> str:
 
 
 def digest(image: np.ndarray) -> str:
-    """The SHA-256 of the pixels as float64, in hexadecimal."""
-    return hashlib.sha256(np.ascontiguousarray(image, dtype="<f8").tobytes()).hexdigest()
+    """The SHA-256 of the image's shape, in brackets, and its pixels as float64, in hexadecimal."""
+    shape = str(list(image.shape)).encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(image, dtype="<f8").tobytes()).hexdigest()
 
 
 def covers(certificates: Sequence[Certificate], prop: Property) -> bool:

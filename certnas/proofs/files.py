@@ -47,9 +47,10 @@ def encode(certificates: Sequence[Certificate]) -> bytes:
     held = [_packed(certificate, put, numbered) for certificate in certificates]
     header = {"format": FORMAT, "certificates": held, "digests": list(digests)}
     text = json.dumps(header, sort_keys=True).encode()
+    size = sum(array.nbytes for array in arrays) + len(text)
+    if size > MOST_BYTES:
+        raise ValueError(f"it takes {size} bytes, more than the {MOST_BYTES} of a file")
     numbers = np.concatenate(arrays) if arrays else np.zeros(0)
-    if numbers.nbytes + len(text) > MOST_BYTES:
-        raise ValueError(f"it takes {numbers.nbytes + len(text)} bytes, more than the {MOST_BYTES} of a file")
     buffer = io.BytesIO()
     named = {"header": np.frombuffer(text, np.uint8), "numbers": numbers, "seal": _seal(text, numbers)}
     np.savez_compressed(buffer, allow_pickle=False, **named)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import bounds
-from bounds.analysis import Analysis
+from bounds.analysis import Analysis, Tunings
 from bounds.memory import budget
-from certnas.checker import Certificate, Part
+from certnas.checker import Certificate, Part, Refutation
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
@@ -31,6 +31,8 @@ def certificate_of(
 ) -> Certificate | None:
     """A certificate that rows·f > 0 on the region of one image; None where CROWN, or α-CROWN if asked, shows it not.
 
+    As the method does, it takes each row from the planes, or from the intervals that the last layers read.
+
     α-CROWN's slopes are shared by the units of a tensor here: those of each unit's own would be far too many to keep.
     network in float64, plain its `extract.plain`; region of one image, with one radius and a box that is none or two
     numbers; rows [1, S, K]; slack: by what share of 1 + their size bounds are moved outward.
@@ -44,16 +46,51 @@ def certificate_of(
             analysis = analysis.again()
             steps += record.steps(analysis, found.slopes)[0]
             final = found.slopes[network.graph.output]
-        formed = record.formed(analysis, rows, final)
-    refutation, places = record.refuted(formed.lower[0][:, None], range(rows.shape[1]), formed.planes[0])
-    if len(places) < rows.shape[1]:
+        refutations = _refutations(record, analysis, rows, final)
+    if refutations is None:
         return None
     return Certificate(
         network=plain.network.output,
         **area(region),
         rows=array(rows[0])[:, None],
         offsets=np.zeros((rows.shape[1], 1)),
-        parts=(Part(tuple(steps), (refutation,)),),
+        parts=(Part(tuple(steps), tuple(refutations)),),
         planes=record.planes,
         about=dict(about or {}),
     )
+
+
+def _refutations(
+    record: Record, analysis: Outward, rows: Tensor, tunings: Tunings | None
+) -> list[Refutation] | None:
+    """Each row above 0 by planes or by intervals, whichever says more; None where a row is so by neither.
+
+    A row of CROWN can be looser than interval arithmetic from CROWN's own intermediate bounds.
+    """
+    by_planes = analysis.rows(analysis.network.graph.output, rows, tunings)[0]
+    planes_do = array(by_planes >= analysis.boxed_rows(rows)[0]) > 0
+    formed, boxed = (np.flatnonzero(which).tolist() for which in (planes_do, ~planes_do))
+    found = []
+    for chosen in (formed, boxed):
+        if not chosen:
+            continue
+        own = rows[:, chosen]
+        way = (
+            record.boxed(analysis, own)
+            if chosen is boxed
+            else record.formed(analysis, own, _of(tunings, chosen))
+        )
+        refutation, places = record.refuted(way.lower[0][:, None], chosen, way.planes[0])
+        if len(places) < len(chosen):
+            return None
+        found.append(refutation)
+    return found
+
+
+def _of(tunings: Tunings | None, rows: list[int]) -> Tunings | None:
+    """The tunings of some rows; one that all rows share stays."""
+    if tunings is None:
+        return None
+    return {
+        name: tuple(t[:, rows] if t.shape[1] > 1 else t for t in tuning) for name, tuning in tunings.items()
+    }

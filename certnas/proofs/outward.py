@@ -59,6 +59,11 @@ class Outward(Analysis):
         super().refine(target, tunings, meet=meet, mask=mask)
         self.widen(target)
 
+    def _by_sign(self, target: str) -> bool:
+        """Never: where only its sign matters a unit's rows may end at the intervals of a tensor on the way, and planes
+        that lead to the input do not prove what was found there."""
+        return False
+
     def widen(self, target: str) -> None:
         """Moves the interval of a tensor outward."""
         x = self.interval(target)

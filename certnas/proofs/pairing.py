@@ -100,6 +100,8 @@ def _held_row(
     if row.label != int(data.y[at]):
         raise Rejected(f"image {row.index} is labelled {int(data.y[at])}, not {row.label}")
     if not row.certificate:
+        if row.radius > 0:
+            raise Rejected(f"its radius {row.radius} has no certificate")
         return
     if row.certificate not in files:
         raise Rejected(f"its certificate {row.certificate} is missing")

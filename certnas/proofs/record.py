@@ -79,12 +79,16 @@ class Record:
 
     # Refutations
 
+    def backed(self, excess: np.ndarray) -> np.ndarray:
+        """What is claimed of bounds that were found: less by the slack."""
+        return excess - self.slack * (1 + np.abs(excess))
+
     def refuted(
         self, excess: np.ndarray, clauses: Sequence[int], planes: Mapping[str, str], depth: int = 0
     ) -> tuple[Refutation, list[int]]:
         """(The clauses, of excesses [C, S], that their best row refutes; their places.)  depth: splits on the way."""
         excess = np.where(np.isnan(excess), -np.inf, excess)
-        bounds = excess.max(1) - self.slack * (1 + np.abs(excess.max(1)))
+        bounds = self.backed(excess.max(1))
         places = [place for place in range(len(excess)) if 0 < bounds[place] < np.inf]
         mix = np.eye(excess.shape[1])[excess.argmax(1)[places]]
         chosen = tuple(clauses[place] for place in places)

@@ -32,12 +32,16 @@ SHRINKS = 8
 
 @dataclass(frozen=True)
 class Written:
-    """One image: the file (None where no certificate came out), the radius it proves, and the radius that was asked."""
+    """One image: the file (None where no certificate came out), the radius it proves, and the radius that was asked.
+
+    why: the reason that there is no file.
+    """
 
     index: int
     path: Path | None
     eps: float
     radius: float
+    why: str = ""
 
 
 def with_files(certificates: Certificates, written: Sequence[Written]) -> Certificates:
@@ -107,13 +111,16 @@ class Writer:
             index, radius = int(certificates.index[at]), float(certificates.radius_lower[at])
             about = self._about(x[at : at + 1], y[at : at + 1], certificates, at)
             eps, data = self._raised(radius, (proofs or {}).get(at), about)
+            path, why = None, "no CROWN proof"
             if data is None:
-                eps, data = self._certificate(x[at : at + 1], y[at : at + 1], certificates, at, about)
-            path = None
+                try:
+                    eps, data = self._certificate(x[at : at + 1], y[at : at + 1], certificates, at, about)
+                except ValueError as error:
+                    eps, why = 0.0, str(error)
             if data is not None:
                 path = self.folder / f"image-{index:06d}.npz"
                 write_atomically(path, data)
-            done.append(Written(index, path, eps, radius))
+            done.append(Written(index, path, eps, radius, why if path is None else ""))
         return done
 
     def _raised(
@@ -140,7 +147,10 @@ class Writer:
     def _certificate(
         self, x: Tensor, y: Tensor, of: Certificates, at: int, about: Mapping[str, object]
     ) -> tuple[float, bytes | None]:
-        """The radius that a file proves, at most the image's own, and the file; none where no proof is found."""
+        """The radius that a file proves, at most the image's own, and the file; none where no proof is found.
+
+        Raises ValueError where a file would be too large.
+        """
         index = int(of.index[at])
         x = x.detach().to(self.network.device, torch.float64)
         y = y.detach().to(self.network.device, torch.long)
