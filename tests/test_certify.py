@@ -363,7 +363,7 @@ def test_a_margin_that_rounding_could_make_is_no_proof() -> None:
 
     logits = torch.tensor([[3.0, -7.0], [7.0, 0.0], [0.0, 7.0]], dtype=torch.float64)
     radius = torch.full((3,), 0.2, dtype=torch.float64)
-    proved, margin = batch._prove(Bounds(), radius, logits, 1e-3)  # type: ignore[arg-type]
+    proved, margin = batch._prove(Bounds(), radius, radius, (), logits, 1e-3)  # type: ignore[arg-type]
     assert set(asked) == {torch.float64}
     assert proved.tolist() == [0.2, pytest.approx(0.2 * (1 - 1e-3)), 0.0]
     assert margin.tolist() == [1.01 * needed, 2 * needed, 0.0]
