@@ -153,6 +153,13 @@ class _Reader:
         signature = self.program.graph_signature
         source = signature.inputs_to_parameters.get(node.name) or signature.inputs_to_buffers.get(node.name)
         lifted = signature.inputs_to_lifted_tensor_constants.get(node.name)
+        if not isinstance(node.meta["val"], Tensor):
+            if needed:
+                raise UnsupportedOp(
+                    f"trace: the output depends on '{node.name}', which is no tensor; a network reads its input, "
+                    "parameters and buffers alone, and draws no numbers"
+                )
+            return
         if source is None and lifted is None:
             self.input = node.name
             self.batch = node.meta["val"].shape[0]

@@ -35,7 +35,8 @@ class Faithful:
     def check(self, points: Tensor) -> None:
         """Compares at points [M, *shape] of the model's domain, each alone and all in company.
 
-        NaN on both sides is no difference.  Raises UserError, which names the node where a difference first appears.
+        NaN on both sides is no difference.  Raises UserError, which names the node where a difference first appears,
+        and where bounds of a point do not hold the outputs there.
         """
         points = points.to(self.dtype)  # numbers of both types, so that casts lose nothing
         model, dtype = self._model(points)
@@ -46,11 +47,10 @@ class Faithful:
             with torch.no_grad():
                 expected, got = model(points.clone()), network(points)
                 alone = [model(point.clone()) for point in points.split(1)]
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"the model cannot be evaluated on images of shape {list(points.shape[1:])}: {reason}"
-            ) from error
+        except bounds.BoundsError:
+            raise
+        except Exception as error:  # whatever somebody's module may raise
+            raise not_evaluated(points, error) from error
         expected, alone = _first(expected), [_first(value) for value in alone]
         for own, what in ((expected, "the traced network"), (_joined(alone), "the model on one image alone")):
             if own is None or own.shape != got.shape:
@@ -66,6 +66,33 @@ class Faithful:
                     f"{what} differs from the model by {found:.1e} of the largest output; accepted: {tolerance:.0e}, "
                     f"so nothing is certified{where}"
                 )
+        self._bounded(network, points, expected, tolerance)
+
+    def _bounded(self, network: bounds.Network, points: Tensor, expected: Tensor, tolerance: float) -> None:
+        """Sees that bounds of the points themselves hold the model's outputs, by one sum of them for each point.
+
+        Bounds are those of real arithmetic; where large numbers cancel, the model's rounding leaves them.
+        """
+        generator = torch.Generator().manual_seed(0)
+        row = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+        row = (row / row.flatten(1).abs().sum(1).reshape(-1, *[1] * (row.dim() - 1))).to(expected)
+        rows, own = torch.stack([row, -row], 1), (row * expected).flatten(1).sum(1)
+        try:
+            with torch.no_grad():
+                lower = bounds.lower_bounds(network, bounds.Linf(points, 0.0), rows, bounds.CrownIBP())
+        except bounds.OutOfMemory:
+            raise
+        except bounds.BoundsError:  # no bounds, no certificate
+            return
+        missed = torch.maximum(lower[:, 0] - own, lower[:, 1] + own)
+        missed = torch.where(own.isfinite(), missed, -torch.inf)
+        found = float(missed.max()) / max(largest(expected), LEAST) if len(missed) else 0.0
+        if found > tolerance:
+            raise UserError(
+                f"at the images themselves the bounds miss the model's outputs by {found:.1e} of the largest; "
+                f"accepted: {tolerance:.0e}: the model adds and takes away numbers so large that its rounding "
+                "decides, so nothing is certified"
+            )
 
     def _model(self, points: Tensor) -> tuple[nn.Module, torch.dtype]:
         """The model in float64, or as it is where it does not compute in it."""
@@ -87,6 +114,7 @@ class Faithful:
             else (self._double, torch.float64)
         )
 
+    @torch.no_grad()
     def _where(self, model: nn.Module, network: bounds.Network, points: Tensor, tolerance: float) -> str:
         """The first node whose value differs from the exported program's, in words."""
         try:
@@ -132,6 +160,12 @@ def _inputs(program: torch.export.ExportedProgram, points: Tensor) -> Iterator[T
             yield program.state_dict[spec.target]
         else:
             yield program.constants[str(spec.target)]
+
+
+def not_evaluated(x: Tensor, error: Exception) -> UserError:
+    """What to tell of a model that raises an error on images x [N, *shape]."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return UserError(f"the model cannot be evaluated on images of shape {list(x.shape[1:])}: {reason}")
 
 
 def _first(value: object) -> Tensor:

@@ -70,6 +70,32 @@ def test_a_model_of_its_own_type_is_compared_in_it() -> None:
         Faithful(model, changed(faithful.graph, "linear", "bias", None)).check(IMAGES)
 
 
+CANCELLING = {
+    "a sum": lambda h, x: h * 4 + 1e16 - 1e16,
+    "a sum that leaves some digits": lambda h, x: h + 1e12 - 1e12,
+    "behind a nonlinearity": lambda h, x: torch.relu(h + 1e15) - 1e15,
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+def test_rounding_that_bounds_do_not_know_is_refused(name: str) -> None:
+    """Bounds are of real arithmetic, in which the large numbers cancel; the model computes in steps."""
+    model = Net(CANCELLING[name]).eval()
+    for ask in (
+        lambda: certnas.certify(model, IMAGES, torch.zeros(6).long(), attack=False),
+        lambda: network_of(model, (1, 2, 2)),
+    ):
+        with pytest.raises(UserError, match="its rounding decides, so nothing"):
+            ask()
+
+
+def test_a_model_that_raises_on_one_image_is_refused_in_one_line() -> None:
+    model = Net(lambda h, x: nn.functional.batch_norm(h, None, None, training=True)).eval()
+    with pytest.raises(UserError, match="cannot be evaluated on images of shape") as caught:
+        certnas.certify(model, IMAGES, torch.zeros(6).long())
+    assert "\n" not in str(caught.value)
+
+
 def test_half_precision_inside_is_a_difference() -> None:
     model = Net(lambda h, x: h.half().float()).eval()
     with pytest.raises(UserError, match="so nothing is certified"):

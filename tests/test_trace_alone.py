@@ -175,6 +175,9 @@ SIZE, CHANCE, OTHERS = (
 )
 REFUSED = {
     "rand": (lambda m, h: h * torch.rand(1, dtype=h.dtype), CHANCE),
+    "rand with a generator": (
+        lambda m, h: h * torch.rand(8, generator=torch.Generator(), dtype=h.dtype), "is no tensor.*draws no numbers"
+    ),
     "rand_like": (lambda m, h: h * torch.rand_like(h), CHANCE),
     "bernoulli": (lambda m, h: h * torch.bernoulli(torch.full_like(h, 0.5)), CHANCE),
     "normal in place": (lambda m, h: h + torch.zeros(8).normal_(), CHANCE),
@@ -205,7 +208,7 @@ REFUSED = {
     "cumsum": (lambda m, h: h.cumsum(0), OTHERS),
     "padding moves images": (lambda m, h: F.pad(h, (0, 0, 1, -1)), OTHERS),
     "products of images": (lambda m, h: (h @ h.t()) @ h, OTHERS),
-    "norm over images": (lambda m, h: F.layer_norm(h, h.shape), SIZE),
+    "norm over images": (lambda m, h: F.layer_norm(h, h.shape), f"{OTHERS}|{SIZE}"),
     "every other image": (lambda m, h: h[::2].repeat(2, 1)[: h.shape[0]], f"{OTHERS}|{SIZE}"),
     "the first image": (lambda m, h: h + h[:1], OTHERS),
     "one image written": (lambda m, h: h.index_fill_(0, torch.tensor([0]), 0.0), "no rule|moves or mixes"),

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.certifier.request import Box, Norm
-from certnas.errors import UserError
-from certnas.faithful import Faithful, points_about
+from certnas.faithful import Faithful, not_evaluated, points_about
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,8 @@ def prover(
     try:
         with torch.no_grad():
             model(example.clone())
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the model cannot be evaluated on images of shape {list(x.shape[1:])}: {reason}"
-        ) from error
+    except Exception as error:  # whatever somebody's module may raise
+        raise not_evaluated(x, error) from error
     graph = bounds.trace(model, example)
     bounds.check(graph)
     networks = [graph.bind(dtype=d, device=x.device) for d in (torch.float32, torch.float64)]
