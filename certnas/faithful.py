@@ -134,10 +134,10 @@ class Faithful:
     def _where(self, model: nn.Module, network: bounds.Network, points: Tensor, tolerance: float) -> str:
         """The first node whose value differs from the exported program's, in words."""
         try:
-            program = bounds.program_of(model, points[:2])
-            seen = _Values(program.graph_module)
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch's interpreter, about its own program
+                warnings.simplefilter("ignore")  # of torch, about its own program
+                program = bounds.program_of(model, points[:2])
+                seen = _Values(program.graph_module)
                 seen.run(*_inputs(program, points))
             for node in network.graph.nodes.values():
                 own, got = seen.values.get(node.name), None
