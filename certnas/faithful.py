@@ -131,6 +131,7 @@ class Faithful:
             else (self._double, torch.float64)
         )
 
+    @torch.no_grad()
     def _where(self, model: nn.Module, network: bounds.Network, points: Tensor, tolerance: float) -> str:
         """The first node whose value differs from the exported program's, in words."""
         try:
