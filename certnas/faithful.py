@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +20,14 @@ DOUBLE, OWN = 1e-9, 1e3
 LEAST = 1e-3
 
 
+@runtime_checkable
+class FromFile(Protocol):
+    """A module that was read from a file which another program can run, too."""
+
+    def compare(self, x: Tensor, y: Tensor) -> None:
+        """Raises UserError, which names the node, where the file itself does not give y at x [N, *shape]."""
+
+
 class Faithful:
     """A model and its trace, to be compared at points.
 
@@ -31,14 +40,18 @@ class Faithful:
             (p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), torch.float32
         )
         self._double: nn.Module | bool | None = True
+        self._beside: nn.Module | None = None
 
     def check(self, points: Tensor) -> None:
         """Compares at points [M, *shape] of the model's domain, each alone and all in company.
 
+        Every part of the model that was read from a file is compared with the file's own runtime on what the part is
+        given at these points, in the model's own type.
         NaN on both sides is no difference.  Raises UserError, which names the node where a difference first appears,
         and where bounds of a point do not hold the outputs there.
         """
         points = points.to(self.dtype)  # numbers of both types, so that casts lose nothing
+        rounded = points
         model, dtype = self._model(points)
         network = self.graph.bind(dtype=dtype, device=self.device)
         points = points.to(dtype)
@@ -67,6 +80,7 @@ class Faithful:
                     f"so nothing is certified{where}"
                 )
         self._bounded(network, points, expected, tolerance)
+        self._check_files(rounded)
 
     def _bounded(self, network: bounds.Network, points: Tensor, expected: Tensor, tolerance: float) -> None:
         """Sees that bounds of the points themselves hold the model's outputs, by one sum of them for each point.
@@ -94,6 +108,36 @@ class Faithful:
                 "decides, so nothing is certified"
             )
 
+    def _check_files(self, points: Tensor) -> None:
+        """Compares the parts that come from files with the files."""
+        if not any(isinstance(part, FromFile) for part in self.own.modules()):
+            return
+        if (
+            self._beside is None
+        ):  # on the CPU, where other programs run the file, and where float32 is float32
+            same = points.device.type == "cpu"
+            self._beside = self.own if same else copy.deepcopy(self.own).cpu()
+        given: dict[nn.Module, Tensor] = {}
+        results: list[tuple[FromFile, Tensor, Tensor]] = []
+
+        def before(part: nn.Module, inputs: Any) -> None:
+            given[part] = inputs[0].clone()
+
+        def after(part: Any, _: Any, output: Tensor) -> None:
+            results.append((part, given[part], output.clone()))
+
+        parts = [part for part in self._beside.modules() if isinstance(part, FromFile)]
+        hooks = [part.register_forward_pre_hook(before) for part in parts]
+        hooks += [part.register_forward_hook(after) for part in parts]
+        try:
+            with torch.no_grad():
+                self._beside(points.cpu().clone())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for part, x, y in results:
+            part.compare(x, y)
+
     def _model(self, points: Tensor) -> tuple[nn.Module, torch.dtype]:
         """The model in float64, or as it is where it does not compute in it."""
         if self._double is True:
@@ -118,10 +162,10 @@ class Faithful:
     def _where(self, model: nn.Module, network: bounds.Network, points: Tensor, tolerance: float) -> str:
         """The first node whose value differs from the exported program's, in words."""
         try:
-            program = bounds.program_of(model, points[:2])
-            seen = _Values(program.graph_module)
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch's interpreter, about its own program
+                warnings.simplefilter("ignore")  # of torch, about its own program
+                program = bounds.program_of(model, points[:2])
+                seen = _Values(program.graph_module)
                 seen.run(*_inputs(program, points))
             for node in network.graph.nodes.values():
                 own, got = seen.values.get(node.name), None
@@ -129,8 +173,9 @@ class Faithful:
                     if name == node.name:
                         got = value
                         break
-                known = own is not None and got is not None and own.shape == got.shape
-                if known and difference(own, got) > tolerance:
+                if own is None or got is None or own.shape != got.shape:
+                    continue
+                if difference(own, got) > tolerance:
                     return f"; it first differs at {node.where()}"
         except Exception:  # where the program cannot be run node by node
             return "; the node cannot be named: the model cannot be run node by node"

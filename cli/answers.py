@@ -64,6 +64,7 @@ class _Worker:
         try:
             prop = read_vnnlib(job.root / instance.prop)
             subject = self._subject(instance.network, prop.inputs)
+            subject.check(prop)
             prepared = time.monotonic() - began
             verdict = verify(
                 subject.network,

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.errors import UserError
+from certnas.faithful import Faithful
 from certnas.models import open_model
+from certnas.models.formats import program
 from certnas.space import DiscreteNetwork, published_genotype
 
 Edit = Callable[[dict[str, bytes], Path], None]
@@ -332,3 +334,106 @@ def test_a_zip_bomb_is_not_unpacked(name: str, tmp_path: Path) -> None:
     assert path.stat().st_size < 2**20
     with pytest.raises(UserError, match=r"unpacks to 201326592 bytes; refused as a zip bomb"):
         open_model(str(path), arch=None if name == "net.pt2" else "mnist-fc-3layer")
+
+
+class Alone(nn.Module):
+    """A function of a linear layer's output h [N, 6], with a buffer."""
+
+    seen: Tensor
+
+    def __init__(self, function: Callable[["Alone", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.last, self.function = nn.Linear(4, 6), nn.Linear(6, 5), function
+        self.register_buffer("seen", torch.rand(6))
+        self.requires_grad_(False)  # which lets it write to what `chunk` and `unbind` give
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self, self.linear(x)))
+
+
+def twin(m: Alone, h: Tensor) -> Tensor:
+    a = torch.relu(h)
+    a.mul_(-0.1)
+    return a + torch.relu(h)
+
+
+def detached(m: Alone, h: Tensor) -> Tensor:
+    d = h.detach()
+    h.mul_(-3.0)
+    return d + 0 * h
+
+
+def pieces(m: Alone, h: Tensor) -> Tensor:
+    left, _ = h.chunk(2, 1)
+    left.add_(h[:, 3:])
+    h.view(h.shape[0], 2, 3)[:, 1] += 1
+    return torch.relu_(h) + m.seen
+
+
+def copied(m: Alone, h: Tensor) -> Tensor:
+    kept = h.clone()
+    h[:, ::2] = kept[:, 1::2] * 2
+    h.clamp_(-0.5, 0.5)
+    return h - kept
+
+
+def rows(m: Alone, h: Tensor) -> Tensor:
+    first = h.unbind(1)[0]
+    h.select(1, 0).fill_(2.0)
+    return h * first.unsqueeze(1)
+
+
+ALIASES = {f.__name__: f for f in (twin, detached, pieces, copied, rows)}
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("name", ALIASES)
+def test_an_archive_that_writes_in_place_is_read_as_torch_runs_it(
+    name: str, batch: int | None, tmp_path: Path
+) -> None:
+    network = Alone(ALIASES[name])
+    exported(tmp_path / "net.pt2", network, (4,), batch=batch)
+    module = open_model(str(tmp_path / "net.pt2")).module
+    x = torch.rand(5, 4)
+    assert torch.equal(module(x.clone()), network(x.clone()))
+    graph = bounds.trace(module, x)
+    Faithful(module, graph).check(x)
+    assert torch.allclose(graph.bind()(x), network(x.clone()), atol=1e-6)
+
+
+def counted(m: Alone, h: Tensor) -> Tensor:
+    m.seen.add_(1)
+    return h + m.seen
+
+
+def through_a_view(m: Alone, h: Tensor) -> Tensor:
+    m.seen.view(2, 3)[0].mul_(1)  # writes, if only what was there
+    return h + m.seen
+
+
+@pytest.mark.parametrize("function", [counted, through_a_view])
+def test_an_archive_that_changes_its_buffers_is_refused(
+    function: Callable[[Alone, Tensor], Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "net.pt2"
+    program = torch.export.export(Alone(function).eval(), (torch.rand(2, 4),), strict=False)
+    torch.export.save(program, str(path))
+    with pytest.raises(UserError, match=r"tensor 'b_seen' is changed at each call"):
+        open_model(str(path))
+    torch.export.save(program.run_decompositions({}), str(path))
+    with pytest.raises(UserError, match=r"an output of kind 'buffer_mutation'"):
+        open_model(str(path))
+
+
+def test_what_is_read_otherwise_than_it_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(tmp_path / "net.pt2", Alone(detached), (4,))
+    module = open_model(str(tmp_path / "net.pt2")).module
+    x = torch.rand(3, 4)
+    graph = bounds.trace(module, x)
+    monkeypatch.setitem(program.TARGETS, "aten.mul_.Tensor", lambda a, b: a * b)
+    with pytest.raises(UserError, match=r"it first differs at aten\.add\.Tensor at node 'add'"):
+        open_model(str(tmp_path / "net.pt2"))
+    with pytest.raises(UserError, match=r"so nothing is certified"):
+        Faithful(module, graph).check(x)

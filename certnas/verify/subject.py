@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 import bounds
 from certnas.errors import UserError
+from certnas.faithful import Faithful, points_within
 from certnas.models import OpenedModel
 from certnas.verify.attack import Replay
+from certnas.verify.property import Property
 from certnas.verify.verification import network_of
+
+BOXES, CORNERS = 4, 2
+"""Of a property, at how many of its boxes the network is tried, and at how many corners of each."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,23 @@ class Subject:
     module: nn.Module
     network: bounds.Network
     replay: Replay | None
+
+    def check(self, prop: Property) -> None:
+        """Compares module, trace and file at points of the property's boxes, where these are of the network's inputs.
+
+        Raises UserError, which names the node, where they differ.
+        """
+        shape = self.network.graph.input_shape
+        boxes = list(dict.fromkeys(clause.box for clause in prop.clauses))
+        if not boxes or prop.inputs != prod(shape):
+            return
+        chosen = boxes[:: -(-len(boxes) // BOXES)]
+        sides = [[torch.from_numpy(side).double().reshape(shape) for side in box.inside] for box in chosen]
+        self._faithful.check(torch.cat([points_within(low, high, CORNERS) for low, high in sides]))
+
+    @cached_property
+    def _faithful(self) -> Faithful:
+        return Faithful(self.module, self.network.graph)
 
 
 def is_onnx(source: str) -> bool:

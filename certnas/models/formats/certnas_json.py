@@ -14,7 +14,8 @@ from bounds.graph import Ref
 from certnas.errors import UserError
 from certnas.json_text import parse_json
 from certnas.models.formats.limits import LARGEST, check_limits
-from certnas.models.formats.program import TARGETS, Name, Operation, ProgramNetwork
+from certnas.models.formats.operation import Name, Operation
+from certnas.models.formats.program import TARGETS, ProgramNetwork
 
 FORMAT, VERSION = "certnas-network", 1
 _KINDS = {

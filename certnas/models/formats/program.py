@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,34 +12,11 @@ from torch import Tensor, nn
 
 from bounds.ops import RULES
 from certnas.errors import UserError
+from certnas.faithful import OWN, difference
+from certnas.models.formats.eager import evaluated
+from certnas.models.formats.operation import Operation, resolved
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Name:
-    """A value that the network computes or holds, in an operation's arguments."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Operation:
-    """outputs = target(**arguments); `outputs` has one name, or one for each of several results."""
-
-    target: str
-    arguments: Mapping[str, Any]
-    outputs: tuple[str, ...]
-
-    def names(self) -> Iterator[str]:
-        """Every name among the arguments."""
-        stack: list[Any] = list(self.arguments.values())
-        while stack:
-            value = stack.pop()
-            if isinstance(value, Name):
-                yield value.name
-            elif isinstance(value, list):
-                stack += value
 
 
 def _convolution(
@@ -75,6 +51,7 @@ _MORE = (
     aten.neg_.default, aten.clone.default, aten.slice_scatter.default, aten.select_scatter.default, aten.copy.default,
     aten.fill.Scalar, aten.clip.default, aten.type_as.default,
     aten.lift_fresh.default, aten.native_batch_norm.default, aten.mean.default, aten.expand_as.default,
+    aten.matmul.default, aten.mm.default,
 )  # fmt: skip
 TARGETS: dict[str, Callable[..., Any]] = {
     **{str(target): target for target in (*RULES, *_MORE)},
@@ -116,6 +93,7 @@ class ProgramNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.input, self.output, self.input_shape, self.batch = input, output, input_shape, batch
+        self.stored = tuple(operations)
         self.operations = tuple(_needed(operations, output))
         self._check(set(tensors))
         self.computed = _dependent(self.operations, input)
@@ -149,12 +127,69 @@ class ProgramNetwork(nn.Module):
         if self.output not in known:
             raise UserError(f"nothing makes the output {self.output!r}")
 
+    def compare(self, x: Tensor, y: Tensor) -> None:
+        """Raises UserError where the operations, run one by one as the file has them, do not give y at x.
+
+        Where the file has a fixed batch, the images are run by as many at a time.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            size = self.batch or len(x)
+            filled = torch.cat([x, x[-1:].expand(-len(x) % size, *x.shape[1:])])
+            expected = torch.cat([self._as_stored(part) for part in filled.split(size)])[: len(x)]
+        accepted = OWN * torch.finfo(y.dtype).eps
+        found = difference(expected, y) if expected.shape == y.shape else torch.inf
+        if not found <= accepted:
+            raise UserError(
+                f"the network that was read differs from the file's own operators, run one by one, by {found:.1e} of "
+                f"the largest output; accepted: {accepted:.0e}, so nothing is certified; {self._first(x, size)}"
+            )
+
+    def _as_stored(self, x: Tensor) -> Tensor:
+        for _, values in evaluated(self._callable(), self._tensors(), self.input, x):  # noqa: B007
+            pass
+        return values[self.output]
+
+    def _callable(self) -> Iterator[Operation]:
+        """The stored operations but those that a file may not call, of which nothing is read: tests of sizes."""
+        known = {self.input, *self.keys}
+        for operation in self.stored:
+            if operation.target in TARGETS and known.issuperset(operation.names()):
+                known.update(operation.outputs)
+                yield operation
+
+    def _first(self, x: Tensor, size: int) -> str:
+        """The first operation whose value differs from the file's, in words."""
+        known: dict[str, Tensor] = {}
+        with torch.inference_mode(False), torch.no_grad():
+            for operation, values in evaluated(self._callable(), self._tensors(), self.input, x[:size]):
+                known |= _copies(operation, values)
+            for operation, values in self._steps(x.clone()):
+                for name, own in _copies(operation, values).items():
+                    expected = known[name]
+                    own = own[: len(expected)] if name in self.computed and expected.dim() else own
+                    if (
+                        own.shape != expected.shape
+                        or difference(expected, own) > OWN * torch.finfo(x.dtype).eps
+                    ):
+                        return f"it first differs at {operation.target} at node {name!r}"
+        return "the node cannot be named: on the first images alone all values agree"
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            name: self.weights[key] if key in self.weights else getattr(self, key)
+            for name, key in self.keys.items()
+        }
+
     def forward(self, x: Tensor) -> Tensor:
-        values: dict[str, Any] = {self.input: x}
-        for name, key in self.keys.items():
-            values[name] = self.weights[key] if key in self.weights else getattr(self, key)
+        for _, values in self._steps(x):  # noqa: B007
+            pass
+        return values[self.output]
+
+    def _steps(self, x: Tensor) -> Iterator[tuple[Operation, dict[str, Any]]]:
+        """Each operation after it was run, and all values by their names."""
+        values: dict[str, Any] = {self.input: x, **self._tensors()}
         for operation in self.operations:
-            arguments = {key: _resolved(value, values) for key, value in operation.arguments.items()}
+            arguments = {key: resolved(value, values) for key, value in operation.arguments.items()}
             sized = _SIZES.get(operation.target)
             if (
                 sized is not None
@@ -169,7 +204,13 @@ class ProgramNetwork(nn.Module):
                 values[operation.outputs[0]] = result
             else:
                 values |= zip(operation.outputs, result, strict=True)
-        return values[self.output]
+            yield operation, values
+
+
+def _copies(operation: Operation, values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What an operation gave, as it is now."""
+    found = {name: values[name] for name in operation.outputs}
+    return {name: value.clone() for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _needed(operations: Sequence[Operation], output: str) -> list[Operation]:
@@ -200,14 +241,6 @@ def _dependent(operations: Sequence[Operation], input: str) -> frozenset[str]:
         if not found.isdisjoint(operation.names()):
             found.update(operation.outputs)
     return frozenset(found)
-
-
-def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
-    if isinstance(value, Name):
-        return values[value.name]
-    if isinstance(value, list):
-        return [_resolved(item, values) for item in value]
-    return value
 
 
 def _called(target: Callable[..., Any], arguments: dict[str, Any]) -> Any:

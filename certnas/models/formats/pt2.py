@@ -17,7 +17,8 @@ from certnas.json_text import parse_json
 from certnas.models.architectures import Architecture
 from certnas.models.formats.archive import UNSAFE, checked_archive, checked_members
 from certnas.models.formats.limits import LARGEST, check_limits
-from certnas.models.formats.program import Name, Operation, ProgramNetwork
+from certnas.models.formats.operation import Name, Operation
+from certnas.models.formats.program import ProgramNetwork
 
 SCHEMA = 8  # of torch 2.8 and later
 _TYPES = {
@@ -25,6 +26,8 @@ _TYPES = {
     7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
 _IGNORED = ("as_device", "as_layout", "as_memory_format")  # where and how a tensor lies, not what it holds
+
+_HARMLESS = ("user_output", "user_input_mutation")  # of outputs, those that the next call does not read
 
 
 def read_pt2(path: Path) -> Architecture:
@@ -54,6 +57,7 @@ def read_program(file: IO[bytes], what: str, shape: tuple[int, ...] | None = Non
             f"{what} is no archive that torch.export of torch 2.8 or later wrote ({type(error).__name__}: {reason})"
         ) from error
     check_limits(network, network.input_shape, what)
+    _check_operators(network, what)
     _check_batch(network, what)
     return network
 
@@ -133,6 +137,12 @@ class _Archive:
                 raise UserError(f"an input of kind {str(kind)[:40]!r}; accepted: tensors")
         if len(inputs) != 1:
             raise UserError(f"{len(inputs)} inputs; accepted: one, the images")
+        written = [kind for spec in signature["output_specs"] for kind in spec if kind not in _HARMLESS]
+        if written:
+            raise UserError(
+                f"an output of kind {written[0][:40]!r}; accepted: scores of a network that leaves its buffers as they "
+                "are"
+            )
         output = next(
             spec["user_output"]["arg"] for spec in signature["output_specs"] if "user_output" in spec
         )
@@ -249,6 +259,18 @@ def _argument(kind: str, value: Any) -> Any:
 
 def _size(value: dict[str, Any]) -> Any:
     return Name(value["as_name"]) if "as_name" in value else value["as_int"]
+
+
+def _check_operators(network: ProgramNetwork, what: str) -> None:
+    """The network must give what the archive's own operators give, and leave its tensors as they are."""
+    x = torch.rand((2, *network.input_shape), generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            network.compare(x, network(x.clone()))
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{what} cannot be evaluated: {' '.join(str(error).split())[:200]}") from error
 
 
 def _check_batch(network: ProgramNetwork, what: str) -> None:

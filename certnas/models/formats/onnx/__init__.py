@@ -98,13 +98,12 @@ def _reading(
 
 def _network(stored: "onnx.ModelProto", model: "onnx.ModelProto", what: str, *, whole: bool) -> OnnxNetwork:
     """The import of a model, compared with onnxruntime, on the model as it is stored, too, where that is another."""
-    from certnas.models.formats.onnx.checking import (
-        check_against_onnxruntime,  # here: onnxruntime loads slowly
-    )
+    from certnas.models.formats.onnx.checking import StoredFile  # here: onnxruntime loads slowly
     from certnas.models.formats.onnx.importing import import_graph
 
     network = import_graph(model, whole=whole)
+    StoredFile(network, model, what).check(network)
+    network.file = file = StoredFile(network, stored, what)
     if model is not stored:  # onnxruntime replaces the functions by code of its own
-        check_against_onnxruntime(network, stored, what)
-    check_against_onnxruntime(network, model, what)
+        file.check(network)
     return network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -19,32 +21,129 @@ TOLERANCE = 1e-5
 IMAGES = 2
 DRAWN = ((0.0, 1.0), (0.0, 10.0), (10.0, 10.0), (-10.0, 10.0), (0.0, 1000.0))
 """Centre and width of the images that are drawn, one after the other."""
+COMPARED = 64
+"""At how many images the values of all nodes are kept at a time."""
 
 
-def check_against_onnxruntime(network: OnnxNetwork, model: onnx.ModelProto, what: str) -> float:
-    """max |network(x) − onnxruntime(x)| / max(1, max |onnxruntime(x)|) over random images, of which half lie in [0, 1].
+class StoredFile:
+    """A model as it is stored, to be run by onnxruntime beside its import.
 
-    Where one gives NaN, as a logarithm of negative numbers is, or an infinite value, the other must give the same;
-    images are drawn from ever wider ranges until every output has been compared at a finite value.
-    The file is run without graph optimisations, at its own batch size; one of an opset that onnxruntime does not know
-    yet, by onnx's own reference evaluator.
-    Raises UserError where the difference exceeds 10⁻⁵ or onnxruntime cannot run the file.
+    It is run without graph optimisations, in its own type and at its own batch size; one of an opset that onnxruntime
+    does not know yet, by onnx's own reference evaluator.  what: the file's name in messages.
     """
-    given = next(item for item in model.graph.input if item.name == network.input).type.tensor_type
-    declared = given.shape.dim[0].dim_value if given.shape.dim[0].HasField("dim_value") else 1
-    batch = 1 if network.whole else max(1, declared)
-    kind = onnx.helper.tensor_dtype_to_np_dtype(given.elem_type)
-    difference, compared = 0.0, torch.tensor(False)
-    for center, width in DRAWN:
-        x = center + width * _images(max(IMAGES, batch) // batch * batch, network.input_shape)
-        own, reference = _both(network, model, x, kind, batch, what)
-        difference = max(difference, _agreed(own, reference, what))
-        compared = compared | torch.isfinite(reference).any(0)
-        if bool(compared.all()):
-            return difference
-    raise UserError(
-        f"{what}: some of its outputs are NaN or infinite on all random images, so its import cannot be checked"
-    )
+
+    def __init__(self, network: OnnxNetwork, model: onnx.ModelProto, what: str) -> None:
+        given = next(item for item in model.graph.input if item.name == network.input).type.tensor_type
+        declared = given.shape.dim[0].dim_value if given.shape.dim[0].HasField("dim_value") else 1
+        self.batch = 1 if network.whole else max(1, declared)
+        self.kind = onnx.helper.tensor_dtype_to_np_dtype(given.elem_type)
+        self.data, self.what, self.weights = model.SerializeToString(), what, _digest(network)
+        self._session: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}  # onnxruntime's sessions cannot be copied
+
+    def check(self, network: OnnxNetwork) -> None:
+        """Compares at random images, of which half lie in [0, 1].
+
+        Where one gives NaN, as a logarithm of negative numbers is, or an infinite value, the other must give the same;
+        images are drawn from ever wider ranges until every output has been compared at a finite value.
+        Raises UserError where max |network(x) − onnxruntime(x)| / max(1, max |onnxruntime(x)|) exceeds 10⁻⁵ or
+        onnxruntime cannot run the file.
+        """
+        compared = torch.tensor(False)
+        for center, width in DRAWN:
+            x = center + width * _images(
+                max(IMAGES, self.batch) // self.batch * self.batch, network.input_shape
+            )
+            reference = self._reference(network, x)
+            with torch.no_grad():
+                try:
+                    own = network(x)
+                except Exception as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise UserError(
+                        f"{self.what}: cannot be evaluated on {len(x)} images at once: {reason}"
+                    ) from error
+            self._agree(network, x, own, reference, "random images")
+            compared = compared | torch.isfinite(reference).any(0)
+            if bool(compared.all()):
+                return
+        raise UserError(
+            f"{self.what}: some of its outputs are NaN or infinite on all random images, so its import cannot be "
+            "checked"
+        )
+
+    def compare(self, network: OnnxNetwork, x: Tensor, y: Tensor) -> None:
+        """Compares what the import gives at x [N, *input_shape], y [N, *output], by the same measure.
+
+        An import whose weights were changed since is another network than the file's, and is not compared.
+        """
+        if _digest(network) == self.weights:
+            reference = self._reference(network, x)
+            self._agree(network, x, y.to(reference), reference, "the inputs that are asked about")
+
+    def _reference(self, network: OnnxNetwork, x: Tensor) -> Tensor:
+        """What the file gives.  x [N, *input_shape] -> [N, *output] float32"""
+        try:
+            if self._session is None:
+                self._session = _session(self.data)
+            return self._run(self._session, network, x, [network.output])[0]
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.what}: onnxruntime cannot run it, so its import cannot be checked: {reason}"
+            ) from error
+
+    def _run(self, session: Any, network: OnnxNetwork, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """The values of these names, image by image in dimension 0, in float32."""
+        given = x.numpy().astype(self.kind)
+        if network.whole:
+            parts = [[y[None] for y in session.run(names, {network.input: one})] for one in given]
+        else:
+            missing = -len(given) % self.batch  # to fill the last batch
+            filled = np.concatenate([given, np.repeat(given[-1:], missing, 0)])
+            parts = [
+                session.run(names, {network.input: filled[first : first + self.batch]})
+                for first in range(0, len(filled), self.batch)
+            ]
+        joined = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return [torch.from_numpy(value.astype(np.float32))[: len(given)] for value in joined]
+
+    def _agree(self, network: OnnxNetwork, x: Tensor, own: Tensor, reference: Tensor, where: str) -> None:
+        if own.shape != reference.shape:
+            raise UserError(
+                f"{self.what}: its import gives outputs {list(own.shape)}, onnxruntime {list(reference.shape)}"
+            )
+        found = _apart(own, reference)
+        if not found <= TOLERANCE:
+            raise UserError(
+                f"{self.what}: its import and onnxruntime differ by {found:.1e} of the largest output on {where}; "
+                f"accepted: at most {TOLERANCE:g}, so it is not certified; {self._node(network, x)}"
+            )
+
+    def _node(self, network: OnnxNetwork, x: Tensor) -> str:
+        """The first node whose value differs, in words."""
+        model = onnx.ModelProto.FromString(self.data)
+        there = {name for node in model.graph.node for name in node.output}
+        names = [name for wiring, _ in network.wirings for name in wiring.outputs if name in there]
+        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n != network.output)
+        try:
+            session = _session(model.SerializeToString())
+            for part in x.split(COMPARED):
+                known = dict(zip(names, self._run(session, network, part, names), strict=True))
+                with torch.no_grad():
+                    for wiring, values in network.steps(part):
+                        for name in wiring.outputs:
+                            own, reference = values[name].float(), known.get(name)
+                            if reference is None or own.shape != reference.shape:
+                                continue
+                            if not _apart(own, reference) <= TOLERANCE:
+                                return f"it first differs at {wiring.where}"
+        except Exception as error:
+            reason = " ".join(str(error).split())[:100]
+            return f"the node cannot be named: onnxruntime does not show the values of all nodes: {reason}"
+        return "the node cannot be named: the values of all nodes that both show agree"
 
 
 def _images(count: int, shape: tuple[int, ...]) -> Tensor:
@@ -54,58 +153,26 @@ def _images(count: int, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def _both(
-    network: OnnxNetwork, model: onnx.ModelProto, x: Tensor, kind: Any, batch: int, what: str
-) -> tuple[Tensor, Tensor]:
-    """What the import and onnxruntime give on the same images."""
-    try:
-        reference = _run(model, network, x.numpy().astype(kind), batch)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{what}: onnxruntime cannot run it, so its import cannot be checked: {reason}"
-        ) from error
-    with torch.no_grad():
-        try:
-            own = network(x)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{what}: cannot be evaluated on {len(x)} images at once: {reason}") from error
-    if own.shape != reference.shape:
-        raise UserError(
-            f"{what}: its import gives outputs {list(own.shape)}, onnxruntime {list(reference.shape)}"
-        )
-    return own, reference
-
-
-def _run(model: onnx.ModelProto, network: OnnxNetwork, x: np.ndarray, batch: int) -> Tensor:
+def _session(data: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        session: Any = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         if "opset" not in str(error):
             raise
-        session = ReferenceEvaluator(model)  # an opset newer than onnxruntime
-    if network.whole:
-        parts = [session.run([network.output], {network.input: one})[0][None] for one in x]
-    else:
-        parts = [
-            session.run([network.output], {network.input: x[first : first + batch]})[0]
-            for first in range(0, len(x), batch)
-        ]
-    return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+        return ReferenceEvaluator(onnx.ModelProto.FromString(data))  # an opset newer than onnxruntime
 
 
-def _agreed(own: Tensor, reference: Tensor, what: str) -> float:
-    found = gap(reference, own) / max(1.0, largest(reference))
-    if not found <= TOLERANCE:
-        raise UserError(
-            f"{what}: its import and onnxruntime differ by {found:.1e} of the largest output on random images; "
-            f"accepted: at most {TOLERANCE:g}, so it is not certified"
-        )
-    return found
+def _digest(network: OnnxNetwork) -> bytes:
+    """The weights of an import, whatever type and device they were moved to."""
+    found = sha256()
+    for weight in network.parameters():
+        found.update(weight.detach().cpu().double().numpy().tobytes())
+    return found.digest()
+
+
+def _apart(own: Tensor, reference: Tensor) -> float:
+    return gap(reference, own) / max(1.0, largest(reference))

@@ -159,7 +159,7 @@ class _Importer:
             self.values |= zip(outputs, kept, strict=True)
             names = tuple(node.input[i] for i in step.inputs)
             label = f"{position}_{re.sub(r'[^A-Za-z0-9]', '', node.op_type)}"
-            return Wiring(label, step.function, names, tuple(outputs))
+            return Wiring(label, step.function, names, tuple(outputs), f"{node.op_type} at {where}")
         result = step.function(*arguments)
         self.values |= zip(outputs, (result,) if isinstance(result, Tensor) else result, strict=True)
         return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -13,12 +14,20 @@ from certnas.models.formats.onnx.site import Function
 
 @dataclass(frozen=True)
 class Wiring:
-    """Where a node's arguments come from, and what its outputs are called."""
+    """Where a node's arguments come from, what its outputs are called, and where it stands in the file, in words."""
 
     label: str
     function: Function
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    where: str
+
+
+class File(Protocol):
+    """The file that a network was imported from."""
+
+    def compare(self, network: OnnxNetwork, x: Tensor, y: Tensor) -> None:
+        """Raises UserError where the file does not give y at x [N, *input_shape]."""
 
 
 class OnnxNode(nn.Module):
@@ -52,6 +61,7 @@ class OnnxNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.whole = whole
+        self.file: File | None = None
         self.input, self.output, self.input_shape = input, output, input_shape
         needed = dict.fromkeys(name for wiring in wirings for name in wiring.inputs if name in constants)
         self.weights = nn.ParameterDict()
@@ -66,7 +76,18 @@ class OnnxNetwork(nn.Module):
             for w in wirings
         )
 
+    def compare(self, x: Tensor, y: Tensor) -> None:
+        """Raises UserError, which names the node, where onnxruntime does not give y at x from the same file."""
+        if self.file is not None:
+            self.file.compare(self, x, y)
+
     def forward(self, x: Tensor) -> Tensor:
+        for _, values in self.steps(x):  # noqa: B007
+            pass
+        return values[self.output]
+
+    def steps(self, x: Tensor) -> Iterator[tuple[Wiring, dict[str, Tensor]]]:
+        """Each node after it was evaluated, and the values that are known then, its outputs among them."""
         values = {self.input: x}
         for wiring, spent in self.wirings:
             arguments = [
@@ -75,10 +96,10 @@ class OnnxNetwork(nn.Module):
             result = self.nodes[wiring.label](*arguments)
             pieces = (result,) if isinstance(result, Tensor) else result
             values |= zip(wiring.outputs, pieces, strict=True)
+            yield wiring, values
             for name in spent:
                 if name != self.output:
                     values.pop(name, None)
-        return values[self.output]
 
 
 def _free(key: str, taken: nn.ParameterDict) -> str:
