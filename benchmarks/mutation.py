@@ -1,0 +1,296 @@
+"""Mutants of the sources that the tests kill, and those that survive: whether the tests can fail."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from random import Random
+from types import CodeType, ModuleType
+from typing import Any
+
+from benchmarks.mutants import Mutant, mutants
+
+HERE = Path(__file__).parent
+PATHS = ("bounds", *(f"certnas/{name}" for name in ("checker", "certifier", "proofs", "verify", "metrics")))
+PRELOADED = (
+    *("torch", "torch.export", "torch.fx.experimental.proxy_tensor", "torch._dynamo", "torchvision", "numpy"),
+    *("scipy.optimize", "mpmath", "onnx", "onnxruntime", "h5py", "safetensors.torch", "matplotlib.pyplot"),
+    *("networkx", "click", "rich.console", "rich.table", "foolbox", "sklearn.datasets", "cloudpickle"),
+    *("tensorboardX", "pytest", "hypothesis", "hypothesis.strategies"),
+)
+"""What the parent imports once for all mutants: other people's modules alone, none that can be mutated."""
+PYTEST = ("-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist")
+GIB = 6
+KILLED, SURVIVED, TIMEOUT, NO_TESTS = "killed", "survived", "timeout", "no tests"
+ALIVE = (SURVIVED, NO_TESTS)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the tests of a mutant ended, and after how many seconds."""
+
+    ended: str
+    seconds: float
+
+
+class _Loader(SourceFileLoader):
+    """Loads one module from a changed source; nothing of it is cached."""
+
+    def __init__(self, name: str, path: str, source: bytes) -> None:
+        super().__init__(name, path)
+        self.changed = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self.changed, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(MetaPathFinder):
+    """Finds the mutated module, and no other."""
+
+    def __init__(self, root: Path, mutant: Mutant) -> None:
+        parts = Path(mutant.file).with_suffix("").parts
+        self.name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        self.path, self.source = root / mutant.file, mutant.source(root)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module from its changed source, where it is the one that is asked for."""
+        if fullname != self.name:
+            return None
+        loader = _Loader(fullname, str(self.path), self.source)
+        folder = [str(self.path.parent)] if self.path.name == "__init__.py" else None
+        return spec_from_file_location(fullname, self.path, loader=loader, submodule_search_locations=folder)
+
+
+def _child(root: Path, tests: Sequence[str], mutant: Mutant | None, folder: Path) -> None:
+    """Runs the tests in this process, which was forked for them, and ends it with pytest's exit code."""
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_DATA, (GIB * 2**30, GIB * 2**30))
+    log = (folder / "log").open("w")
+    for descriptor in (1, 2):
+        os.dup2(log.fileno(), descriptor)
+    sys.stdout = sys.stderr = log
+    code = 1
+    try:
+        os.chdir(root)
+        for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "CERTNAS_NIGHTLY"):
+            os.environ.pop(name, None)
+        sys.path.insert(0, str(root))
+        if mutant is not None:
+            sys.meta_path.insert(0, _Finder(root, mutant))
+        import pytest
+
+        code = int(pytest.main([*PYTEST, f"--rootdir={root}", f"--basetemp={folder / 'tmp'}", *tests]))
+    finally:
+        log.flush()
+        os._exit(code)
+
+
+def attempt(root: Path, tests: Sequence[str], mutant: Mutant | None, limit: float) -> tuple[Outcome, str]:
+    """How the tests end in a forked process, with a mutant or without, and the last lines they wrote.
+
+    At `limit` seconds the process is killed, and at the end of any run whatever it started.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(root, tests, mutant, folder))
+    began = time.perf_counter()
+    try:
+        process.start()
+        process.join(limit)
+        late = process.exitcode is None
+        seconds = time.perf_counter() - began
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+        ended = {0: SURVIVED, 5: NO_TESTS}.get(process.exitcode or 0, KILLED)
+        log = folder / "log"
+        said = log.read_text(errors="replace") if log.exists() else ""
+        return Outcome(TIMEOUT if late else ended, round(seconds, 2)), "\n".join(said.splitlines()[-12:])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def mapped(file: str, table: dict[str, list[str]]) -> tuple[str, ...]:
+    """What pytest runs for a source file: the entry of the table with the longest prefix of its path, or nothing."""
+    prefix = max((prefix for prefix in table if file.startswith(prefix)), key=len, default=None)
+    return () if prefix is None else tuple(table[prefix])
+
+
+def sample(groups: Iterable[list[Mutant]], count: int | None, seed: int) -> list[Mutant]:
+    """`count` mutants (all where None), taken from the groups in turn, in an order that the seed decides."""
+    random, left = Random(seed), [list(group) for group in groups]
+    for group in left:
+        random.shuffle(group)
+    chosen: list[Mutant] = []
+    while any(left) and (count is None or len(chosen) < count):
+        chosen += [group.pop() for group in left if group]
+    return chosen[:count]
+
+
+def measure(
+    root: Path,
+    chosen: Sequence[Mutant],
+    table: dict[str, list[str]],
+    record: Path,
+    *,
+    limit: float | None = None,
+    again: bool = False,
+    slack: float = 10.0,
+    say: Callable[[str], None] = print,
+) -> dict[str, dict[str, Any]]:
+    """Runs the tests of every mutant that the record has not, adding a line of JSON to it for each.
+
+    limit: seconds after which no other mutant is begun; again: whether survivors in the record are run anew;
+    slack: seconds that a mutant has beyond four times the unmutated run. Tests that fail without a mutant are
+    refused, by name. Returns the record's entries of the chosen mutants, by key.
+    """
+    began = time.perf_counter()
+    entries = dict(_read(record))
+    plain: dict[tuple[str, ...], float | None] = {}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    for mutant in chosen:
+        if mutant.key in entries and not (again and entries[mutant.key]["ended"] in ALIVE):
+            continue
+        if limit is not None and time.perf_counter() - began > limit:
+            say(f"stopped after {limit:g} s; run it again to go on")
+            break
+        tests = mapped(mutant.file, table)
+        if tests not in plain:
+            outcome, said = attempt(root, tests, None, 600.0) if tests else (Outcome(NO_TESTS, 0.0), "")
+            plain[tests] = outcome.seconds if outcome.ended == SURVIVED else None
+            if plain[tests] is None:
+                say(
+                    f"refused: {mutant.file}: {' '.join(tests) or 'no entry in the table'}: {outcome.ended}\n{said}"
+                )
+        unmutated = plain[tests]
+        if unmutated is None:
+            continue
+        outcome, _ = attempt(root, tests, mutant, 4 * unmutated + slack)
+        line = asdict(mutant) | asdict(outcome) | {"key": mutant.key, "tests": " ".join(tests)}
+        entries[mutant.key] = line
+        with record.open("a") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        say(
+            f"{outcome.ended:9}{outcome.seconds:6.1f} s  {mutant.file}:{mutant.line}: {mutant.before} → {mutant.after}"
+        )
+    keys = {mutant.key for mutant in chosen}
+    return {key: entry for key, entry in entries.items() if key in keys}
+
+
+def _read(record: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The entries of a record, the latest of a key last; a last line that was cut short is left out."""
+    for line in record.read_text().splitlines() if record.exists() else []:
+        with suppress(json.JSONDecodeError):
+            entry = json.loads(line)
+            yield entry["key"], entry
+
+
+def report(
+    entries: Iterable[dict[str, Any]], equivalent: Sequence[dict[str, str]], known: Iterable[Mutant]
+) -> str:
+    """The score by folder and in all, the survivors, and the lines of the list of equivalent mutants that name none.
+
+    equivalent: mutants that no test can kill, with file, scope, before, after and the reason; known: all mutants
+    of the files it names. The score is the share that was killed or timed out of those that are not in that list.
+    """
+    places = {(line["file"], line["scope"], line["before"], line["after"]) for line in equivalent}
+    counts: dict[str, Counter[str]] = {}
+    survivors: list[str] = []
+    for entry in entries:
+        place = (entry["file"], entry["scope"], entry["before"], entry["after"])
+        ended = (
+            entry["ended"] if entry["ended"] not in ALIVE else "equivalent" if place in places else SURVIVED
+        )
+        for name in (os.path.dirname(entry["file"]), "all"):
+            counts.setdefault(name, Counter())[ended] += 1
+        if ended == SURVIVED:
+            survivors.append(
+                f"{entry['file']}:{entry['line']} ({entry['scope']}): {entry['before']} → {entry['after']}"
+            )
+    lines = [
+        f"{'folder':24}{'mutants':>8}{'killed':>8}{'timeout':>8}{'survived':>9}{'equivalent':>11}{'score':>7}"
+    ]
+    for name in sorted(counts, key=lambda name: (name == "all", name)):
+        found = counts[name]
+        judged = found.total() - found["equivalent"]
+        score = f"{(found[KILLED] + found[TIMEOUT]) / judged:.1%}" if judged else "-"
+        lines.append(
+            f"{name:24}{found.total():8}{found[KILLED]:8}{found[TIMEOUT]:8}"
+            f"{found[SURVIVED]:9}{found['equivalent']:11}{score:>7}"
+        )
+    there = {mutant.place for mutant in known}
+    lines += ["", "survivors:", *sorted(survivors)]
+    unknown = sorted(f"{place[0]} ({place[1]}): {place[2]} → {place[3]}" for place in places - there)
+    return "\n".join(lines + (["", "named as equivalent, but no mutant:", *unknown] if unknown else []))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="Folder for mutation.jsonl, which a later run goes on with."
+    )
+    parser.add_argument(
+        "--path",
+        action="append",
+        help=f"File or folder to mutate; several may be given. All: {', '.join(PATHS)}.",
+    )
+    parser.add_argument(
+        "--sample", type=int, help="How many mutants, from the paths in turn; all where it is not given."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Decides which are drawn.")
+    parser.add_argument("--limit", type=float, help="Seconds after which no other mutant is begun.")
+    parser.add_argument(
+        "--again", action="store_true", help="Run recorded survivors anew, after tests were added."
+    )
+    asked = parser.parse_args()
+    root, groups = HERE.parent, []
+    for name in asked.path or PATHS:
+        path = root / name
+        if not path.exists():
+            parser.error(
+                f"--path: '{name}' does not exist in the project; give a Python file or a folder of them"
+            )
+        groups.append(
+            [
+                one
+                for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))
+                for one in mutants(root, file)
+            ]
+        )
+    table = json.loads((HERE / "mutation_tests.json").read_text())
+    equivalent = json.loads((HERE / "equivalent_mutants.json").read_text())
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in PRELOADED:
+        importlib.import_module(name)
+    importlib.import_module("torch").set_num_threads(1)
+    chosen = sample(groups, asked.sample, asked.seed)
+    entries = measure(root, chosen, table, asked.out / "mutation.jsonl", limit=asked.limit, again=asked.again)
+    known = [
+        one
+        for name in {line["file"] for line in equivalent}
+        if (root / name).is_file()
+        for one in mutants(root, root / name)
+    ]
+    print("\n" + report(entries.values(), equivalent, known))
+
+
+if __name__ == "__main__":
+    main()
