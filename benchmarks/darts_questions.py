@@ -19,6 +19,7 @@ from certnas.certifier.prover import Prover
 from certnas.certifier.request import NORMS
 from certnas.crosscheck import OracleUnusable, auto_lirpa_bounds
 from certnas.crosscheck.auto_lirpa import ConvMode
+from certnas.faithful import Faithful
 from certnas.space import GENOTYPES, DiscreteNetwork
 
 SHAPE, CLASSES, EPS, IMAGES, TOL = (3, 32, 32), 10, 1e-3, 2, 0.05
@@ -137,7 +138,8 @@ def certified(name: str, size: str, device: str, method: str) -> dict[str, Any]:
     own = METHODS[method]
     request = certification(it.model, it.x, it.y, method=own, attack=False, tol=TOL).request
     nothing = it.x[:0]
-    prove = Prover(it.single, it.double, own, NORMS["linf"], request.clip, None, nothing, nothing)
+    faithful = Faithful(it.model, it.single.graph)
+    prove = Prover(it.single, it.double, own, NORMS["linf"], request.clip, None, nothing, nothing, faithful)
     with costing(device) as cost:
         found = certify_batch(request, prove, it.x, it.y, range(IMAGES), lambda *_: None)
     return cost | {

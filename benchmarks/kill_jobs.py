@@ -125,7 +125,8 @@ def run(words: Sequence[str], spare: Path, *, after: float | None = None, by: in
     """Runs `certnas WORDS` in a process of its own; after: seconds until it is sent the signal `by`.
 
     The process is forked from this one, which has imported the commands already: it has all moments of a command
-    but its imports.  spare: a folder for what it says.
+    but its imports.  spare: a folder for what it says.  This process must not have computed derivatives before:
+    torch's threads do not survive a fork.
     """
     said = [spare / f"{os.getpid()}.{name}" for name in ("out", "err")]
     began = time.perf_counter()
@@ -159,6 +160,7 @@ def _command(words: Sequence[str], said: Sequence[Path]) -> None:
     try:
         for file, stream in zip(said, (1, 2), strict=True):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's children ignore it
         sys.stdin = io.StringIO()
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         torch.set_num_threads(1)

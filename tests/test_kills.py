@@ -1,6 +1,8 @@
 """Commands that are killed and go on; what cannot go on is found."""
 
+import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -8,18 +10,35 @@ from random import Random
 import pytest
 
 from benchmarks import kill_jobs, kills
-from benchmarks.kill_jobs import Job, contents, jobs, run
+from benchmarks.kill_jobs import Job, contents, run
 from benchmarks.kills import differences, disturbed, undisturbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
+KILLED = """
+import json, sys
+from pathlib import Path
+from random import Random
+from benchmarks.kill_jobs import jobs
+from benchmarks.kills import disturbed, undisturbed
+
+folder = Path(sys.argv[1])
+job = jobs(folder / "inputs")["verify"]
+whole, seconds = undisturbed(job, folder / "whole")
+found = [disturbed(job, whole, seconds, Random(number), folder / str(number)) for number in range(3)]
+print(json.dumps({"whole": sorted(whole), "found": found}))
+"""
+"""What the next test asks, in a process of its own: one that computed derivatives cannot be forked."""
+
+
 def test_a_list_of_properties_that_is_killed_comes_to_the_same(tmp_path: Path) -> None:
-    job = jobs(tmp_path / "inputs")["verify"]
-    whole, seconds = undisturbed(job, tmp_path / "whole")
-    assert "results.csv" in whole and any(name.startswith("proofs/") for name in whole)
-    for number in range(3):
-        found = disturbed(job, whole, seconds, Random(number), tmp_path / str(number))
+    asked = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path)]
+    ended = subprocess.run(asked, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=500)
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout.splitlines()[-1])
+    assert "results.csv" in said["whole"] and any(name.startswith("proofs/") for name in said["whole"])
+    for found in said["found"]:
         assert found["faults"] == [] and found["kills"]
 
 
