@@ -139,8 +139,8 @@ def with_tensor(shape: list[int]) -> onnx.ModelProto:
 QUANTISED = {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8), "w": np.ones((2, 3, 3, 3), np.uint8)}
 REFUSALS: dict[str, tuple[onnx.ModelProto, str]] = {
     "an unknown operator": (
-        model([node("Relu", "x", to="a"), node("LSTM", "a")]),
-        "no importer for ONNX operator LSTM at node 1 'lstm_y'; supported: Abs, Add, And, ",
+        model([node("Relu", "x", to="a"), node("GRU", "a")]),
+        "no importer for ONNX operator GRU at node 1 'gru_y'; supported: Abs, Add, And, ",
     ),
     "another domain": (
         model([helper.make_node("Relu", ["x"], ["y"], domain="com.evil")]),
