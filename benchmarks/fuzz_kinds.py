@@ -193,7 +193,7 @@ def _properties(folder: Path) -> dict[str, Kind]:
     proof = verify(subject.network, prop, replay=subject.replay, timeout=60, proof=True).proof
     assert proof is not None
     write_proof(path, prop, proof)
-    check = partial(check_file, path, subject.module)
+    check = partial(check_file, path, subject.module, prop=prop)
     found["certificate"] = Kind(path.name, path.read_bytes(), check, ARCHIVES)
     found["certificate, sealed"] = Kind(path.name, path.read_bytes(), check, ARCHIVES, sealed=True)
     return found
@@ -265,7 +265,8 @@ def _runs(folder: Path) -> dict[str, Kind]:
     Folder.open(results, {"norm": "l2"}, [0, 1], resume=False)
     kept = json.loads((results / JSON).read_text())
     image = {"index": 0, "label": 1, "prediction": 1, "radius_lower": 0.25, "radius_upper": None, "status": "certified",
-             "proved_by": "crown", "seconds": 0.5, "evaluations": 7}  # fmt: skip
+             "proved_by": "crown", "seconds": 0.5, "evaluations": 7, "proof": "",
+             "target": -1}  # fmt: skip
     kept |= {"norm": "l2", "method": "crown", "images": [image]}
     (results / JSON).write_text(json.dumps(kept))
     certificates = read_json(results / JSON)[1]

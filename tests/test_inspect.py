@@ -99,8 +99,8 @@ def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     for words, line in (
         (["nothing.onnx"], "certnas: error: cannot read 'nothing.onnx': No such file or directory\n"),
         (
-            ["digits-cnn", "--input-shape", "3,8"],
-            "certnas: error: --input-shape takes channels, height and width: 3,32,32\n",
+            ["digits-cnn", "--input-shape", "3,0"],
+            "certnas: error: --input-shape takes channels, height and width: 3,32,32, or the length of a row: 30\n",
         ),
     ):
         result = CliRunner().invoke(main, ["inspect", *words])

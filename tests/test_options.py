@@ -205,7 +205,7 @@ TABLE: dict[Any, list[Row]] = {
     aten.unflatten.int: [Row(IMAGE, {"dim": 2, "sizes": [2, 2]}, {"dim": [2, -2], "sizes": [[2, -1], [1, 4]]})],
     aten.squeeze.dim: [Row((1, 4, 1), {}, {"dim": [1, -1, 2]})],
     aten.squeeze.dims: [Row((1, 4, 1), {}, {"dim": [[1], [1, -1], [2]]})],
-    aten.squeeze.default: [Row((3, 4))],
+    aten.squeeze.default: [],  # the trace refuses it: a batch of one image loses its dimension
     aten.unsqueeze.default: [Row(LINE, {}, {"dim": [1, -1, 2]})],
     aten.permute.default: [Row(IMAGE, {}, {"dims": [[0, 3, 1, 2], [0, 1, -1, -2]]})],
     aten.transpose.int: [Row(IMAGE, {"dim0": 1, "dim1": 2}, {"dim0": [1, -1], "dim1": [3, -2]})],
@@ -240,7 +240,7 @@ TABLE: dict[Any, list[Row]] = {
     aten.contiguous.default: [Row()],
     aten.clone.default: [Row()],
     aten.alias.default: [Row()],
-    aten.detach.default: [Row()],
+    aten.detach.default: [],  # the trace reads it as its operand
     aten.to.dtype: [],  # FREE in all but its operand
     aten.to.device: [],
     aten._to_copy.default: [Row(IMAGE, {"dtype": torch.float64})],
