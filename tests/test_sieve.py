@@ -82,7 +82,7 @@ def test_intervals_keep_signs_and_open_units_their_bounds(monkeypatch: pytest.Mo
         found = intervals()
         monkeypatch.setattr(Analysis, "_by_sign", lambda *_: False)
         plain = intervals()
-        inside = [network._run(x + 0.03 * way) for way in (torch.rand_like(x), -torch.rand_like(x))]
+        inside = [network.run(x + 0.03 * way) for way in (torch.rand_like(x), -torch.rand_like(x))]
         points = [dict(run) for run in inside]
     looser = 0
     for name, (lower, upper) in plain.items():

@@ -728,3 +728,14 @@ def every_generator() -> tuple[dict[str, Generator], list[str]]:
             else:
                 found[named(target)] = default
     return found, sorted(missing)
+
+
+simple("softmax.int", lambda x: aten.softmax.int(x, -1))
+simple("_softmax.default", lambda x: aten._softmax.default(x, -1, False))
+simple("log_softmax.int", lambda x: aten.log_softmax.int(x, -1))
+simple("_log_softmax.default", lambda x: aten._log_softmax.default(x, -1, False))
+for _name, _extreme in (
+    ("maximum.default", aten.maximum.default), ("minimum.default", aten.minimum.default),
+    ("max.other", aten.max.other), ("min.other", aten.min.other),
+):  # fmt: skip
+    GENERATORS[_name] = Generator(lambda draw, shape, call=_extreme: Made(call, arity=2), ANY)  # type: ignore[misc]

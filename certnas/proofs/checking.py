@@ -64,7 +64,8 @@ def check_file(
         exactly.append(integers)
     if prop is not None and not covers(certificates, prop):
         raise Rejected("what it proves is not this property")
-    of_image = None if "property" in certificates[0].about else _of_image(certificates)
+    named = prop is not None or "property" in certificates[0].about
+    of_image = None if named else _of_image(certificates)
     said = claim_of_property(certificates) if of_image is None else str(of_image)
     leaves = sum(not part.splits for kept in certificates for part in kept.parts)
     least = min(float(bound.min()) for bound in derived)
