@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -20,10 +21,13 @@ from dataclasses import asdict, dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from types import CodeType, ModuleType
 from typing import Any
+
+import pytest
 
 from benchmarks.mutants import Mutant, mutants
 
@@ -48,6 +52,30 @@ class Outcome:
 
     ended: str
     seconds: float
+
+
+class _Quickest:
+    """A plugin of pytest: the quickest tests come first, as many as a budget holds; how long each took is written down.
+
+    took: seconds of each test without a mutant; one that is not in it comes first.
+    """
+
+    def __init__(self, took: dict[str, float], budget: float | None, path: Path) -> None:
+        self.took, self.budget, self.path = took, budget, path
+        self.found: Counter[str] = Counter()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self.took.get(item.nodeid, 0.0))
+        if self.budget is not None:
+            totals = accumulate(self.took.get(item.nodeid, 0.0) for item in items)
+            items[:] = items[: max(1, sum(total <= self.budget for total in totals))]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.found[report.nodeid] += report.duration  # type: ignore[assignment]
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.write_text(json.dumps(self.found))
 
 
 class _Loader(SourceFileLoader):
@@ -80,7 +108,14 @@ class _Finder(MetaPathFinder):
         return spec_from_file_location(fullname, self.path, loader=loader, submodule_search_locations=folder)
 
 
-def _child(root: Path, tests: Sequence[str], mutant: Mutant | None, folder: Path) -> None:
+def _child(
+    root: Path,
+    tests: Sequence[str],
+    mutant: Mutant | None,
+    folder: Path,
+    took: dict[str, float],
+    budget: float | None,
+) -> None:
     """Runs the tests in this process, which was forked for them, and ends it with pytest's exit code."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_DATA, (GIB * 2**30, GIB * 2**30))
@@ -96,21 +131,29 @@ def _child(root: Path, tests: Sequence[str], mutant: Mutant | None, folder: Path
         sys.path.insert(0, str(root))
         if mutant is not None:
             sys.meta_path.insert(0, _Finder(root, mutant))
-        import pytest
-
-        code = int(pytest.main([*PYTEST, f"--rootdir={root}", f"--basetemp={folder / 'tmp'}", *tests]))
+        plugin = _Quickest(took, budget, folder / "took")
+        options = [*PYTEST, f"--rootdir={root}", f"--basetemp={folder / 'tmp'}", *tests]
+        code = int(pytest.main(options, plugins=[plugin]))
     finally:
         log.flush()
         os._exit(code)
 
 
-def attempt(root: Path, tests: Sequence[str], mutant: Mutant | None, limit: float) -> tuple[Outcome, str]:
-    """How the tests end in a forked process, with a mutant or without, and the last lines they wrote.
+def attempt(
+    root: Path,
+    tests: Sequence[str],
+    mutant: Mutant | None,
+    limit: float,
+    took: dict[str, float],
+    budget: float | None = None,
+) -> tuple[Outcome, dict[str, float], str]:
+    """How the tests end in a forked process, with a mutant or without, what each took, and the last lines they wrote.
 
     At `limit` seconds the process is killed, and at the end of any run whatever it started.
     """
     folder = Path(tempfile.mkdtemp(prefix="mutant-"))
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(root, tests, mutant, folder))
+    arguments = (root, tests, mutant, folder, took, budget)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=arguments)
     began = time.perf_counter()
     try:
         process.start()
@@ -121,11 +164,44 @@ def attempt(root: Path, tests: Sequence[str], mutant: Mutant | None, limit: floa
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
         ended = {0: SURVIVED, 5: NO_TESTS}.get(process.exitcode or 0, KILLED)
-        log = folder / "log"
+        log, times = folder / "log", folder / "took"
         said = log.read_text(errors="replace") if log.exists() else ""
-        return Outcome(TIMEOUT if late else ended, round(seconds, 2)), "\n".join(said.splitlines()[-12:])
+        found = json.loads(times.read_text()) if times.exists() else {}
+        outcome = Outcome(TIMEOUT if late else ended, round(seconds, 2))
+        return outcome, found, "\n".join(said.splitlines()[-12:])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Unmutated:
+    """The tests without a mutant, run once for all mutants that have the same; kept on disk for the next run.
+
+    What is kept holds as long as the sources and the test files named stay as they are.
+    """
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self.root, self.path = root, path
+        self.kept: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        self.refused: set[str] = set()
+        files = sorted(file for file in root.rglob("*.py") if "tests" not in file.relative_to(root).parts)
+        self.sources = hashlib.sha256(b"".join(file.read_bytes() for file in files))
+
+    def run(self, tests: Sequence[str], say: Callable[[str], None]) -> dict[str, Any] | None:
+        """Seconds in all and of each test; None where they do not pass, which is said once."""
+        digest = self.sources.copy()
+        for name in tests:
+            digest.update((self.root / name).read_bytes() if (self.root / name).is_file() else name.encode())
+        key = " ".join((*tests, digest.hexdigest()[:12]))
+        if key not in self.kept and key not in self.refused:
+            nothing = Outcome(NO_TESTS, 0.0), {}, ""
+            outcome, took, said = attempt(self.root, tests, None, 900.0, {}) if tests else nothing
+            if outcome.ended == SURVIVED:
+                self.kept[key] = {"seconds": outcome.seconds, "took": took}
+                self.path.write_text(json.dumps(self.kept))
+            else:
+                self.refused.add(key)
+                say(f"refused: {' '.join(tests) or 'no entry in the table'}: {outcome.ended}\n{said}")
+        return self.kept.get(key)
 
 
 def mapped(file: str, table: dict[str, list[str]]) -> tuple[str, ...]:
@@ -152,20 +228,22 @@ def measure(
     record: Path,
     *,
     limit: float | None = None,
+    budget: float | None = None,
     again: bool = False,
     slack: float = 10.0,
     say: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Any]]:
     """Runs the tests of every mutant that the record has not, adding a line of JSON to it for each.
 
-    limit: seconds after which no other mutant is begun; again: whether survivors in the record are run anew;
+    limit: seconds after which no other mutant is begun; budget: seconds that the tests of a mutant may take without
+    it, the quickest first (all where None); again: whether survivors in the record are run anew;
     slack: seconds that a mutant has beyond four times the unmutated run. Tests that fail without a mutant are
     refused, by name. Returns the record's entries of the chosen mutants, by key.
     """
     began = time.perf_counter()
     entries = dict(_read(record))
-    plain: dict[tuple[str, ...], float | None] = {}
     record.parent.mkdir(parents=True, exist_ok=True)
+    plain = _Unmutated(root, record.with_name("unmutated.json"))
     for mutant in chosen:
         if mutant.key in entries and not (again and entries[mutant.key]["ended"] in ALIVE):
             continue
@@ -173,18 +251,16 @@ def measure(
             say(f"stopped after {limit:g} s; run it again to go on")
             break
         tests = mapped(mutant.file, table)
-        if tests not in plain:
-            outcome, said = attempt(root, tests, None, 600.0) if tests else (Outcome(NO_TESTS, 0.0), "")
-            plain[tests] = outcome.seconds if outcome.ended == SURVIVED else None
-            if plain[tests] is None:
-                say(
-                    f"refused: {mutant.file}: {' '.join(tests) or 'no entry in the table'}: {outcome.ended}\n{said}"
-                )
-        unmutated = plain[tests]
+        unmutated = plain.run(tests, say)
         if unmutated is None:
             continue
-        outcome, _ = attempt(root, tests, mutant, 4 * unmutated + slack)
-        line = asdict(mutant) | asdict(outcome) | {"key": mutant.key, "tests": " ".join(tests)}
+        took = unmutated["took"]
+        spare = 0.0 if budget is None else max(0.0, sum(took.values()) - budget)  # of tests that are left out
+        allowed = 4 * (unmutated["seconds"] - spare) + slack
+        outcome, _, _ = attempt(root, tests, mutant, allowed, took, budget)
+        line = (
+            asdict(mutant) | asdict(outcome) | {"key": mutant.key, "tests": " ".join(tests), "budget": budget}
+        )
         entries[mutant.key] = line
         with record.open("a") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -258,6 +334,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="Decides which are drawn.")
     parser.add_argument("--limit", type=float, help="Seconds after which no other mutant is begun.")
     parser.add_argument(
+        "--budget", type=float, help="Seconds of tests a mutant, the quickest first; all if not given."
+    )
+    parser.add_argument(
         "--again", action="store_true", help="Run recorded survivors anew, after tests were added."
     )
     asked = parser.parse_args()
@@ -282,7 +361,15 @@ def main() -> None:
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
     chosen = sample(groups, asked.sample, asked.seed)
-    entries = measure(root, chosen, table, asked.out / "mutation.jsonl", limit=asked.limit, again=asked.again)
+    entries = measure(
+        root,
+        chosen,
+        table,
+        asked.out / "mutation.jsonl",
+        limit=asked.limit,
+        budget=asked.budget,
+        again=asked.again,
+    )
     known = [
         one
         for name in {line["file"] for line in equivalent}

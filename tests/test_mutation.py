@@ -101,13 +101,22 @@ def test_resumed_run_repeats_nothing_but_survivors_if_asked(toy: Path) -> None:
     assert run(toy, "return min(a, b)", again=True) == {"return min(a, b)": KILLED}
 
 
+def test_budget_takes_the_quickest_tests(toy: Path) -> None:
+    (toy / "test_mutant_toy.py").write_text(
+        "import time\nfrom mutant_toy.sums import larger\n\n\ndef test_slow():\n    time.sleep(1)\n"
+        "    assert larger(1, 2) == 2\n\n\ndef test_quick():\n    assert larger(1, 1) == 1\n"
+    )
+    assert run(toy, "return min(a, b)", budget=0.5) == {"return min(a, b)": SURVIVED}
+    assert run(toy, "return min(a, b)", budget=5.0, again=True) == {"return min(a, b)": KILLED}
+
+
 def test_tests_that_fail_without_a_mutant_are_refused(toy: Path) -> None:
     (toy / "test_mutant_toy.py").write_text("def test_it():\n    assert False\n")
     said: list[str] = []
     one = chosen(toy, "return min(a, b)")
     assert measure(toy, [one], TABLE, toy / "out.jsonl", say=said.append) == {}
     assert measure(toy, [one], {}, toy / "out.jsonl", say=said.append) == {}
-    assert "refused: mutant_toy/sums.py: test_mutant_toy.py: killed" in said[0]
+    assert "refused: test_mutant_toy.py: killed" in said[0]
     assert "no entry in the table" in said[1]
 
 
