@@ -264,6 +264,19 @@ def test_rounded_sums_are_below_the_exact_ones() -> None:
             assert Fraction(exact.n[row], 2**exact.k) == truth
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_boxes_hold_what_a_long_sum_rounds_away(sign: float) -> None:
+    """1 and many 2⁻⁵⁴: added one after the other, each is rounded away; the margin must grow with their number."""
+    size, tiny = 1 << 14, 2.0**-54
+    network = Network((size,))
+    weight = sign * np.full((1, 1, size), tiny)
+    weight[..., 0] = sign
+    network.add("linear", (network.input,), (1,), {"weight": weight, "bias": np.zeros((1, 1, 1))})
+    low, high = enclosure(network, np.ones(size))
+    truth = Fraction(sign) * (1 + (size - 1) * Fraction(tiny))
+    assert Fraction(float(low[0])) <= truth <= Fraction(float(high[0]))
+
+
 def test_dyadic_numbers_are_the_floats() -> None:
     values = np.array([0.0, 1.0, -3.5, 1e-300, 5e-324, 1e300, 0.1])
     numbers = dyadic(values)

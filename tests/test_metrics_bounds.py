@@ -13,6 +13,7 @@ from bounds.interval import Interval
 from bounds.sections import Arrival, sections
 from certnas.errors import UserError
 from certnas.metrics import Session, build_metric
+from certnas.metrics.certified import Margins
 from certnas.metrics.evaluation import classifier
 from certnas.metrics.gain import cell_ends
 from certnas.metrics.hardest import steadied
@@ -424,3 +425,24 @@ def test_a_network_too_deep_for_single_precision_is_left_out_not_lost() -> None:
     deep = build_metric("cb", {"bn": "running", "dtype": "float64"}).session()
     found = torch.autograd.grad(deep(network, x, y), network[1].weight)[0]
     assert bool(torch.isfinite(found).all()) and deep.figures["log_radius"] < -80
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_an_image_without_a_finite_bound_is_left_out(lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three images one is lost, or all."""
+    least = Margins.least
+
+    def short(self: Margins, eps: torch.Tensor, image: torch.Tensor, *, steady: bool = False) -> torch.Tensor:
+        return torch.where(image < lost, -torch.inf, least(self, eps, image, steady=steady))
+
+    network = supernet()
+    x, _ = batch(3)
+    y = predicted(network, x, training=False)
+    running = session("cb", {"bn": "running"})
+    monkeypatch.setattr(Margins, "least", short)
+    value = running(network, x, y)
+    assert running.figures["images"] == 3 - lost
+    assert bool(torch.isfinite(value)) and (value != 0) == (lost < 3)
+    if lost < 3:
+        slopes = torch.autograd.grad(value, network.architecture_parameters())
+        assert all(bool(torch.isfinite(slope).all()) for slope in slopes)

@@ -14,6 +14,7 @@ from bounds.analysis import Analysis
 from bounds.memory import Budget
 from certnas.verify import Clause, Property, network_of, search
 from certnas.verify.deadline import Deadline, OutOfTime
+from certnas.verify.input_split import InputSplitting
 from certnas.verify.problem import problem_of
 from certnas.verify.relaxed import Batch, Split
 from certnas.verify.search import Search
@@ -146,3 +147,20 @@ def split_in_two(offset: torch.Tensor) -> Batch:
     x = root.interval(net.graph.nodes[node].operands[0])
     unit = int(((x.lower[0] < 0) & (x.upper[0] > 0)).nonzero()[0])
     return Batch(root, torch.tensor([0]), rows, offset, [[Split(node, unit, 0.0, 1)]])
+
+
+@pytest.mark.parametrize("eps", [0.2, 5.0])
+def test_parts_of_the_input_have_the_better_of_crown_and_intervals(eps: float) -> None:
+    x, row = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    problem = problem_of(
+        network_of(dense(0, 3, 8, 8, 2), (3,)), Property(3, 2, (Clause(ball(x, eps), (below(row, 0.0),)),))
+    )
+    splitting = InputSplitting(problem, 1 << 26, lambda clause, splits, choice: None)
+    with torch.no_grad():
+        crown, boxed = (
+            bounds.lower_bounds(problem.network, problem.region, problem.coef, method)
+            for method in (bounds.Crown(bounds.Slope.ADAPTIVE), bounds.IBP())
+        )
+    assert (crown - boxed).abs().min() > 1e-3, "the two do not differ: the test would see nothing"
+    found, _ = splitting._bounded(problem.region, problem.coef)
+    assert (found >= torch.maximum(crown, boxed) - 1e-9).all()
