@@ -22,7 +22,7 @@ import bounds
 from bounds.analysis import Analysis
 from bounds.memory import budget
 from certnas.checker import Certificate, Known, Network, Rejected, check
-from certnas.checker.numbers import Arithmetic, dyadic
+from certnas.checker.numbers import Arithmetic, dyadic, lowered
 from certnas.checker.region import Region
 from certnas.errors import UserError
 from certnas.proofs import certificate_of, plain
@@ -262,6 +262,14 @@ def test_rounded_sums_are_below_the_exact_ones() -> None:
             )
             assert Fraction(float(rounded[row])) <= truth
             assert Fraction(exact.n[row], 2**exact.k) == truth
+
+
+@pytest.mark.parametrize("terms", [1, 2, 50, 10**6])
+def test_the_margin_of_rounding_is_at_least_highams(terms: int) -> None:
+    """γ_m·magnitude, in exact arithmetic, with the unit roundoff that float64 has."""
+    unit, magnitude = Fraction(1, 2**53), np.array([3.0])
+    found = lowered(np.array([0.25]), terms, magnitude)
+    assert Fraction(1, 4) - Fraction(float(found[0])) >= terms * unit / (1 - terms * unit) * 3
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

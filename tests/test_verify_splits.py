@@ -155,12 +155,12 @@ def test_parts_of_the_input_have_the_better_of_crown_and_intervals(eps: float) -
     problem = problem_of(
         network_of(dense(0, 3, 8, 8, 2), (3,)), Property(3, 2, (Clause(ball(x, eps), (below(row, 0.0),)),))
     )
-    splitting = InputSplitting(problem, 1 << 26, lambda clause, splits, choice: None)
+    splitting = InputSplitting(problem, 1 << 26, lambda *proved: None, lambda *box: False)
     with torch.no_grad():
         crown, boxed = (
             bounds.lower_bounds(problem.network, problem.region, problem.coef, method)
             for method in (bounds.Crown(bounds.Slope.ADAPTIVE), bounds.IBP())
         )
     assert (crown - boxed).abs().min() > 1e-3, "the two do not differ: the test would see nothing"
-    found, _ = splitting._bounded(problem.region, problem.coef)
-    assert (found >= torch.maximum(crown, boxed) - 1e-9).all()
+    found, _ = splitting._bounded(problem.region, problem.coef, problem.offset)
+    assert (found >= torch.maximum(crown, boxed) - problem.offset - 1e-9).all()
