@@ -148,6 +148,25 @@ def test_the_order_and_grouping_of_images_changes_nothing() -> None:
     np.testing.assert_allclose(late.radius_lower, whole.radius_lower[4:], rtol=2e-3)
 
 
+def test_certificates_in_another_order_are_the_same() -> None:
+    model, x = relu(), images(4)
+    found = certnas.certify(model, x, labels(model, x), attack=False)
+    turned = found.ordered([9, 2, 0, 3, 1])
+    assert turned.index.tolist() == [2, 0, 3, 1] and len(set(found.radius_lower.tolist())) == 4
+    assert turned.radius_lower.tolist() == found.radius_lower[[2, 0, 3, 1]].tolist()
+    assert turned.status == tuple(found.status[at] for at in (2, 0, 3, 1))
+
+
+@pytest.mark.parametrize("classes_beyond", [0, 1])
+def test_a_label_beyond_the_classes_is_refused(classes_beyond: int) -> None:
+    model, x = relu(), images(2)
+    y = labels(model, x)
+    with torch.no_grad():
+        y[1] = model(x).shape[1] + classes_beyond
+    with pytest.raises(UserError, match="label"):
+        certnas.certify(model, x, y, attack=False)
+
+
 def test_eps_max_is_reached_exactly_and_never_passed() -> None:
     model, x = relu(), images(6)
     y = labels(model, x)

@@ -269,7 +269,11 @@ def test_gamma_scale_balances_gradients() -> None:
         ("cb", {"reading": "margin", "step": 0.1}, "step is of the adaptive schedule"),
         ("jacobian", {"norm": "l1"}, "norm is 'l1'; accepted: linf, l2"),
         ("curvature", {"h": 0.0}, "h is 0.0; give a finite number above 0"),
+        ("curvature", {"h": float("inf")}, "h is inf; give a finite number above 0"),
         ("curvature", {"warmup": -1}, "warmup is -1"),
+        ("cb", {"floor": -0.1}, "floor is -0.1; give a finite number from 0 on"),
+        ("cb", {"reading": "gain", "images": -1}, "images is -1"),
+        ("cb", {"reading": "margin", "norm": "l3"}, "norm"),
         ("pgd", {"steps": 0}, "steps is 0"),
         ("none", {"h": 1.0}, "unknown setting 'h'; accepted: none"),
     ],
@@ -279,6 +283,11 @@ def test_refusals(name: str, settings: dict[str, object], message: str) -> None:
         build_metric(name, settings)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_the_adaptive_schedule_needs_no_other_setting() -> None:
+    metric = build_metric("cb", {"reading": "margin", "schedule": "adaptive"})
+    assert metric.eps_min < metric.eps < metric.eps_max
 
 
 @pytest.mark.parametrize(("gamma", "batches"), [(-1.0, 1), (float("nan"), 1), (1.0, 0)])
