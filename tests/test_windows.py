@@ -272,10 +272,10 @@ def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(local, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
     monkeypatch.setattr(patch, "LARGEST", ALWAYS)
     bounds.lower_bounds(network, bounds.Linf(x, 0.1), rows, bounds.Crown(intersect=False))
-    readers = [
-        name for name in bounds.plan.plan_of(network.graph).readers if len(network.graph.shape(name)) == 3
-    ]
-    assert len(seen) == len(readers) - 2  # all but those affine in the input
+    plan = bounds.plan.plan_of(network.graph)
+    refined = [name for name in plan.readers if name not in plan.prefix]
+    exact = plan.prefix - plan.plain  # affine in the input, and not read off a box
+    assert refined and exact and len(seen) == len(refined) + len(exact)
     assert set(seen) == {(2, 12, 12)}
 
 
