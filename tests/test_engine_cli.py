@@ -94,7 +94,7 @@ def test_an_interrupt_loses_no_finished_batch(one: Path, tmp_path: Path, engine:
     process = started(tmp_path / "run", *ENGINES[engine])
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert "continue with --resume" in told.splitlines()[-1] and "Traceback" not in told
     assert 2 <= kept(tmp_path / "run") < IMAGES
     subprocess.run(

@@ -95,12 +95,20 @@ def batch_norm(draw: Draw, shape: Shape) -> Made:
     eps = draw.pick("eps", (1e-5, 1e-3, 0.5))
     variance = draw.normal(size).square() * draw.pick("variance", (1.0, 100.0, 1e-4, 0.0))
     if draw.pick("affine", (True, True, False)):
-        tensors = [draw.weight(size), draw.weight(size), draw.weight(size), variance]
+        tensors = [draw.weight(size), draw.weight(size), draw.normal(size), variance]
         return Made(
-            lambda x, w, b, m, v: aten.batch_norm.default(x, w, b, m, v, False, 0.1, eps, False), tensors
+            lambda x, w, b, m, v: aten.batch_norm.default(
+                x, w, b, m.detach(), v.detach(), False, 0.1, eps, False
+            ),
+            tensors,
         )
-    tensors = [draw.weight(size), variance]
-    return Made(lambda x, m, v: aten.batch_norm.default(x, None, None, m, v, False, 0.1, eps, False), tensors)
+    tensors = [draw.normal(size), variance]
+    return Made(
+        lambda x, m, v: aten.batch_norm.default(
+            x, None, None, m.detach(), v.detach(), False, 0.1, eps, False
+        ),
+        tensors,
+    )
 
 
 def _convolution(dim: int, padded: bool, draw: Draw, shape: Shape) -> Made:
