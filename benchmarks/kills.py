@@ -102,7 +102,7 @@ def undisturbed(job: Job, out: Path) -> tuple[dict[str, Any], float]:
 
 
 def table(record: Record) -> Table:
-    """Of each command: jobs killed, kills by signal, jobs that came to something else, other faults."""
+    """Counts for each command the jobs killed, kills by signal, jobs that came to something else, and other faults."""
     shown = Table(title="Killed and continued")
     for name in ("command", "jobs", "SIGKILL", "SIGINT", "SIGTERM", "with a fault"):
         shown.add_column(name, justify="left" if name == "command" else "right")

@@ -98,7 +98,7 @@ def _least(write: Writer, x: fx.Node, dim: list[int] | int = (), keepdim: bool =
 
 
 def _values(extreme: Callable[..., fx.Node]) -> Callable[..., tuple[fx.Node, ...]]:
-    """Of an operator that returns values and places, the values."""
+    """Reads an operator that returns values and places as one that returns the values."""
 
     def composed(write: Writer, x: fx.Node, dim: int, keepdim: bool = False) -> tuple[fx.Node, ...]:
         return (extreme(write, x, dim, keepdim),)

@@ -36,9 +36,7 @@ class Faithful:
 
     def __init__(self, model: nn.Module, graph: bounds.Graph, device: torch.device | None = None) -> None:
         self.graph, self.own, self.device = graph, model, device
-        self.dtype = next(
-            (p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), torch.float32
-        )
+        self.dtype = dtype_of(model, torch.float32)
         self._double: nn.Module | bool | None = True
         self._beside: nn.Module | None = None
 
@@ -64,7 +62,7 @@ class Faithful:
             raise
         except Exception as error:  # whatever somebody's module may raise
             raise not_evaluated(points, error) from error
-        expected, alone = _first(expected), [_first(value) for value in alone]
+        expected, alone = first_output(expected), [first_output(value) for value in alone]
         for own, what in ((expected, "the traced network"), (_joined(alone), "the model on one image alone")):
             if own is None or own.shape != got.shape:
                 shape = None if own is None else list(own.shape)
@@ -148,7 +146,7 @@ class Faithful:
                 try:
                     double = copy.deepcopy(self.own).double()
                     with torch.no_grad():
-                        if _first(double(points[:1].double())).dtype == torch.float64:
+                        if first_output(double(points[:1].double())).dtype == torch.float64:
                             self._double = double
                 except Exception:  # whatever a copy of somebody's module may raise: its own type remains
                     self._double = None
@@ -213,8 +211,14 @@ def not_evaluated(x: Tensor, error: Exception) -> UserError:
     return UserError(f"the model cannot be evaluated on images of shape {list(x.shape[1:])}: {reason}")
 
 
-def _first(value: object) -> Tensor:
-    """Of a tuple of outputs the first is the network's."""
+def dtype_of(model: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """The floating-point type of the model's parameters and buffers; `otherwise` where it has none."""
+    tensors = (*model.parameters(), *model.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), otherwise)
+
+
+def first_output(value: object) -> Tensor:
+    """The network's output: the first where a model returns several."""
     while isinstance(value, (tuple, list)):
         value = value[0]
     if isinstance(value, dict):

@@ -39,7 +39,7 @@ def part(norm: str, method: bounds.Method, count: int = 8, model: nn.Module | No
 def searched(of: Prover, *, forecast: bool) -> Radii:
     """From what interval arithmetic inside proves, as the certifier does."""
     centre, start = of.linearised()
-    end = of.farthest()
+    end = of.end(None)
     cheap = replace(of, method=bounds.CrownIBP(of.method.slope))
     start = search_radii(
         partial(cheap.lower_margin, dtype=torch.float32), centre, start, end, tol=0.05
@@ -78,7 +78,7 @@ def test_a_forecast_agrees_with_what_was_evaluated(norm: str) -> None:
     """At the two radii that it stands on the forecast margin is the evaluated one; between them nearly so."""
     of = part(norm, bounds.Crown())
     centre, _ = of.linearised()
-    told, image = Forecast(of, centre, of.farthest(), TOL), torch.tensor([1, 4, 6])
+    told, image = Forecast(of, centre, of.end(None), TOL), torch.tensor([1, 4, 6])
     root = searched(of, forecast=False).radius[image]
     low, high = 0.9 * root, 1.1 * root
     margins = [told.lower_margin(eps, image) for eps in (low, high)]
@@ -93,7 +93,7 @@ def test_an_affine_network_is_foretold_exactly() -> None:
     torch.manual_seed(0)
     of = part("l2", bounds.Crown(), model=nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).eval())
     centre, exact = of.linearised()
-    told, image = Forecast(of, centre, of.farthest(), TOL), torch.arange(8)
+    told, image = Forecast(of, centre, of.end(None), TOL), torch.arange(8)
     told.lower_margin(0.7 * exact, image)
     told.lower_margin(0.9 * exact, image)
     assert bool(((told.root(image) / exact - 1).abs() < TOL).all())

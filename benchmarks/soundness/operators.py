@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.soundness.draw import Draw
-from bounds.ops import PRODUCTS, RULES
+from bounds.composed import COMPOSED
+from bounds.ops import REGISTERED
 from certnas.space.ops import OPS, FactorizedReduce
 from certnas.space.supernet import MixedEdge
 
@@ -56,8 +57,8 @@ def generator(name: str, dims: tuple[int, ...] = ANY) -> Callable[..., Any]:
     return register
 
 
-def simple(name: str, call: Callable[..., Tensor], dims: tuple[int, ...] = ANY) -> None:
-    GENERATORS[name] = Generator(lambda draw, shape: Made(call), dims)
+def simple(name: str, call: Callable[..., Tensor], dims: tuple[int, ...] = ANY, arity: int = 1) -> None:
+    GENERATORS[name] = Generator(lambda draw, shape: Made(call, arity=arity), dims)
 
 
 # Linear layers, convolutions and normalisation.
@@ -728,7 +729,7 @@ def by_default(target: Any) -> Generator | None:
 def every_generator() -> tuple[dict[str, Generator], list[str]]:
     """A generator for each registered operator and each part of the space, and the operators that have none."""
     found, missing = dict(GENERATORS), []
-    for target in {**RULES, **PRODUCTS}:
+    for target in (*REGISTERED, *COMPOSED):
         if named(target) not in found:
             default = by_default(target)
             if default is None:
@@ -742,8 +743,14 @@ simple("softmax.int", lambda x: aten.softmax.int(x, -1))
 simple("_softmax.default", lambda x: aten._softmax.default(x, -1, False))
 simple("log_softmax.int", lambda x: aten.log_softmax.int(x, -1))
 simple("_log_softmax.default", lambda x: aten._log_softmax.default(x, -1, False))
-for _name, _extreme in (
-    ("maximum.default", aten.maximum.default), ("minimum.default", aten.minimum.default),
-    ("max.other", aten.max.other), ("min.other", aten.min.other),
-):  # fmt: skip
-    GENERATORS[_name] = Generator(lambda draw, shape, call=_extreme: Made(call, arity=2), ANY)  # type: ignore[misc]
+simple("bmm.default", lambda x, y: aten.bmm.default(x, y.transpose(-1, -2)), (2,), arity=2)
+simple("einsum.default", lambda x, y: aten.einsum.default("nik,njk->nij", [x, y]), (2,), arity=2)
+simple("layer_norm.default", lambda x: aten.layer_norm.default(x, [x.shape[-1]]))
+simple("amax.default", lambda x: aten.amax.default(x, [-1], True))
+simple("amin.default", lambda x: aten.amin.default(x, [-1], True))
+simple("max.dim", lambda x: aten.max.dim(x, -1, True)[0])
+simple("min.dim", lambda x: aten.min.dim(x, -1, True)[0])
+simple("maximum.default", aten.maximum.default, arity=2)
+simple("minimum.default", aten.minimum.default, arity=2)
+simple("max.other", aten.max.other, arity=2)
+simple("min.other", aten.min.other, arity=2)

@@ -34,13 +34,16 @@ RULES: dict[Any, Rule] = {
     **step.RULES,
 }
 PRODUCTS: dict[Any, Rule] = dict.fromkeys(affine.SCALES, bilinear.PRODUCT)
-"""Of two perturbed tensors."""
+"""The rules of operators that multiply two perturbed tensors."""
 CHOSEN: dict[Any, Callable[[Node], Rule]] = dict.fromkeys(contraction.CONTRACTIONS, contraction.rule_of)
 """Operators whose rule depends on which of their arguments are perturbed."""
 SEVERAL = {*affine.SUMS, *movement.JOINS, *extremes.RULES}
 """Operators that take perturbed tensors in any of their arguments; others have one, the first."""
 
-__all__ = ["PRODUCTS", "RULES", "Affine", "Nonlinear", "Rule", "check", "rule_for"]
+REGISTERED = (*RULES, *CHOSEN)
+"""Every operator that has a rule."""
+
+__all__ = ["PRODUCTS", "REGISTERED", "RULES", "Affine", "Nonlinear", "Rule", "check", "rule_for"]
 
 
 def rule_for(node: Node) -> Rule:
@@ -51,7 +54,7 @@ def rule_for(node: Node) -> Rule:
         return PRODUCTS[node.target]
     found = RULES.get(node.target)
     if found is None:
-        names = ", ".join(sorted({str(target).split(".")[1] for target in (*RULES, *CHOSEN)}))
+        names = ", ".join(sorted({str(target).split(".")[1] for target in REGISTERED}))
         raise UnsupportedOp(
             f'no rule for {node.where()}. Supported: {names}. To add one: CONTRIBUTING, "Add an operator".'
         )

@@ -1,7 +1,7 @@
 """Products summed over shared axes: matmul, bmm, mm and einsum, of one perturbed tensor or of two.
 
-Of two, each product of elements has McCormick's planes (McCormick 1976), summed: with centres m and radii r of the
-factors and s ∈ [−1, 1] for each output unit, by default 0,
+With two perturbed tensors, each product of elements has McCormick's planes (McCormick 1976), and these are summed.
+With centres m and radii r of the factors and s ∈ [−1, 1] for each output unit, by default 0,
     X·Y ≥ (m_Y + s·r_Y)·X + (m_X + s·r_X)·Y − m_X·m_Y − r_X·r_Y − s·(m_X·r_Y + r_X·m_Y)
     X·Y ≤ (m_Y + s·r_Y)·X + (m_X − s·r_X)·Y − m_X·m_Y + r_X·r_Y − s·(m_X·r_Y − r_X·m_Y)
 where every product is itself a sum over the shared axes, so no tensor of all single products is ever held.
@@ -115,7 +115,7 @@ class Layout:
 
     @classmethod
     def of(cls, call: Call) -> Layout:
-        """Of a call with two perturbed factors, the batch left out."""
+        """Reads the layout off a call with two perturbed factors; the batch is left out."""
         names = _perturbed(call.node)
         shapes = [call.network.graph.shape(name) for name in names]
         if call.node.target is aten.einsum.default:
@@ -212,11 +212,7 @@ class Product(LinearMap):
 
     def magnitude(self) -> Product:
         assert self.s is None, "only planes of one slope are asked for their magnitude"
-        mx, my = self.centers
-        if (
-            len(self.shapes) == 1
-        ):  # |m_X + m_Y| of one tensor is no product of matrices: |m_X| + |m_Y| is above it
-            return Product(self.layout, (mx.abs(), my.abs()), self.radii, None, self.sign, self.shapes)
+        mx, my = self.centers  # where both are one tensor, |m_X| + |m_Y| is above its |m_X + m_Y|
         return Product(self.layout, (mx.abs(), my.abs()), self.radii, None, self.sign, self.shapes)
 
     def at(self, images: Images) -> Product:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.attacks import Adversarial, smallest_adversarial
-from certnas.certifier.certificates import NO_TARGET, Certificates
+from certnas.certifier.certificates import Certificates, targets
 from certnas.certifier.forecast import Forecast
 from certnas.certifier.prover import Prover
 from certnas.certifier.radius import Bracket, LowerMargin, Radii, search_radii
@@ -140,7 +140,7 @@ def certify_batch(
         index=np.asarray(index, dtype=np.int64),
         label=y.cpu().numpy().copy(),
         prediction=prediction.cpu().numpy().copy(),
-        target=np.full(len(x), NO_TARGET) if target is None else target.cpu().numpy().copy(),
+        target=targets(target, len(x)),
         status=tuple(status),
         notes=(*found.failed, *((UNLIMITED,) if bool(climbed.unlimited.any()) else ())),
         **{name: _spread(values, right, len(x), other) for name, (values, other) in scatter.items()},
@@ -150,9 +150,7 @@ def certify_batch(
 def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bracket], None]) -> _Found:
     """The radii by the first method, then by each of the others for the images that are still wide."""
     centre, start = part.linearised()
-    end = part.farthest()
-    if request.eps_max is not None:
-        end = end.clamp(max=request.eps_max)
+    end = part.end(request.eps_max)
     # one step beyond the adversarial example: a bound that proves too much must be able to show it
     end = torch.minimum(end, attacked.to(end) * (1 + 1e-6))
     none = torch.zeros_like(centre)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from torch import Tensor
 
 NO_TARGET = -1
 TEXTS = ("proved_by", "proof", "status")
@@ -149,3 +150,8 @@ def _mean(values: np.ndarray) -> float:
 
 def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if len(values) else float("nan")
+
+
+def targets(target: Tensor | None, count: int) -> np.ndarray:
+    """The column `target` of `Certificates`, [count]: a class for each image, or NO_TARGET."""
+    return np.full(count, NO_TARGET) if target is None else target.cpu().numpy().copy()

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from certnas.certifier.batch import PROOF_MARGIN, Request
-from certnas.certifier.certificates import NO_TARGET, Certificates
-from certnas.certifier.prover import farthest
+from certnas.certifier.certificates import Certificates, targets
+from certnas.certifier.prover import search_end
 from certnas.certifier.request import NORMS, check_logits, describe
 from certnas.errors import UserError
-from certnas.faithful import points_about
+from certnas.faithful import dtype_of, first_output, points_about
 
 CONSTANT = "the network's output does not depend on its input: only the box and eps-max limit a radius"
 
@@ -24,8 +24,7 @@ def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int
     """
     started = perf_counter()
     norm = NORMS[request.norm]
-    end = farthest(x, norm, request.clip)
-    end = end if request.eps_max is None else end.clamp(max=request.eps_max)
+    end = search_end(x, norm, request.clip, request.eps_max)
     logits = _scores(request, x)
     check_logits(logits, y, index)
     around = _scores(request, points_about(x, norm.order, end, request.clip).to(x))
@@ -54,7 +53,7 @@ def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int
         index=np.asarray(index, dtype=np.int64),
         label=y.cpu().numpy().copy(),
         prediction=prediction.cpu().numpy().copy(),
-        target=np.full(len(x), NO_TARGET) if target is None else target.cpu().numpy().copy(),
+        target=targets(target, len(x)),
         radius_lower=radius.cpu().numpy(),
         radius_upper=upper.cpu().numpy(),
         status=tuple(status),
@@ -66,8 +65,5 @@ def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int
 
 def _scores(request: Request, x: Tensor) -> Tensor:
     """The model's first output at x [N, *shape], in float64."""
-    model = request.model
-    dtype = next((p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), x.dtype)
     with torch.no_grad():
-        given = model(x.to(dtype))
-    return (given[0] if isinstance(given, (tuple, list)) else given).double()
+        return first_output(request.model(x.to(dtype_of(request.model, x.dtype)))).double()

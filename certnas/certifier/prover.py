@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.certifier.request import Box, Norm
-from certnas.faithful import Faithful, not_evaluated, points_about
+from certnas.faithful import Faithful, dtype_of, not_evaluated, points_about
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Prover:
 
         Raises UserError where it is not.
         """
-        end = replace(self, x=x).farthest()
-        end = end if eps_max is None else end.clamp(max=eps_max)
+        end = search_end(x, self.norm, self.clip, eps_max)
         self.faithful.check(points_about(x, self.norm.order, end, self.clip))
 
     def about(self, x: Tensor, y: Tensor, target: Tensor | None, classes: int) -> "Prover":
@@ -75,9 +74,9 @@ class Prover:
         fall = (at_x - self.norm.ball(x, 1.0).minimum(slope)).squeeze(1)
         return margin.detach(), margin.detach() / fall
 
-    def farthest(self) -> Tensor:
-        """The radius [N] from which the ball holds the whole box; infinite without a box."""
-        return farthest(self.x, self.norm, self.clip)
+    def end(self, eps_max: float | None) -> Tensor:
+        """Where the search for each radius ends, [N]."""
+        return search_end(self.x, self.norm, self.clip, eps_max)
 
     def _region(self, x: Tensor, eps: Tensor) -> bounds.Region:
         if self.clip is None:
@@ -85,12 +84,17 @@ class Prover:
         return self.norm.ball(x, eps, lower=self.clip[0], upper=self.clip[1])
 
 
-def farthest(x: Tensor, norm: Norm, clip: Box | None) -> Tensor:
-    """The radius [N] from which the ball round each image x [N, *shape] holds the whole box; infinite without a box."""
+def search_end(x: Tensor, norm: Norm, clip: Box | None, eps_max: float | None) -> Tensor:
+    """Where the search for the radius of each image x [N, *shape] ends: eps_max, or where the ball holds the box.  [N]
+
+    It is infinite without either.
+    """
     if clip is None:
-        return torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-    reach = torch.maximum(x.double() - clip[0], clip[1] - x.double())
-    return torch.linalg.vector_norm(reach.flatten(1), norm.order, dim=1)
+        end = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+    else:
+        reach = torch.maximum(x.double() - clip[0], clip[1] - x.double())
+        end = torch.linalg.vector_norm(reach.flatten(1), norm.order, dim=1)
+    return end if eps_max is None else end.clamp(max=eps_max)
 
 
 def prover(
@@ -101,8 +105,7 @@ def prover(
     Raises UserError where the model cannot be evaluated on x, bounds.ConstantOutput where its output does not depend on
     the input, and bounds.UnsupportedOp.
     """
-    dtype = next((p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), x.dtype)
-    example = x[:1].to(dtype)
+    example = x[:1].to(dtype_of(model, x.dtype))
     try:
         with torch.no_grad():
             model(example.clone())

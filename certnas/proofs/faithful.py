@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from certnas.certifier.request import ORDERS
 from certnas.checker import Certificate, Network, Rejected, evaluate
 
 FAITHFUL, ROUGH = 1e-9, 1e-4
@@ -51,8 +52,7 @@ def points(certificate: Certificate) -> Iterator[tuple[str, np.ndarray]]:
 
 def _inside(certificate: Certificate, point: np.ndarray) -> np.ndarray:
     """A point of the box, moved towards the image until it is in the ball."""
-    order = {"linf": np.inf, "l2": 2, "l1": 1}[certificate.norm]
-    far = np.linalg.norm((point - certificate.x).reshape(-1), order)
+    far = np.linalg.norm((point - certificate.x).reshape(-1), ORDERS[certificate.norm])
     return certificate.x + (point - certificate.x) * min(1.0, certificate.eps / far if far else 1.0)
 
 

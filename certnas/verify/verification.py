@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import bounds
 from bounds.memory import free_memory
 from certnas.errors import UserError
-from certnas.faithful import Faithful, points_within
+from certnas.faithful import Faithful, dtype_of, points_within
 from certnas.verify.attack import DESCENTS, Judge, Replay, attack
 from certnas.verify.deadline import Deadline, OutOfTime
 from certnas.verify.exact import equal_bounds
@@ -39,8 +39,7 @@ def network_of(
     box: lower and upper [*shape] of the inputs that will be asked about, [0, 1] by default; trace and model are
     compared at points of it.  Raises bounds.UnsupportedOp, and UserError where the trace is not the model.
     """
-    dtype = next((p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
-    graph = bounds.trace(model, torch.zeros(1, *shape, dtype=dtype or torch.float32))
+    graph = bounds.trace(model, torch.zeros(1, *shape, dtype=dtype_of(model, torch.float32)))
     bounds.check(graph)
     lower, upper = box or (torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64))
     Faithful(model, graph).check(points_within(lower, upper))
