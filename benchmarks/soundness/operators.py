@@ -182,6 +182,11 @@ def _pool(draw: Draw, dim: int) -> list[list[int]]:
 def _max_pool(dim: int, draw: Draw, shape: Shape) -> Made:
     options = [*_pool(draw, dim), draw.integers("dilation", 1, 2, dim), draw.pick("ceil_mode", (False, True))]
     call = aten.max_pool1d.default if dim == 1 else aten.max_pool2d.default
+    if not torch.isfinite(call(torch.zeros(1, *shape), *options)).all():
+        options[3:] = (
+            [1] * dim,
+            False,
+        )  # torch's derivative of a window that is padding alone writes outside of memory
     return Made(lambda x: call(x, *options))
 
 
