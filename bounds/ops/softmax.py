@@ -88,7 +88,7 @@ def _interval(logarithm: bool) -> Any:
             low, high = -torch.logsumexp(most, -1), -torch.logsumexp(least, -1)
         else:
             low, high = (1 / d.exp().sum(-1) for d in (most, least))
-        return Interval(low.movedim(-1, axis), high.movedim(-1, axis))
+        return Interval.between(low.movedim(-1, axis), high.movedim(-1, axis))
 
     return interval
 

@@ -84,10 +84,7 @@ def descend_region(
     point, path = x.clone(), []
     for step in range(steps):
         leaf = point.detach().requires_grad_()
-        total = (function(leaf) * row).sum()
-        gradient = torch.zeros_like(leaf)
-        if total.requires_grad:  # not where the function detaches all that depends on its input
-            gradient = torch.autograd.grad(total, leaf, materialize_grads=True)[0]
+        gradient = torch.autograd.grad((function(leaf) * row).sum(), leaf, materialize_grads=True)[0]
         slope = _flat(gradient) * _flat(_radii(x, eps))
         if norm == "linf":
             unit = -slope.sign()
