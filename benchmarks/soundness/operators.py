@@ -520,3 +520,244 @@ simple("feature_dropout.default", lambda x: aten.feature_dropout.default(x, 0.4,
 simple("contiguous.default", aten.contiguous.default)
 simple("clone.default", aten.clone.default)
 simple("alias.default", aten.alias.default)
+simple(  # derivatives are wanted where the network is evaluated
+    "detach.default", lambda x: aten.detach.default(x) if torch.compiler.is_exporting() else x
+)
+simple("lift_fresh_copy.default", aten.lift_fresh_copy.default)
+simple("to.dtype", lambda x: aten.to.dtype(x, torch.float64))
+simple("to.device", lambda x: aten.to.device(x, "cpu", torch.float64))
+simple("_to_copy.default", lambda x: aten._to_copy.default(x, dtype=torch.float64))
+
+
+@generator("expand.default")
+def expand(draw: Draw, shape: Shape) -> Made:
+    times = draw.pick("times", (1, 2, 3))
+    return Made(lambda x: aten.expand.default(x.unsqueeze(1), [-1, times, *shape]).flatten(1, 2))
+
+
+@generator("cat.default")
+def cat(draw: Draw, shape: Shape) -> Made:
+    axis = draw.pick("axis", (1, -1, len(shape)))
+    match draw.pick("with", ("value", "value", "itself", "constant")):
+        case "value":
+            return Made(lambda x, y: aten.cat.default([x, y], axis), arity=2)
+        case "itself":
+            return Made(lambda x: aten.cat.default([x, -x, x], axis))
+    return Made(
+        lambda x, c: aten.cat.default([c.expand(x.shape[0], *shape), x], axis), [draw.weight(1, *shape)]
+    )
+
+
+@generator("stack.default")
+def stack(draw: Draw, shape: Shape) -> Made:
+    axis = draw.pick("axis", (1, -1))
+    match draw.pick("with", ("value", "itself", "constant")):
+        case "value":
+            return Made(lambda x, y: aten.stack.default([x, y], axis), arity=2)
+        case "itself":
+            return Made(lambda x: aten.stack.default([x, x], axis))
+    return Made(
+        lambda x, c: aten.stack.default([x, c.expand(x.shape[0], *shape)], axis), [draw.weight(1, *shape)]
+    )
+
+
+simple(
+    "chunk.default", lambda x: (lambda parts: parts[0] - 2 * parts[-1])((torch.cat([x, -x], 1)).chunk(2, 1))
+)
+simple("split.Tensor", lambda x: torch.cat(x.split(1, -1)[::-1], -1))
+simple("unbind.int", lambda x: x.unbind(-1)[0])
+
+
+# Activations.
+
+for _call in (
+    aten.relu, aten.abs, aten.sigmoid, aten.tanh, aten.atan, aten.arctan, aten.selu, aten.silu, aten.hardswish,
+    aten.exp, aten.square, aten.relu6, aten.hardsigmoid,
+):  # fmt: skip
+    simple(str(_call.default)[5:], _call.default)
+
+
+def _stretched(draw: Draw, call: Callable[[Tensor], Tensor]) -> Made:
+    """The function of the value times a number, so that its bends are met."""
+    scale = draw.pick("stretch", (1.0, 1.0, 4.0, 20.0, 0.01))
+    return Made(call if scale == 1 else lambda x: call(x * scale))
+
+
+@generator("leaky_relu.default")
+def leaky_relu(draw: Draw, shape: Shape) -> Made:
+    slope = draw.number("slope")
+    return Made(lambda x: aten.leaky_relu.default(x, slope))
+
+
+@generator("prelu.default")
+def prelu(draw: Draw, shape: Shape) -> Made:
+    size = draw.pick("weights", (1, shape[0]))
+    return Made(aten.prelu.default, [draw.weight(size)])
+
+
+@generator("softplus.default")
+def softplus(draw: Draw, shape: Shape) -> Made:
+    beta = draw.pick("beta", (1, 3.0, 0.1, 100.0, -1.0, -3.0))
+    threshold = draw.pick("threshold", (20, 20, 1.0, 0.7, 0, -2.0))
+    return _stretched(draw, lambda x: aten.softplus.default(x, beta, threshold))
+
+
+@generator("elu.default")
+def elu(draw: Draw, shape: Shape) -> Made:
+    alpha = draw.pick("alpha", (1, 0.5, 2.0, 0.0, -1.0, 30.0))
+    scale, input_scale = (
+        draw.pick("scale", (1, 1, 2.0, -1.0, 0.0)),
+        draw.pick("input_scale", (1, 1, 2.0, 0.5)),
+    )
+    return _stretched(draw, lambda x: aten.elu.default(x, alpha, scale, input_scale))
+
+
+@generator("gelu.default")
+def gelu(draw: Draw, shape: Shape) -> Made:
+    approximate = draw.pick("approximate", ("none", "tanh"))
+    return _stretched(draw, lambda x: aten.gelu.default(x, approximate=approximate))
+
+
+@generator("hardtanh.default")
+def hardtanh(draw: Draw, shape: Shape) -> Made:
+    low, high = draw.pick(
+        "range", ((-1.0, 1.0), (-0.5, 0.3), (0.0, 0.0), (0.2, 0.4), (-1e6, 1e6), (-2.0, -1.0))
+    )
+    return Made(lambda x: aten.hardtanh.default(x, low, high))
+
+
+@generator("clamp.default")
+def clamp(draw: Draw, shape: Shape) -> Made:
+    ends = ((-0.4, 0.6), (None, 0.2), (-0.2, None), (0.5, -0.5), (0.1, 0.1), (-1e6, 1e6), (0, None), (0, 1))
+    low, high = draw.pick("range", ends)
+    return Made(lambda x: aten.clamp.default(x, low, high))
+
+
+@generator("clamp_min.default")
+def clamp_min(draw: Draw, shape: Shape) -> Made:
+    end = draw.number("min")
+    return Made(lambda x: aten.clamp_min.default(x, end))
+
+
+@generator("clamp_max.default")
+def clamp_max(draw: Draw, shape: Shape) -> Made:
+    end = draw.number("max")
+    return Made(lambda x: aten.clamp_max.default(x, end))
+
+
+def _in_domain(call: Callable[[Tensor], Tensor], negative: bool, draw: Draw, shape: Shape) -> Made:
+    """The function of what is positive by construction; in one of six cases of anything."""
+    offset = draw.pick("offset", (0.1, 1.0, 1e-3))
+    sign = draw.pick("sign", (1, -1)) if negative else 1
+    match draw.pick("of", ("sigmoid", "sigmoid", "softplus", "square", "exp", "anything")):
+        case "sigmoid":
+            return Made(lambda x: call(sign * (torch.sigmoid(x) + offset)))
+        case "softplus":
+            return Made(lambda x: call(sign * (nn.functional.softplus(x) + offset)))
+        case "square":
+            return Made(lambda x: call(sign * (x.square() + offset)))
+        case "exp":
+            return Made(lambda x: call(sign * (torch.tanh(x).exp() + offset)))
+    return Made(lambda x: call(x + sign * 3 * offset))
+
+
+for _call in (aten.reciprocal, aten.sqrt, aten.log):
+    GENERATORS[str(_call.default)[5:]] = Generator(
+        partial(_in_domain, _call.default, _call is aten.reciprocal)
+    )
+
+
+@generator("pow.Tensor_Scalar")
+def power(draw: Draw, shape: Shape) -> Made:
+    exponent = draw.pick("exponent", (2, 2.0, 1, 0.5, 3))
+    return Made(lambda x: aten.pow.Tensor_Scalar(x, exponent))
+
+
+# Parts of the search space, mixtures by softmax(α) among them.
+
+
+def _part(draw: Draw, module: nn.Module, call: Callable[..., Tensor] | None = None) -> Made:
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if tensor.is_floating_point():
+                drawn = draw.weight(*tensor.shape, fan=tensor[0].numel() if tensor.dim() > 1 else 1)
+                tensor.copy_(drawn.square() + 0.125 if name.endswith("running_var") else drawn)
+    return Made(call or module, module=module)
+
+
+@generator("space: operator", (3,))
+def space_operator(draw: Draw, shape: Shape) -> Made:
+    name = draw.pick("operator", list(OPS))
+    stride = draw.pick("stride", (1, 2))
+    return _part(draw, OPS[name](shape[0], stride, draw.pick("affine", (True, False))))
+
+
+@generator("space: reduction", (3,))
+def space_reduction(draw: Draw, shape: Shape) -> Made:
+    return _part(draw, FactorizedReduce(shape[0], draw.pick("out", (2, 4))))
+
+
+class _Mixture(nn.Module):
+    """A mixed edge with α of its own."""
+
+    def __init__(self, edge: MixedEdge) -> None:
+        super().__init__()
+        self.edge, self.alpha = edge, nn.Parameter(torch.zeros(len(edge.operators)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.edge(x, self.alpha.softmax(0).unbind(0))
+
+
+@generator("space: mixed edge", (3,))
+def space_mixture(draw: Draw, shape: Shape) -> Made:
+    even = [name for name in OPS if name != "skip_connect" or shape[0] % 2 == 0]
+    names = draw.random.sample(even, 3)
+    draw.told.append(f"operators={names}")
+    partial_ = draw.pick("partial", (1, 2) if shape[0] % 4 == 0 else (1,))
+    return _part(draw, _Mixture(MixedEdge(names, shape[0], draw.pick("stride", (1, 2)), partial_)))
+
+
+def named(target: Any) -> str:
+    """An operator as the tables here name it: without its namespace."""
+    return str(target).removeprefix("aten.")
+
+
+def by_default(target: Any) -> Generator | None:
+    """A generator for an operator that needs one tensor and nothing else; None for others."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return None
+    needed = [argument for argument in schema.arguments if not argument.has_default_value()]
+    if len(needed) != 1 or str(needed[0].type) != "Tensor":
+        return None
+    return Generator(lambda draw, shape: Made(target))
+
+
+def every_generator() -> tuple[dict[str, Generator], list[str]]:
+    """A generator for each registered operator and each part of the space, and the operators that have none."""
+    found, missing = dict(GENERATORS), []
+    for target in (*REGISTERED, *COMPOSED):
+        if named(target) not in found:
+            default = by_default(target)
+            if default is None:
+                missing.append(named(target))
+            else:
+                found[named(target)] = default
+    return found, sorted(missing)
+
+
+simple("softmax.int", lambda x: aten.softmax.int(x, -1))
+simple("_softmax.default", lambda x: aten._softmax.default(x, -1, False))
+simple("log_softmax.int", lambda x: aten.log_softmax.int(x, -1))
+simple("_log_softmax.default", lambda x: aten._log_softmax.default(x, -1, False))
+simple("bmm.default", lambda x, y: aten.bmm.default(x, y.transpose(-1, -2)), (2,), arity=2)
+simple("einsum.default", lambda x, y: aten.einsum.default("nik,njk->nij", [x, y]), (2,), arity=2)
+simple("layer_norm.default", lambda x: aten.layer_norm.default(x, [x.shape[-1]]))
+simple("amax.default", lambda x: aten.amax.default(x, [-1], True))
+simple("amin.default", lambda x: aten.amin.default(x, [-1], True))
+simple("max.dim", lambda x: aten.max.dim(x, -1, True)[0])
+simple("min.dim", lambda x: aten.min.dim(x, -1, True)[0])
+simple("maximum.default", aten.maximum.default, arity=2)
+simple("minimum.default", aten.minimum.default, arity=2)
+simple("max.other", aten.max.other, arity=2)
+simple("min.other", aten.min.other, arity=2)
