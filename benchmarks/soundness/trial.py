@@ -177,7 +177,7 @@ class _Judge:
             over = float(excess[n, s])
             allowed = self.allowed(n, s)
             entry["worst"] = max(entry["worst"], round(over / allowed, 4) if allowed > 0 else math.inf)
-            if over > allowed:
+            if not over <= allowed:
                 left = float(lower[n, s] - self.lowest[n, s]) > allowed
                 entry |= {
                     "outcome": "violation", "kind": "a point" if left else "crossed",
