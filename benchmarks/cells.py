@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from certnas.space import DiscreteNetwork
+from certnas.nas.space import DiscreteNetwork
 
 WARMING = 20
 

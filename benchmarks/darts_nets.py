@@ -31,8 +31,8 @@ from benchmarks.darts_questions import (
 from benchmarks.images import png
 from benchmarks.record import Record, options
 from benchmarks.watched import Watched
+from certnas.nas.space import GENOTYPES
 from certnas.runs import write_atomically
-from certnas.space import GENOTYPES
 
 RADIUS = 10
 """A radius takes about so many bounds, the proof in double precision included."""

@@ -20,7 +20,7 @@ from certnas.certifier.request import NORMS
 from certnas.crosscheck import OracleUnusable, auto_lirpa_bounds
 from certnas.crosscheck.auto_lirpa import ConvMode
 from certnas.faithful import Faithful
-from certnas.space import GENOTYPES, DiscreteNetwork
+from certnas.nas.space import GENOTYPES, DiscreteNetwork
 
 SHAPE, CLASSES, EPS, IMAGES, TOL = (3, 32, 32), 10, 1e-3, 2, 0.05
 POINTS, STEPS = 64, 5

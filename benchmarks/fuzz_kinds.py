@@ -27,16 +27,16 @@ from certnas.models import ARCHITECTURES, open_model
 from certnas.models.conversion import convert
 from certnas.models.opened import OpenedModel
 from certnas.models.trained import DESCRIPTION, WEIGHTS, Sizes, write_network
+from certnas.nas.search import SearchConfig
+from certnas.nas.space import DiscreteNetwork, parse_genotype
+from certnas.nas.space.files import open_genotype
 from certnas.pipeline import run_config
 from certnas.proofs import check_file, write_proof
 from certnas.runs import RunFolder, from_table, read_toml, to_table, to_toml
-from certnas.search import SearchConfig
-from certnas.space import DiscreteNetwork, parse_genotype
-from certnas.space.files import open_genotype
-from certnas.train.recipe import recipe, recipe_table
-from certnas.verify import read_vnnlib, verify
-from certnas.verify.instances import read_instances, read_results
-from certnas.verify.subject import open_onnx
+from certnas.training.recipe import recipe, recipe_table
+from certnas.verifier import read_vnnlib, verify
+from certnas.verifier.instances import read_instances, read_results
+from certnas.verifier.subject import open_onnx
 
 PROPERTIES = {
     "property 1.0": b"""(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n

@@ -18,7 +18,7 @@ import bounds
 from benchmarks.cells import warmed
 from benchmarks.record import Record, machine, options
 from benchmarks.scaling import Sizes, build
-from certnas.space import DiscreteNetwork, published_genotype
+from certnas.nas.space import DiscreteNetwork, published_genotype
 
 METHODS: dict[str, bounds.Method] = {
     "ibp": bounds.IBP(),

@@ -16,7 +16,7 @@ from benchmarks.cells import linear_width, looseness, warmed
 from benchmarks.record import Record, measured, options
 from certnas.crosscheck import OracleUnusable, auto_lirpa_bounds
 from certnas.crosscheck.auto_lirpa import Method
-from certnas.space import DiscreteNetwork, published_genotype
+from certnas.nas.space import DiscreteNetwork, published_genotype
 
 CELLS, EPS = (1, 2, 3), {"1e-4": 1e-4, "2/255": 2 / 255}
 SHAPE, CHANNELS, CLASSES, IMAGES, SEEDS = (3, 8, 8), 4, 10, 3, 3

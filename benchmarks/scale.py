@@ -13,7 +13,7 @@ from rich.console import Console
 
 import bounds
 from benchmarks.record import Record, options
-from certnas.space import GENOTYPES, DiscreteNetwork
+from certnas.nas.space import GENOTYPES, DiscreteNetwork
 
 SHAPE, CHANNELS, LAYERS, CLASSES = (3, 32, 32), 36, 20, 10
 NAMES = tuple(name for name in GENOTYPES if ":" not in name)

@@ -19,8 +19,7 @@ from torch import nn
 import bounds
 from benchmarks.images import png
 from benchmarks.record import Record, measured, options
-from bounds.analysis import Analysis
-from bounds.memory import budget
+from bounds.extend import BoundState, budget
 from certnas.certifier.batch import certify_batch
 from certnas.certifier.certification import certification
 from certnas.certifier.planning import SECONDS
@@ -100,14 +99,14 @@ def measure(sizes: Sizes, method: bounds.Method) -> dict[str, Any]:
 def share_unstable(network: bounds.Network, x: torch.Tensor, radii: torch.Tensor) -> float:
     """Of the units that CROWN could bound at the certified radii, those that it does."""
     region = bounds.Linf(x, radii, 0.0, 1.0)
-    analysis = Analysis(network, region, budget(None, network.dtype, network.device), bounds.Slope.ADAPTIVE)
+    state = BoundState(network, region, budget(None, network.dtype, network.device), bounds.Slope.ADAPTIVE)
     unstable, units = 0.0, 0
     with torch.no_grad():
-        for target in analysis.plan.readers:
-            if target not in analysis.plan.prefix:
-                mask = analysis.unstable(target)
+        for target in state.plan.readers:
+            if target not in state.plan.prefix:
+                mask = state.unstable(target)
                 unstable, units = unstable + float(mask.sum()), units + mask.numel()
-            analysis.refine(target)
+            state.refine(target)
     return unstable / units if units else math.nan
 
 

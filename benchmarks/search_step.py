@@ -14,14 +14,14 @@ from rich.table import Table
 from benchmarks.record import Record, measured, options, trim
 from benchmarks.third_party import cifar10
 from certnas.data import Dataset
-from certnas.metrics.evaluation import classifier
+from certnas.nas.metrics.evaluation import classifier
+from certnas.nas.search import SearchConfig, effective
+from certnas.nas.search.darts import first_order
+from certnas.nas.search.stream import Batch, split
+from certnas.nas.search.task import Task
+from certnas.nas.search.trial import Trial
 from certnas.parallel import Processes
 from certnas.runs import from_table
-from certnas.search import SearchConfig, effective
-from certnas.search.darts import first_order
-from certnas.search.stream import Batch, split
-from certnas.search.task import Task
-from certnas.search.trial import Trial
 
 SIZES, QUICK = {"channels": 16, "layers": 8}, {"channels": 2, "layers": 2, "nodes": 2}
 METRICS: dict[str, dict[str, Any]] = {

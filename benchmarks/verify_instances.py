@@ -15,9 +15,9 @@ from benchmarks.third_party import DATA
 from certnas.checker import Certificate, Network, Rejected, check
 from certnas.errors import UserError
 from certnas.proofs import Uncertified, exact_work, plain, read, write_proof
-from certnas.verify import read_vnnlib, verify
-from certnas.verify.instances import Instance, read_instances
-from certnas.verify.subject import Subject, open_onnx
+from certnas.verifier import read_vnnlib, verify
+from certnas.verifier.instances import Instance, read_instances
+from certnas.verifier.subject import Subject, open_onnx
 
 LIST = DATA / "vnnlib" / "instances.csv"
 EXACT_WORK = 5_000_000

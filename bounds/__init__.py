@@ -7,26 +7,28 @@
 `lower > 0` proves that every image of the region keeps its label.
 """
 
-from bounds.alpha import AlphaCrown, TunedCrown
 from bounds.errors import BoundsError, ConstantOutput, InvalidInput, MemoryWarning, OutOfMemory, UnsupportedOp
 from bounds.estimates import Estimate, estimates
 from bounds.graph import Graph, Network, Node
+from bounds.graph.trace import program_of, trace
 from bounds.interval import Interval
-from bounds.methods import IBP, Crown, CrownIBP, Method, Zonotope, ZonotopeCrown, lower_bounds, output_bounds
-from bounds.ops import check
+from bounds.methods import (
+    IBP,
+    METHODS,
+    AlphaCrown,
+    Crown,
+    CrownAtAlphas,
+    CrownIBP,
+    Method,
+    Zonotope,
+    ZonotopeCrown,
+    lower_bounds,
+    output_bounds,
+)
+from bounds.operators import Affine, Nonlinear, check, register_operator
 from bounds.region import L1, L2, NORMS, Linf, Region
 from bounds.relaxation import SLOPES, Slope
-from bounds.rows import logits, margins, targeted
-from bounds.trace import program_of, trace
-
-METHODS: dict[str, Method] = {
-    "ibp": IBP(),
-    "crown-ibp": CrownIBP(),
-    "zonotope": Zonotope(),
-    "zonotope+crown": ZonotopeCrown(),
-    "crown": Crown(),
-    "alpha-crown": AlphaCrown(),
-}
+from bounds.specification import logits, margins, targeted
 
 __all__ = [
     "IBP",
@@ -35,10 +37,12 @@ __all__ = [
     "METHODS",
     "NORMS",
     "SLOPES",
+    "Affine",
     "AlphaCrown",
     "BoundsError",
     "ConstantOutput",
     "Crown",
+    "CrownAtAlphas",
     "CrownIBP",
     "Estimate",
     "Graph",
@@ -49,10 +53,10 @@ __all__ = [
     "Method",
     "Network",
     "Node",
+    "Nonlinear",
     "OutOfMemory",
     "Region",
     "Slope",
-    "TunedCrown",
     "UnsupportedOp",
     "Zonotope",
     "ZonotopeCrown",
@@ -63,6 +67,7 @@ __all__ = [
     "margins",
     "output_bounds",
     "program_of",
+    "register_operator",
     "targeted",
     "trace",
 ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from bounds.alpha import AlphaCrown
-from bounds.cost import row_cost, row_work, work_per_unit
+from bounds.chunking import CACHE_COEFFICIENTS, COPIES
+from bounds.cost_model import row_cost, row_work
 from bounds.graph import Network
-from bounds.memory import CACHE_COEFFICIENTS, COPIES
-from bounds.ops import Nonlinear, rule_for
-from bounds.plan import plan_of
+from bounds.graph.facts import plan_of
+from bounds.methods.alpha_crown import AlphaCrown
+from bounds.operators import Nonlinear, rule_for
 
 BYTES = 8
 """Of a number, in double precision."""
@@ -35,7 +35,7 @@ def estimates(network: Network, rows: int, *, iterations: int = AlphaCrown.itera
     Raises UnsupportedOp for an operator without a rule.
     """
     graph, plan = network.graph, plan_of(network.graph)
-    work = {n.name: prod(n.shape) * work_per_unit(network.call(n)) for n in graph.nodes.values()}
+    work = {n.name: prod(n.shape) * rule_for(n).work(network.call(n)) for n in graph.nodes.values()}
     total, count = sum(work.values()), len(graph.nodes)
     position = {name: place for place, name in enumerate(plan.order)}
     targets = {name: 2 * prod(graph.shape(name)) for name in plan.readers if name not in plan.prefix}

@@ -1,4 +1,4 @@
-"""Rows that start at single units, kept as windows of the image for as long as these are smaller than the image.
+"""Rows that start at single units, kept as windows (patches) for as long as these are smaller than the image.
 
 A unit of a convolution sees a few positions of each tensor before it.  Its row is held as coefficients on that window
 alone; windows of all rows of a tensor have one size, and stand where their units do.
@@ -6,12 +6,15 @@ alone; windows of all rows of a tensor have one size, and stand where their unit
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bounds.graph import Call
 
 LARGEST = 0.7
 """The part of an image from which on a window is no longer worth its borders."""
@@ -156,6 +159,74 @@ class Patch:
         above, before = top - first, left - second
         padding = (before, width - kw - before, above, height - kh - above)
         return F.pad(self.coef, padding) if any(padding) else self.coef
+
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What an operator's output reads: at place i the operand's places from stride·i + shift on, `span` of them.
+
+    Each is a pair (vertical, horizontal).  pads: whether it may read beyond the operand's border.
+    """
+
+    stride: Pair = (1, 1)
+    shift: Pair = (0, 0)
+    span: Pair = (1, 1)
+    pads: bool = False
+
+    def on(self, grid: Grid) -> Grid:
+        """The grid of the operand's windows."""
+        return grid.through(self.stride, self.shift, self.span)
+
+
+POINTWISE = Reach()
+
+
+@dataclass(frozen=True)
+class PatchRule:
+    """How rows that are windows of the output [C, H, W] become windows of an operator's operands.
+
+    reach(call): what the operator reads, None where these rows must be written out as dense coefficients.
+    pull(call, patch, size): the coefficients of each operand, [B, C, *size]; None for a nonlinear operator, whose
+    relaxation says it.
+    """
+
+    reach: Callable[[Call], Reach | None]
+    pull: Callable[[Call, Patch, Pair], tuple[Tensor, ...]] | None = None
+
+
+def reach_everywhere(call: Call) -> Reach:
+    """Of an operator that reads one place for each place, whatever its arguments."""
+    return POINTWISE
+
+
+def reach_of_equal_shapes(call: Call) -> Reach | None:
+    """Of an operator that works element by element: one place for each place, unless it broadcasts."""
+    return POINTWISE if all(shape == call.shape for shape in call.shapes) else None
+
+
+def pull_unchanged(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
+    """The same coefficients on the operand."""
+    return (patch.folded(),)
+
+
+def pull_by(
+    transpose: Callable[[Call, Tensor], tuple[Tensor, ...]],
+) -> Callable[[Call, Patch, Pair], tuple[Tensor, ...]]:
+    """By an operator's own transpose, where that does not look at the height and width."""
+    return lambda call, patch, size: transpose(call, patch.folded())
+
+
+def pair(value: int | Sequence[int]) -> Pair:
+    """(vertical, horizontal) of an argument that may be one number for both."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values[0], values[-1]
+
+
+ELEMENTWISE = PatchRule(reach_of_equal_shapes)
+"""For nonlinear operators whose output at a place reads their operands there alone."""
 
 
 Rows = Tensor | Patch

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 from bounds.interval import Interval
-from bounds.layout import vectors
+from bounds.memory_format import vectors
 
 Number = float | Tensor
 LARGEST = 32

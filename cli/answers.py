@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certnas.engine import Job, Tell
-from certnas.verify.instances import Instance, Result
-from certnas.verify.verdict import Verdict
+from certnas.verifier.instances import Instance, Result
+from certnas.verifier.verdict import Verdict
 from cli.opening import opened
 
 if TYPE_CHECKING:
-    from certnas.verify import Property
-    from certnas.verify.subject import Subject
+    from certnas.verifier import Property
+    from certnas.verifier.subject import Subject
 
 PREPARED = ("mean", "std", "input_range", "layout", "channels", "arch")
 
@@ -57,7 +57,7 @@ class _Worker:
     def __call__(self, instance: Instance, tell: Tell) -> Answer:
         from bounds import BoundsError
         from certnas.errors import UserError
-        from certnas.verify import read_vnnlib, verify
+        from certnas.verifier import read_vnnlib, verify
 
         job, began = self.job, time.monotonic()
         category, options = job.category, job.options
@@ -90,7 +90,7 @@ class _Worker:
     def _subject(self, source: str, inputs: int) -> Subject:
         """The network; the last one is kept, since lists ask of one network after another."""
         from certnas.errors import UserError
-        from certnas.verify.subject import is_onnx, of_opened, open_onnx
+        from certnas.verifier.subject import is_onnx, of_opened, open_onnx
 
         options = self.job.options
         if (source, inputs) not in self.subjects:
@@ -111,7 +111,7 @@ class _Worker:
         """Writes the certificate of an `unsat`; the verdict's note, now without the proof, says what came of it."""
         from certnas.errors import UserError
         from certnas.proofs import Uncertified, write_proof
-        from certnas.verify.instances import instance_name
+        from certnas.verifier.instances import instance_name
 
         if verdict.proof is None:
             return verdict

@@ -60,7 +60,7 @@ RUN = (
         "--batch-size", type=int, default=16, show_default=True, help="Images that are proved together."
     ),
     click.option(
-        "--memory", type=Bytes(), help="Budget of one pass of bounds: 4G; from free memory by default."
+        "--memory", type=Bytes(), help="MemoryBudget of one pass of bounds: 4G; from free memory by default."
     ),
     click.option(
         "--threads", type=click.IntRange(1), help="Of the CPU; fewer than cores where others use them too."

@@ -60,7 +60,7 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     from certnas.errors import UserError
     from certnas.models.preprocessing import described
     from certnas.proofs import check_file, held_image
-    from certnas.verify import read_vnnlib
+    from certnas.verifier import read_vnnlib
 
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files:
@@ -140,7 +140,7 @@ def _hold(table: Path, claims: Mapping[str, Claim | None], data: Dataset) -> Non
 def _module(source: str, options: dict[str, Any], files: Sequence[Path]) -> nn.Module:
     """The network: an ONNX file that `verify` took as it is stored is taken so again."""
     from certnas.proofs import image_shape, of_property
-    from certnas.verify.subject import is_onnx, open_onnx
+    from certnas.verifier.subject import is_onnx, open_onnx
 
     if is_onnx(source) and of_property(files):
         shape = image_shape(files)

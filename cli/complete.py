@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from bounds import Network
     from certnas.certifier import Certificates
-    from certnas.verify.proof import Proof
+    from certnas.verifier.proof import Proof
 
 SECONDS = 60.0
 COMPLETE = (
@@ -48,7 +48,7 @@ class Completion:
         proved: Callable[[int, Proof], None] | None = None,
     ) -> Certificates:
         """The certificates of images x, y, raised where that was asked for; `proved` is told the proof of each."""
-        from certnas.verify import network_of, tighten
+        from certnas.verifier import network_of, tighten
 
         if self.seconds is None:
             return batch

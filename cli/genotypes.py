@@ -18,7 +18,7 @@ def genotypes(channels: int, layers: int, classes: int) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        from certnas.space import PUBLISHED, SOURCES, parameter_count
+        from certnas.nas.space import PUBLISHED, SOURCES, parameter_count
 
         shown = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
         shown.title = f"parameters of a network of {layers} cells, {channels} channels, {classes} classes"

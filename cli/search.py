@@ -13,7 +13,7 @@ from cli.values import Number
 
 if TYPE_CHECKING:
     from certnas.data import Dataset
-    from certnas.search import SearchConfig
+    from certnas.nas.search import SearchConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,10 +101,10 @@ def configured(options: dict[str, Any]) -> tuple[SearchConfig, Dataset]:
     --config, named options, --set.
     """
     from certnas.certifier.request import chosen
+    from certnas.nas.search import FITTED, PRESETS, SearchConfig, open_data
+    from certnas.nas.search.config import DataConfig
     from certnas.runs import from_table, merged, read_toml, setting
     from certnas.runs.folder import CONFIG
-    from certnas.search import FITTED, PRESETS, SearchConfig, open_data
-    from certnas.search.config import DataConfig
 
     table: dict[str, Any] = {}
     if options["preset"] is not None:
@@ -136,9 +136,9 @@ def run(config: SearchConfig, data: Dataset, options: dict[str, Any]) -> None:
     """Searches, shows how it goes and what was found; an early end loses no saved state."""
     from rich.console import Console
 
+    from certnas.nas.search import GENOTYPE
+    from certnas.nas.search import search as searched
     from certnas.parallel import is_first_process
-    from certnas.search import GENOTYPE
-    from certnas.search import search as searched
     from cli.show_search import Display, cells
 
     out = options["out"]

@@ -13,7 +13,7 @@ from certnas.engine import Job, Tell
 if TYPE_CHECKING:
     from certnas.certifier import Certificates
     from certnas.proofs import Writer, Written
-    from certnas.verify.proof import Proof
+    from certnas.verifier.proof import Proof
     from cli.complete import Completion
 
 Shard = tuple["Certificates", list["Written"]]

@@ -32,9 +32,9 @@ def show(genotype: str, out: Path, channels: int, layers: int | None, classes: i
         from rich.markup import escape
         from rich.table import Table
 
+        from certnas.nas.space import PUBLISHED, SOURCES, genotype_name, open_genotype, parameter_count
+        from certnas.nas.space.picture import OUTPUT, cell_picture, cells, dot_text, state_name
         from certnas.runs import open_folder, write_atomically
-        from certnas.space import PUBLISHED, SOURCES, genotype_name, open_genotype, parameter_count
-        from certnas.space.picture import OUTPUT, cell_picture, cells, dot_text, state_name
 
         architecture = open_genotype(genotype)
         name = genotype_name(genotype)

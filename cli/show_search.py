@@ -8,8 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from certnas.search import Progress
-from certnas.space import Genotype
+from certnas.nas.search import Progress
+from certnas.nas.space import Genotype
 
 WORDS = {
     "loss": "loss",

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from certnas.train import Progress, Recipe, Trained
+from certnas.training import Progress, Recipe, Trained
 from cli.bars import bar
 
 HIDDEN = ("lr", "kappa", "beta")

@@ -13,7 +13,7 @@ from cli.failure import INTERRUPTED, Ended, refusals
 from cli.values import Number
 
 if TYPE_CHECKING:
-    from certnas.train import Recipe
+    from certnas.training import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 RECIPES = "standard, darts, pc-darts, pgd-at, ibp or crown-ibp"
@@ -95,7 +95,7 @@ def chosen_recipe(options: dict[str, Any]) -> Recipe:
     """The recipe that the options describe; later ones win: --recipe, --config, named options, --set."""
     from certnas.errors import UserError
     from certnas.runs import merged, read_toml, setting
-    from certnas.train import recipe
+    from certnas.training import recipe
     from cli.search import nested
 
     table: dict[str, Any] = {}
@@ -117,11 +117,11 @@ def run(options: dict[str, Any]) -> None:
     from rich.console import Console
 
     from certnas.certifier.request import open_device
+    from certnas.nas.search import GENOTYPE
+    from certnas.nas.space import open_genotype
     from certnas.parallel import is_first_process
-    from certnas.search import GENOTYPE
-    from certnas.space import open_genotype
-    from certnas.train import train as trained
-    from certnas.train import training_images
+    from certnas.training import train as trained
+    from certnas.training import training_images
     from cli.show_train import Display, summary
 
     given, out = options["genotype"], options["out"]

@@ -15,8 +15,8 @@ from cli.opening import with_opening
 from cli.values import Bytes
 
 if TYPE_CHECKING:
-    from certnas.verify import Step, Verdict
-    from certnas.verify.instances import Instance, Result
+    from certnas.verifier import Step, Verdict
+    from certnas.verifier.instances import Instance, Result
 
 COLOURS = {"unsat": "green", "sat": "red", "unknown": "yellow", "timeout": "yellow", "error": "magenta"}
 OPPOSITE = {"unsat": "sat", "sat": "unsat"}
@@ -28,7 +28,9 @@ OPPOSITE = {"unsat": "sat", "sat": "unsat"}
 @click.option("--instances", type=click.Path(path_type=Path), help="CSV of network,property,seconds.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where its paths begin; its folder by default.")
 @click.option("--timeout", type=float, help="Seconds for each property; the CSV's by default.")
-@click.option("--memory", type=Bytes(), help="Budget of a batch of bounds: 4G; from free memory by default.")
+@click.option(
+    "--memory", type=Bytes(), help="MemoryBudget of a batch of bounds: 4G; from free memory by default."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the attack.")
 @click.option("--threads", type=click.IntRange(1), help="Of the CPU.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results.csv and counterexamples.")
@@ -60,8 +62,8 @@ class Verification:
 
     def __init__(self, options: dict[str, Any]) -> None:
         from certnas.errors import UserError
-        from certnas.verify.instances import Instance, read_instances, read_results
-        from certnas.verify.verification import share_of_memory
+        from certnas.verifier.instances import Instance, read_instances, read_results
+        from certnas.verifier.verification import share_of_memory
 
         self.options = options
         if (options["instances"] is None) == (options["net"] is None or options["prop"] is None):
@@ -145,7 +147,7 @@ class Verification:
 
     def _keep(self, instance: Instance, result: Result, verdict: Verdict | None) -> None:
         from certnas.runs.files import write_atomically
-        from certnas.verify.instances import counterexample_text, instance_name, write_results
+        from certnas.verifier.instances import counterexample_text, instance_name, write_results
 
         order = {(one.network, one.prop): at for at, one in enumerate(self.instances)}
         self.results.append(result)

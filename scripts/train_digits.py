@@ -19,9 +19,9 @@ from certnas.data import load
 from certnas.data.digits import load_digits_split
 from certnas.models.embedded.digits import ARCHITECTURES
 from certnas.runs import write_atomically
-from certnas.train import VALIDATION, fit, recipe
-from certnas.train.attack import pgd
-from certnas.train.images import held_out
+from certnas.training import VALIDATION, fit, recipe
+from certnas.training.attack import pgd
+from certnas.training.images import held_out
 
 PACKAGE = Path(__file__).parents[1] / "certnas" / "models" / "embedded"
 REPORTED_EPS = (0.05, 0.1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from certnas.models import Normalize
-from certnas.space.ops import OPS, FactorizedReduce, ReLUConvBN
+from certnas.nas.space.ops import OPS, FactorizedReduce, ReLUConvBN
 
 CHANNELS, CLASSES = 4, 5
 

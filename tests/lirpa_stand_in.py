@@ -62,7 +62,7 @@ class BoundConv(nn.Module):
 def _clamped(
     lower: Tensor, upper: Tensor, *slopes: Tensor | None, leaky_alpha: float = 0.0
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Slopes as both versions make them: torch's clamp passes no gradient at its ends."""
+    """TargetAlphas as both versions make them: torch's clamp passes no gradient at its ends."""
     free = ((lower < 0) & (upper > 0)).to(lower)
     of_lower, of_upper = (
         None if slope is None else slope.clamp(leaky_alpha, 1.0) * free + (lower >= 0).to(lower)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from certnas.metrics import Session, build_metric
-from certnas.metrics.traced import Traced
-from certnas.space.spaces import uniform
-from certnas.space.supernet import Supernet
+from certnas.nas.metrics import Session, build_metric
+from certnas.nas.metrics.traced import Traced
+from certnas.nas.space.spaces import uniform
+from certnas.nas.space.supernet import Supernet
 
 CLASSES = 3
 SPACE = uniform("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from certnas.verify import Box, Constraint, Property, Verdict, network_of
-from certnas.verify import verify as verify_network
+from certnas.verifier import Box, Constraint, Property, Verdict, network_of
+from certnas.verifier import verify as verify_network
 
 
 def dense(seed: int, *sizes: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:

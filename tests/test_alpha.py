@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from bounds import alpha
-from bounds.analysis import Analysis
-from bounds.memory import budget
+from bounds.chunking import budget
+from bounds.methods import alpha_crown
+from bounds.state import BoundState
 
 EPS = 0.06
 
@@ -44,7 +44,7 @@ def test_own_slopes_get_further_than_shared_ones(subject) -> None:
 
 def test_too_many_slopes_are_shared(subject, monkeypatch) -> None:
     own = lower(subject, bounds.AlphaCrown(iterations=5))
-    monkeypatch.setattr(alpha, "OWN_SLOPES", 0)
+    monkeypatch.setattr(alpha_crown, "OWN_SLOPES", 0)
     limited = lower(subject, bounds.AlphaCrown(iterations=5))
     assert torch.equal(limited, lower(subject, bounds.AlphaCrown(iterations=5, shared=True)))
     assert not torch.allclose(limited, own)
@@ -55,7 +55,7 @@ def test_the_grouping_of_images_does_not_matter(subject, together: int, monkeypa
     """Two steps: from the third on, slopes that begin on kinks may part by rounding."""
     method = bounds.AlphaCrown(iterations=2, step=0.3)
     whole = lower(subject, method)
-    monkeypatch.setattr(alpha, "TOGETHER", together)
+    monkeypatch.setattr(alpha_crown, "TOGETHER", together)
     torch.testing.assert_close(lower(subject, method), whole, rtol=0, atol=1e-9)
 
 
@@ -98,8 +98,8 @@ def test_more_steps_never_lose_the_best_iterate(subject) -> None:
         method = bounds.AlphaCrown(iterations=iterations, step=1.5, decay=1.0, shared=True)
         with torch.no_grad():
             bound.append(lower(subject, method))
-        tuned = method.optimise(Analysis(network, region, limit, method.slope), rows)
-        sums.append(lower(subject, tuned).sum(1))
+        optimised = method.optimise(BoundState(network, region, limit, method.slope), rows)
+        sums.append(lower(subject, optimised).sum(1))
     for found in (torch.stack(bound), torch.stack(sums)):
         assert float(found.diff(dim=0).min()) >= -1e-9
         assert float((found[-1] - found[0]).max()) > 1e-3
@@ -109,18 +109,25 @@ def test_the_slopes_kept_are_those_of_the_best_iterate_not_of_the_last(subject, 
     """Bounds made worse with every evaluation: the first slopes are the best, and are what is left."""
     network, x, rows = subject
     evaluations: list[int] = []
-    honest = alpha._Choice.bound
+    honest = alpha_crown._AlphaSet.bound
 
     def worsening(self, *arguments) -> Tensor:
         evaluations.append(1)
         return honest(self, *arguments) - 1e3 * len(evaluations)
 
-    monkeypatch.setattr(alpha._Choice, "bound", worsening)
+    monkeypatch.setattr(alpha_crown._AlphaSet, "bound", worsening)
     slopes = []
     for iterations in (0, 3):
         method = bounds.AlphaCrown(iterations=iterations)
         limit = budget(None, network.dtype, network.device)
-        tuned = method.optimise(Analysis(network, bounds.Linf(x, EPS), limit, method.slope), rows)
-        slopes.append([t for tunings in tuned.slopes.values() for tuning in tunings.values() for t in tuning])
+        optimised = method.optimise(BoundState(network, bounds.Linf(x, EPS), limit, method.slope), rows)
+        slopes.append(
+            [
+                t
+                for node_alphas in optimised.alphas.values()
+                for alphas in node_alphas.values()
+                for t in alphas
+            ]
+        )
     assert len(evaluations) == 4
     assert all(torch.equal(first, kept) for first, kept in zip(*slopes, strict=True))

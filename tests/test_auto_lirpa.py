@@ -10,7 +10,7 @@ from oracles import descend_region, sample_region
 from torch import Tensor, nn
 
 import bounds
-from bounds.analysis import Analysis
+from bounds.state import BoundState
 from certnas.crosscheck import OracleUnusable, auto_lirpa_bounds, lirpa_version
 
 METHODS = {"IBP": bounds.IBP(), "CROWN-IBP": bounds.CrownIBP(), "CROWN": bounds.Crown(intersect=False)}
@@ -70,7 +70,7 @@ def test_bounds_equal_auto_lirpa_or_are_tighter(
     assert (lower >= theirs_lower - 1e-6 * width).all(), ((theirs_lower - lower) / width).max()
     assert (upper <= theirs_upper + 1e-6 * width).all(), ((upper - theirs_upper) / width).max()
     if case.equal:
-        monkeypatch.setattr(Analysis, "_by_sign", lambda *_: False)
+        monkeypatch.setattr(BoundState, "_by_sign", lambda *_: False)
         lower, upper = ours(model, x, EPS[norm], norm, METHODS[method], rows)
         assert (lower <= theirs_lower + 1e-5 * width).all(), ((lower - theirs_lower) / width).max()
         assert (upper >= theirs_upper - 1e-5 * width).all(), ((theirs_upper - upper) / width).max()

@@ -19,8 +19,8 @@ from random_networks import build, recipes
 from torch import Tensor, nn
 
 import bounds
-from bounds.analysis import Analysis
-from bounds.memory import budget
+from bounds.chunking import budget
+from bounds.state import BoundState
 from certnas.checker import Certificate, Known, Network, Rejected, check
 from certnas.checker.numbers import Arithmetic, dyadic, lowered
 from certnas.checker.region import Region
@@ -105,10 +105,10 @@ def test_certificates_are_proved_in_both_arithmetics_and_agree(
 def test_alpha_crown_certificates_are_proved() -> None:
     method = bounds.AlphaCrown(iterations=5)
     plain_, network = certified(small(), image(), eps=0.03)
-    tuned, _ = certified(small(), image(), eps=0.03, method=method)
-    assert plain_ is not None and tuned is not None
-    assert check(tuned, network).sum() > check(plain_, network).sum()
-    check(tuned, network, exact=True)
+    optimised, _ = certified(small(), image(), eps=0.03, method=method)
+    assert plain_ is not None and optimised is not None
+    assert check(optimised, network).sum() > check(plain_, network).sum()
+    check(optimised, network, exact=True)
 
 
 def test_rows_that_only_intervals_prove_are_certified() -> None:
@@ -126,11 +126,11 @@ def test_rows_that_only_intervals_prove_are_certified() -> None:
         while eps < 2 and bool((_lower(network, x, eps * 1.05, rows) > 0).all()):
             eps *= 1.05
         region = bounds.Linf(x, eps)
-        by_planes = Analysis(network, region, budget(None, torch.float64, x.device), bounds.Slope.ADAPTIVE)
+        by_planes = BoundState(network, region, budget(None, torch.float64, x.device), bounds.Slope.ADAPTIVE)
         for target in by_planes.plan.readers:
             by_planes.refine(target)
         with torch.no_grad():
-            short = bool((by_planes.rows(network.graph.output, rows) <= 0).any())
+            short = bool((by_planes.lower_bounds(network.graph.output, rows) <= 0).any())
         for method in (bounds.Crown(), bounds.AlphaCrown(iterations=2)) if short else ():
             kept = certificate_of(network, made, region, rows, method)
             if bool((_lower(network, x, eps, rows) > 1e-6).all()):

@@ -50,8 +50,8 @@ def test_a_network_that_auto_lirpa_cannot_bound_is_reported() -> None:
 class Tight(bounds.Method):
     """Bounds whose centre is right and whose width is a tenth of what it should be."""
 
-    def lower(self, analysis, coef: Tensor) -> Tensor:
-        both = analysis.boxed_rows(coef), -analysis.boxed_rows(-coef)
+    def lower(self, state, coef: Tensor) -> Tensor:
+        both = state.lower_bounds_by_intervals(coef), -state.lower_bounds_by_intervals(-coef)
         return sum(both) / 2 - 0.05 * (both[1] - both[0])
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bounds.interval import Interval
-from bounds.ops import relu, smooth
-from bounds.ops.curve import Curve
+from bounds.operators import relu, smooth
+from bounds.operators.curve import Curve
 
 CURVES = {name: made for name, made in vars(smooth).items() if isinstance(made, Curve)}
 

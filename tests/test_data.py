@@ -16,7 +16,7 @@ from PIL import Image
 
 from certnas.data import DATASETS, Dataset, load, select
 from certnas.errors import UserError
-from certnas.train import training_images
+from certnas.training import training_images
 
 
 @pytest.fixture(scope="session")

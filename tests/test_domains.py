@@ -16,8 +16,8 @@ import bounds
 from certnas.errors import UserError
 from certnas.models.formats.onnx import import_onnx, importing
 from certnas.models.formats.onnx.site import Step
-from certnas.verify import parse_vnnlib, verify
-from certnas.verify.subject import open_onnx
+from certnas.verifier import parse_vnnlib, verify
+from certnas.verifier.subject import open_onnx
 
 PARTIAL: dict[str, Callable[[Tensor], Tensor]] = {
     "log": torch.log,

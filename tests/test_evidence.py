@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from certnas.space import DARTS, Supernet, parse_genotype, random_genotype
+from certnas.nas.space import DARTS, Supernet, parse_genotype, random_genotype
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

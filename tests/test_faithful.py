@@ -10,7 +10,7 @@ import bounds
 import certnas
 from certnas.errors import UserError
 from certnas.faithful import Faithful, difference, points_about, points_within
-from certnas.verify import network_of
+from certnas.verifier import network_of
 
 
 class Net(nn.Module):

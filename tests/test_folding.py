@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from bounds import methods
-from bounds.folding import folded
+from bounds.graph.folding import folded
+from bounds.methods import method as methods
 
 METHODS = (
     bounds.IBP(),

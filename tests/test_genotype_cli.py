@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from certnas.space import PUBLISHED, published_genotype, write_genotype
-from certnas.space.genotypes import published_records
+from certnas.nas.space import PUBLISHED, published_genotype, write_genotype
+from certnas.nas.space.genotypes import published_records
 from cli.main import main
 
 

@@ -10,7 +10,7 @@ import torch
 from conftest import shared_dir
 
 from certnas.errors import UserError
-from certnas.space import (
+from certnas.nas.space import (
     GENOTYPES,
     OPS,
     PUBLISHED,
@@ -35,7 +35,7 @@ VALID: dict[str, Any] = {
 
 
 def test_genotypes_are_the_collected_ones() -> None:
-    packaged = (files("certnas.space") / "genotypes.json").read_bytes()
+    packaged = (files("certnas.nas.space") / "genotypes.json").read_bytes()
     assert packaged == (shared_dir() / "data" / "genotypes.json").read_bytes()
     assert len(GENOTYPES) == 34
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 import bounds
-from bounds.analysis import Analysis
-from bounds.memory import budget
+from bounds.chunking import budget
+from bounds.state import BoundState
 
 SHAPE, CLASSES = (1, 3, 3), 2
 
@@ -68,16 +68,16 @@ def method_of(name: str, network: bounds.Network, region: bounds.Region, rows: T
     """α-CROWN at slopes drawn at random: they are constants of its derivative, and the best ones lie on kinks."""
     if name != "alpha-crown":
         return bounds.METHODS[name]
-    analysis = Analysis(network, region, budget(None, network.dtype, network.device), bounds.Slope.ADAPTIVE)
-    found = bounds.AlphaCrown(iterations=1).optimise(analysis, rows)
+    state = BoundState(network, region, budget(None, network.dtype, network.device), bounds.Slope.ADAPTIVE)
+    found = bounds.AlphaCrown(iterations=1).optimise(state, rows)
     generator = torch.Generator().manual_seed(7)
-    return bounds.TunedCrown(
+    return bounds.CrownAtAlphas(
         {
             target: {
-                node: tuple(0.2 + 0.6 * torch.rand(t.shape, generator=generator).to(t) for t in tuning)
-                for node, tuning in tunings.items()
+                node: tuple(0.2 + 0.6 * torch.rand(t.shape, generator=generator).to(t) for t in alphas)
+                for node, alphas in node_alphas.items()
             }
-            for target, tunings in found.slopes.items()
+            for target, node_alphas in found.alphas.items()
         }
     )
 

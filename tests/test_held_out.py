@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from certnas.data import load
-from certnas.search.darts import first_order
-from certnas.search.stream import split
-from certnas.train.images import held_out
+from certnas.nas.search.darts import first_order
+from certnas.nas.search.stream import split
+from certnas.training.images import held_out
 
 
 def test_a_training_keeps_the_larger_part_and_holds_out_the_share() -> None:

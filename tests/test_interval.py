@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from bounds.analysis import Analysis
-from bounds.boxes import boxes
+from bounds.chunking import budget
+from bounds.graph.batch_norm import normalised
 from bounds.interval import Interval
-from bounds.memory import budget
+from bounds.passes.ibp import interval_bounds
 from bounds.relaxation import Slope
-from bounds.statistics import normalised
+from bounds.state import BoundState
 
 
 def network() -> nn.Module:
@@ -32,18 +32,18 @@ def network() -> nn.Module:
     ).eval()
 
 
-def analysis(module: nn.Module, x: Tensor, eps: float) -> Analysis:
+def state(module: nn.Module, x: Tensor, eps: float) -> BoundState:
     bound = bounds.trace(module, x).bind()
     region = bounds.Linf(x, eps, 0.0, 1.0)
-    return Analysis(bound, region, budget(None, bound.dtype, bound.device), Slope.ADAPTIVE)
+    return BoundState(bound, region, budget(None, bound.dtype, bound.device), Slope.ADAPTIVE)
 
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-9, 1e-30])
 def test_single_precision_keeps_small_radii(eps: float) -> None:
     """To 1e-4 of what double precision finds, far below a rounding error of the centres."""
     module, x = network(), torch.rand(3, 2, 8, 8) * 0.8 + 0.1
-    narrow = analysis(module, x, eps)
-    wide = analysis(copy.deepcopy(module).double(), x.double(), eps)
+    narrow = state(module, x, eps)
+    wide = state(copy.deepcopy(module).double(), x.double(), eps)
     for name in narrow.network.graph.nodes:
         with torch.no_grad():
             found, exact = narrow.interval(name).radius.double(), wide.interval(name).radius
@@ -59,7 +59,7 @@ def test_the_ends_do_not_depend_on_how_an_interval_is_held() -> None:
     for module in (nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True)):
         bound = bounds.trace(module, center).bind(dtype=torch.float64)
         node = bound.graph.nodes[bound.graph.output]
-        found = bounds.ops.rule_for(node).interval(bound.call(node), ball)
+        found = bounds.operators.rule_for(node).interval(bound.call(node), ball)
         torch.testing.assert_close(found.lower, module(ball.lower), rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(found.upper, module(ball.upper), rtol=1e-12, atol=1e-14)
         assert bool((found.radius >= 0).all())
@@ -67,9 +67,9 @@ def test_the_ends_do_not_depend_on_how_an_interval_is_held() -> None:
 
 def test_walking_once_finds_the_same_intervals() -> None:
     module, x = network(), torch.rand(2, 2, 8, 8)
-    kept, walked = analysis(module, x, 0.01), analysis(module, x, 0.01)
+    kept, walked = state(module, x, 0.01), state(module, x, 0.01)
     wanted = list(kept.network.graph.nodes)[2::3]
-    found = boxes(walked, wanted)
+    found = interval_bounds(walked, wanted)
     assert set(found) == set(wanted)
     for name in wanted:
         assert torch.equal(found[name].lower, kept.interval(name).lower)

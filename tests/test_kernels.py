@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bounds.ops import kernels
-from bounds.ops.kernels import convolve
+from bounds.operators import kernels
+from bounds.operators.kernels import convolve
 
 KINDS = {  # channels, filters, groups
     "dense": (6, 5, 1),

@@ -11,8 +11,23 @@ ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "bounds": {"certnas", "cli"},
     "certnas": {"cli", "click", "rich"},
-    "cli": {"scipy", "numpy", "bounds.ops"},
+    "cli": {"scipy", "numpy", "bounds.extend"},
 }
+CONTRACT = {"bounds", "bounds.extend"}
+"""The modules of `bounds` that others may import."""
+LAYERS = (
+    ("errors", "memory_format"),
+    ("interval", "graph.batch_norm", "graph.node", "graph.graph", "graph", "graph.purity", "graph.functionalise",
+     "graph.canonical"),
+    ("relaxation", "region", "patch", "specification", "chunking"),
+    ("operators",),
+    ("graph.trace", "graph.facts", "graph.folding"),
+    ("passes",),
+    ("cost_model", "intermediate", "one_sided", "rows", "state"),
+    ("methods",),
+    ("estimates", "extend"),
+)  # fmt: skip
+"""The layers of `bounds`, lowest first; a module imports from its own layer and from those below it."""
 
 
 def sources(package: str) -> list[Path]:
@@ -76,6 +91,44 @@ def test_cli_asks_torch_for_nothing_but_names() -> None:
         if bad := used - allowed:
             found[path.name] = bad
     assert found == {}
+
+
+def layer_of(module: str) -> int | None:
+    """The layer of the longest prefix that the table names; None for the package itself."""
+    places = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    parts = module.split(".")
+    return next((places[p] for n in range(len(parts), 0, -1) if (p := ".".join(parts[:n])) in places), None)
+
+
+def test_the_layers_of_bounds() -> None:
+    found = set()
+    for path in sources("bounds"):
+        module = ".".join(path.relative_to(ROOT / "bounds").with_suffix("").parts).removesuffix(".__init__")
+        own = layer_of(module)
+        if module == "__init__":
+            continue
+        assert own is not None, f"{path} has no layer"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bounds"):
+                above = layer_of(node.module.removeprefix("bounds").removeprefix("."))
+                if above is None or above > own:
+                    found.add((module, node.module))
+    assert found == set()
+
+
+@pytest.mark.parametrize("package", ["certnas", "cli", "benchmarks"])
+def test_others_import_bounds_by_its_contract(package: str) -> None:
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in sources(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else
+            [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        )
+        if name.split(".")[0] == "bounds" and name not in CONTRACT
+    }  # fmt: skip
+    assert found == set()
 
 
 def test_the_layering_test_has_teeth() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from certnas.layout import laid_out, laid_out_network, usual
-from certnas.space import Supernet
+from certnas.nas.space import Supernet
 
 
 @pytest.mark.parametrize("channels", [1, 3])

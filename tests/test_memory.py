@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from bounds.memory import Budget
+from bounds.chunking import MemoryBudget
 
 METHODS: dict[str, bounds.Method] = {
     "crown-ibp": bounds.CrownIBP(),
@@ -78,15 +78,15 @@ def test_a_tiny_budget_does_cut_into_several_blocks() -> None:
     """Otherwise the tests above compare a thing with itself."""
     graph, x, rows = setting()
     counted: list[int] = []
-    original = Budget.chunks
+    original = MemoryBudget.chunks
 
-    def counting(self: Budget, counts: list[int], cost: int):
+    def counting(self: MemoryBudget, counts: list[int], cost: int):
         blocks = list(original(self, counts, cost))
         counted.append(len(blocks))
         return iter(blocks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Budget, "chunks", counting)
+        patch.setattr(MemoryBudget, "chunks", counting)
         bounds.lower_bounds(graph.bind(), bounds.Linf(x, 0.1), rows, bounds.Crown(), memory=TINY)
     assert max(counted) > 5
 
@@ -99,7 +99,7 @@ def test_blocks_cover_every_row_once_and_keep_to_the_budget(
 ) -> None:
     cost = 10
     seen = torch.zeros(images, rows)
-    for some_images, some_rows in Budget(coefficients).chunks([rows] * images, cost):
+    for some_images, some_rows in MemoryBudget(coefficients).chunks([rows] * images, cost):
         seen[some_images, some_rows] += 1
         assert seen[some_images, some_rows].numel() * cost <= coefficients
     assert (seen == 1).all()
@@ -110,10 +110,10 @@ def test_blocks_cover_every_row_once_and_keep_to_the_budget(
 def test_images_have_the_rows_they_need_and_few_others(
     coefficients: int, idle: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bounds.memory.IDLE_COEFFICIENTS", idle)
+    monkeypatch.setattr("bounds.chunking.IDLE_COEFFICIENTS", idle)
     counts, cost = [3, 0, 50, 7, 50, 49, 4], 10
     seen = torch.zeros(len(counts), max(counts))
-    for some_images, some_rows in Budget(coefficients).chunks(counts, cost):
+    for some_images, some_rows in MemoryBudget(coefficients).chunks(counts, cost):
         block = seen[some_images][:, some_rows]
         assert block.numel() * cost <= coefficients
         assert sum(some_rows.stop - min(some_rows.stop, counts[i]) for i in some_images) * cost <= max(

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from certnas.errors import UserError
-from certnas.metrics import METRICS, PGD, Curvature, GammaScale, JacobianNorm, build_metric, gradient_norm
-from certnas.metrics.certified import RESOLUTION
-from certnas.metrics.evaluation import classifier, without_none
-from certnas.metrics.linear import LinearLayers
+from certnas.nas.metrics import METRICS, PGD, Curvature, GammaScale, JacobianNorm, build_metric, gradient_norm
+from certnas.nas.metrics.certified import RESOLUTION
+from certnas.nas.metrics.evaluation import classifier, without_none
+from certnas.nas.metrics.linear import LinearLayers
 
 SETTINGS = [
     ("cb", {"evaluations": 0, "tol": 1e-5, "floor": 0.0, "dtype": "float64"}),

@@ -10,14 +10,14 @@ from torch import nn
 
 import bounds
 from bounds.interval import Interval
-from bounds.sections import Arrival, sections
 from certnas.errors import UserError
-from certnas.metrics import Session, build_metric
-from certnas.metrics.certified import Margins
-from certnas.metrics.evaluation import classifier
-from certnas.metrics.gain import cell_ends
-from certnas.metrics.hardest import steadied
-from certnas.metrics.traced import Traced
+from certnas.nas.metrics import Session, build_metric
+from certnas.nas.metrics.certified import Margins
+from certnas.nas.metrics.evaluation import classifier
+from certnas.nas.metrics.gain import cell_ends
+from certnas.nas.metrics.hardest import steadied
+from certnas.nas.metrics.sections import Arrival, sections
+from certnas.nas.metrics.traced import Traced
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown-ibp", "zonotope"])

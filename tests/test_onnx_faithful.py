@@ -20,8 +20,8 @@ from certnas.faithful import Faithful
 from certnas.models import open_model
 from certnas.models.formats.onnx import import_onnx, importing
 from certnas.models.formats.onnx.site import Step
-from certnas.verify import parse_vnnlib
-from certnas.verify.subject import open_onnx
+from certnas.verifier import parse_vnnlib
+from certnas.verifier.subject import open_onnx
 from cli.main import main
 
 AWAY = 5.0

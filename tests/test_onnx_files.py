@@ -17,7 +17,7 @@ from certnas.models import ARCHITECTURES, open_model
 from certnas.models.formats.onnx import import_onnx
 from certnas.models.formats.onnx.importing import OPERATORS
 from certnas.models.formats.onnx.site import Step
-from certnas.space import DiscreteNetwork, published_genotype
+from certnas.nas.space import DiscreteNetwork, published_genotype
 
 LINE = {"shape": ("n", 9)}
 

@@ -16,7 +16,7 @@ import bounds
 from certnas.errors import UserError
 from certnas.models import open_model
 from certnas.models.formats.onnx import OutputChosen, import_onnx
-from certnas.verify.subject import open_onnx
+from certnas.verifier.subject import open_onnx
 from cli.main import main
 
 A, B = weights(6, 5), weights(2, 6, seed=1)

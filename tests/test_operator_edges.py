@@ -11,7 +11,7 @@ from soundness import METHODS, Ball, balls, output_bounds, points, values, viola
 from torch import Tensor, nn
 
 import bounds
-from bounds.ops import RULES, Nonlinear
+from bounds.operators import RULES, Nonlinear
 from bounds.relaxation import Diagonal
 
 ROUNDING = 1e-9
@@ -80,7 +80,7 @@ SIGN_ENDS = [
 
 
 def sign_lines(
-    tuning: tuple[Tensor, Tensor] | None, slope: bounds.Slope = bounds.Slope.ADAPTIVE
+    alphas: tuple[Tensor, Tensor] | None, slope: bounds.Slope = bounds.Slope.ADAPTIVE
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The ends of each interval, and the least distance of sign from its lower line, and of the upper line from it."""
     x = torch.tensor([[0.0] * len(SIGN_ENDS)]).double()
@@ -89,7 +89,7 @@ def sign_lines(
     low, high = torch.tensor(SIGN_ENDS).double().T.unsqueeze(1)
     rule = RULES[node.target]
     assert isinstance(rule, Nonlinear)
-    found = rule.relax(network.call(node), slope, tuning, bounds.Interval(low, high))
+    found = rule.relax(network.call(node), slope, alphas, bounds.Interval(low, high))
     inside = low + (high - low) * torch.linspace(0, 1, 4001).double()[:, None]
     tiny = torch.tensor([[-1e-15], [0.0], [1e-15]]).double()
     points = torch.cat([inside, tiny.expand(3, len(SIGN_ENDS)).clamp(low, high)])

@@ -13,7 +13,7 @@ from effort import examples, in_turn
 from torch import Tensor, nn
 
 import bounds
-from bounds.ops import RULES
+from bounds.operators import RULES
 
 aten = torch.ops.aten
 INF, NAN = float("inf"), float("nan")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import bounds
 import certnas
-from bounds.backward import lower_bound
-from bounds.memory import budget, free_memory
+from bounds.chunking import budget, free_memory
+from bounds.passes.crown import lower_bound
 from certnas.data import load
 from certnas.models import open_model
 from cli.main import main
@@ -46,7 +46,7 @@ class Room:
 def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Room]]:
     def put(rows: int, fail: Callable[[], None] = no_gpu_memory) -> Room:
         made = Room(rows, fail)
-        monkeypatch.setattr("bounds.analysis.lower_bound", made)
+        monkeypatch.setattr("bounds.rows.lower_bound", made)
         return made
 
     yield put
@@ -158,17 +158,17 @@ def test_what_torch_holds_of_a_gpu_and_does_not_use_is_free(monkeypatch: pytest.
 
 def no_room_for(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Forward affine forms have room for so many images at once; the images of each attempt."""
-    from bounds.methods import Forms
+    from bounds.passes.zonotope import ZonotopePass
 
-    run, tried = Forms.run, list[int]()
+    run, tried = ZonotopePass.run, list[int]()
 
-    def short(self: Forms) -> Any:
-        tried.append(len(self.analysis.region.x))
+    def short(self: ZonotopePass) -> Any:
+        tried.append(len(self.state.region.x))
         if tried[-1] > images:
             no_gpu_memory()
         return run(self)
 
-    monkeypatch.setattr(Forms, "run", short)
+    monkeypatch.setattr(ZonotopePass, "run", short)
     return tried
 
 

@@ -7,8 +7,8 @@ from itertools import combinations, pairwise
 import pytest
 from PIL import Image
 
-from certnas.space import GENOTYPES, OPS, PUBLISHED, Genotype, RobNet, picture
-from certnas.space.picture import COLOURS, OUTPUT, _placed, cell_graph, cell_picture, cells, dot_text
+from certnas.nas.space import GENOTYPES, OPS, PUBLISHED, Genotype, RobNet, picture
+from certnas.nas.space.picture import COLOURS, OUTPUT, _placed, cell_graph, cell_picture, cells, dot_text
 
 CELL = Genotype(
     (("sep_conv_3x3", 0), ("skip_connect", 1), ("max_pool_3x3", 2), ("none", 0)),

@@ -18,8 +18,8 @@ from certnas import certify
 from certnas.checker import Certificate, Network, check
 from certnas.proofs import Uncertified, certificates_of, plain, read
 from certnas.proofs.claims import claim, claim_of_property, covers
-from certnas.verify import Clause, Property, network_of, search, tighten, verify
-from certnas.verify.proof import Proof
+from certnas.verifier import Clause, Property, network_of, search, tighten, verify
+from certnas.verifier.proof import Proof
 from cli.main import main
 
 ROW = torch.tensor([1.0, -1.0], dtype=torch.float64)

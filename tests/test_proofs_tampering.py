@@ -12,7 +12,7 @@ from test_proofs import ROW, certified, nearly
 from certnas.checker import Certificate, Network, Part, Plane, Planes, Refutation, Rejected, Split, check
 from certnas.proofs import encode, read
 from certnas.proofs.claims import covers
-from certnas.verify import Property, search
+from certnas.verifier import Property, search
 
 
 def altered(found: Certificate, change: Callable[[Part], Part]) -> list[Certificate]:

@@ -19,7 +19,7 @@ from certnas.errors import UserError
 from certnas.faithful import Faithful
 from certnas.models import open_model
 from certnas.models.formats import program
-from certnas.space import DiscreteNetwork, published_genotype
+from certnas.nas.space import DiscreteNetwork, published_genotype
 
 Edit = Callable[[dict[str, bytes], Path], None]
 

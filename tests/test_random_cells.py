@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from certnas.errors import UserError
-from certnas.space import DARTS, SPACES, Genotype, matched_genotype, parameter_count, random_genotype
-from certnas.space.spaces import edge_count
+from certnas.nas.space import DARTS, SPACES, Genotype, matched_genotype, parameter_count, random_genotype
+from certnas.nas.space.spaces import edge_count
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,7 +8,7 @@ from torch import nn
 
 import bounds
 from certnas.errors import UserError
-from certnas.space import ROBNETS, DiscreteNetwork, RobNet, parse_architecture
+from certnas.nas.space import ROBNETS, DiscreteNetwork, RobNet, parse_architecture
 
 
 def separable(channels: int) -> int:

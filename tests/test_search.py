@@ -15,16 +15,25 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from certnas.errors import UserError
-from certnas.metrics import METRICS
-from certnas.metrics.metric import Momentary
+from certnas.nas.metrics import METRICS
+from certnas.nas.metrics.metric import Momentary
+from certnas.nas.search import (
+    ALGORITHMS,
+    PRESETS,
+    Found,
+    Progress,
+    SearchConfig,
+    effective,
+    open_data,
+    search,
+)
+from certnas.nas.search.darts import unrolled_gradients
+from certnas.nas.search.stream import split
+from certnas.nas.search.task import Task
+from certnas.nas.search.trial import Trial
+from certnas.nas.space import parameter_count
 from certnas.parallel import Processes, SharedBatchNorm2d, share_batch_norm
 from certnas.runs import from_table, merged, read_toml, to_table, to_toml
-from certnas.search import ALGORITHMS, PRESETS, Found, Progress, SearchConfig, effective, open_data, search
-from certnas.search.darts import unrolled_gradients
-from certnas.search.stream import split
-from certnas.search.task import Task
-from certnas.search.trial import Trial
-from certnas.space import parameter_count
 
 TINY: dict[str, Any] = {
     "epochs": 1,

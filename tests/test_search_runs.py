@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from certnas.nas.search import Progress, SearchConfig, open_data, search
+from certnas.nas.space import Genotype, read_genotype
 from certnas.runs import from_table, merged, read_toml, to_toml
-from certnas.search import Progress, SearchConfig, open_data, search
-from certnas.space import Genotype, read_genotype
 from cli.main import main
 
 ROOT = Path(__file__).parents[1]

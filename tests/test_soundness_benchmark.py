@@ -18,7 +18,7 @@ from benchmarks.soundness.networks import network
 from benchmarks.soundness.operators import by_default, every_generator
 from benchmarks.soundness.report import figures
 from benchmarks.soundness.trial import run
-from bounds.ops import RULES, Affine, Nonlinear
+from bounds.operators import RULES, Affine, Nonlinear
 from bounds.relaxation import Plane, Relaxation
 from certnas.errors import UserError
 

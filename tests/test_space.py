@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from certnas.errors import UserError
-from certnas.space import GENOTYPES, IMAGENET, OPS, DiscreteNetwork, Genotype, parameter_count
-from certnas.space.frame import imagenet_auxiliary, small_auxiliary
-from certnas.space.network import Cell
-from certnas.space.ops import FactorizedReduce, ReLUConvBN
+from certnas.nas.space import GENOTYPES, IMAGENET, OPS, DiscreteNetwork, Genotype, parameter_count
+from certnas.nas.space.frame import imagenet_auxiliary, small_auxiliary
+from certnas.nas.space.network import Cell
+from certnas.nas.space.ops import FactorizedReduce, ReLUConvBN
 
-RECORDS = json.loads((files("certnas.space") / "genotypes.json").read_text(encoding="utf-8"))
+RECORDS = json.loads((files("certnas.nas.space") / "genotypes.json").read_text(encoding="utf-8"))
 PARAMETERS = "params_C36_L20_10cls_no_aux"
 CIFAR: dict[str, Any] = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 GREY: dict[str, Any] = {"mean": (0.5,), "std": (0.25,)}

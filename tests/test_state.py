@@ -1,4 +1,4 @@
-"""What an analysis knows: answers depend on the bounds that are held, and not on what was asked before."""
+"""What a bound state knows: answers depend on the bounds that are held, and not on what was asked before."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from bounds.analysis import Analysis
+from bounds.chunking import MemoryBudget, budget
 from bounds.graph import Network
-from bounds.memory import Budget, budget
+from bounds.state import BoundState
 
 METHODS: dict[str, bounds.Method] = {
     "ibp": bounds.IBP(),
@@ -48,9 +48,9 @@ def subject(seed: int = 0) -> tuple[Network, Tensor, Tensor]:
     )
 
 
-def state(network: Network, region: bounds.Region, room: Budget | None = None) -> Analysis:
+def state(network: Network, region: bounds.Region, room: MemoryBudget | None = None) -> BoundState:
     room = room or budget(None, network.dtype, network.device)
-    return Analysis(network, region, room, bounds.Slope.ADAPTIVE)
+    return BoundState(network, region, room, bounds.Slope.ADAPTIVE)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l1"])
@@ -67,13 +67,13 @@ def test_a_method_gives_the_same_whatever_ran_before_it(norm: str) -> None:
         assert torch.equal(found, alone[second]), (first, second)
 
 
-QUESTIONS: dict[str, Callable[[Analysis, Tensor], object]] = {
+QUESTIONS: dict[str, Callable[[BoundState, Tensor], object]] = {
     "intervals": lambda known, rows: [known.interval(name) for name in known.plan.order],
     "relaxations": lambda known, rows: [
         known.relaxation(name) for name in known.relaxed_before(known.network.graph.output)
     ],
-    "boxed rows": lambda known, rows: known.boxed_rows(rows),
-    "rows": lambda known, rows: known.rows(known.network.graph.output, rows),
+    "boxed rows": lambda known, rows: known.lower_bounds_by_intervals(rows),
+    "rows": lambda known, rows: known.lower_bounds(known.network.graph.output, rows),
 }
 
 
@@ -91,7 +91,7 @@ def test_a_question_changes_no_later_answer(question: str, norm: str) -> None:
                 QUESTIONS[question](known, rows)
             known.refine(target)
         sides = [torch.cat([*known.interval(name)]).flatten() for name in known.plan.readers]
-        found.append(torch.cat([*sides, known.rows(network.graph.output, rows).flatten()]).detach())
+        found.append(torch.cat([*sides, known.lower_bounds(network.graph.output, rows).flatten()]).detach())
     assert torch.equal(*found)
 
 

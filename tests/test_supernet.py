@@ -9,7 +9,7 @@ from torch import Tensor
 
 import bounds
 from certnas.errors import UserError
-from certnas.space import DARTS, IMAGENET, SPACES, DiscreteNetwork, Genotype, SearchSpace, Supernet
+from certnas.nas.space import DARTS, IMAGENET, SPACES, DiscreteNetwork, Genotype, SearchSpace, Supernet
 
 SMALL: dict[str, Any] = {"nodes": 1, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
 

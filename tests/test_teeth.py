@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import bounds
 from bounds.graph import Call
 from bounds.interval import Interval
-from bounds.ops import RULES, Affine, Nonlinear
-from bounds.ops.curve import Curve
-from bounds.ops.rule import Tuning
+from bounds.operators import RULES, Affine, Nonlinear
+from bounds.operators.curve import Curve
+from bounds.operators.rule import Alphas
 from bounds.relaxation import Plane, Relaxation, Slope, Window
 
 aten = torch.ops.aten
@@ -41,8 +41,8 @@ def low_relu(patch: pytest.MonkeyPatch) -> None:
     rule = RULES[aten.relu.default]
     assert isinstance(rule, Nonlinear)
 
-    def relax(call: Call, slope: Slope, tuning: Tuning, x: Interval) -> Relaxation:
-        planes = rule.relax(call, slope, tuning, x)
+    def relax(call: Call, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
+        planes = rule.relax(call, slope, alphas, x)
         return Relaxation(planes.lower, Plane(planes.upper.map, 0.99 * planes.upper.bias))
 
     replaced(patch, aten.relu.default, relax=relax)

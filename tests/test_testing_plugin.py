@@ -24,8 +24,8 @@ def mlp() -> nn.Module:
 class Shifted(bounds.Method):
     """Interval bounds, too high by a share of their width."""
 
-    def lower(self, analysis, coef: Tensor) -> Tensor:
-        low, high = analysis.boxed_rows(coef), -analysis.boxed_rows(-coef)
+    def lower(self, state, coef: Tensor) -> Tensor:
+        low, high = state.lower_bounds_by_intervals(coef), -state.lower_bounds_by_intervals(-coef)
         return low + 0.4 * (high - low)
 
 

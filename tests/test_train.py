@@ -18,10 +18,10 @@ from certnas.data import Dataset
 from certnas.data.augmentation import Augmentation
 from certnas.errors import UserError
 from certnas.models import open_model
+from certnas.nas.space import GENOTYPES, DiscreteNetwork, Genotype
 from certnas.runs import read_toml, to_toml
-from certnas.space import GENOTYPES, DiscreteNetwork, Genotype
-from certnas.train import FITTED, RECIPES, Progress, Recipe, fit, recipe, recipe_table, train
-from certnas.train.images import batches, channel_statistics, held_out
+from certnas.training import FITTED, RECIPES, Progress, Recipe, fit, recipe, recipe_table, train
+from certnas.training.images import batches, channel_statistics, held_out
 
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("skip_connect", 1)),

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from certnas.data import load
 from certnas.runs import read_toml
-from certnas.train import training_images
+from certnas.training import training_images
 from cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -175,7 +175,7 @@ def epochs(folder: Path) -> int:
 
 
 def test_an_interrupt_keeps_whole_epochs(bars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from certnas.train import loop
+    from certnas.training import loop
 
     honest, seen = loop._Training.epoch, []
 

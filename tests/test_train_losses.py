@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bounds
-from certnas.space import DiscreteNetwork, Genotype
-from certnas.train.attack import pgd
-from certnas.train.certified import BoxedCrossEntropy, FusedCrossEntropy
-from certnas.train.objectives import Adversarial, FusedCrownIBP, IntervalBounds
-from certnas.train.ramp import half_cosine, smooth_ramp, stairs
+from certnas.nas.space import DiscreteNetwork, Genotype
+from certnas.training.attack import pgd
+from certnas.training.certified import BoxedCrossEntropy, FusedCrossEntropy
+from certnas.training.objectives import Adversarial, FusedCrownIBP, IntervalBounds
+from certnas.training.ramp import half_cosine, smooth_ramp, stairs
 
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("skip_connect", 1)),

@@ -10,7 +10,7 @@ from torch import nn
 import bounds
 from certnas import certify
 from certnas.errors import UserError
-from certnas.verify import Clause, Property, network_of, search, tighten
+from certnas.verifier import Clause, Property, network_of, search, tighten
 
 NETWORKS = {
     "dense": (lambda seed: dense(seed, 3, 8, 8, 2), (3,), 0.7),

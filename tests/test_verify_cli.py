@@ -13,14 +13,14 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 from certnas.errors import UserError
-from certnas.verify import Counterexample, Verdict, read_vnnlib
-from certnas.verify.instances import (
+from certnas.verifier import Counterexample, Verdict, read_vnnlib
+from certnas.verifier.instances import (
     Instance,
     counterexample_text,
     instance_name,
     read_instances,
 )
-from certnas.verify.subject import open_onnx
+from certnas.verifier.subject import open_onnx
 from cli.main import main
 
 WEIGHTS = {
@@ -158,7 +158,7 @@ def test_an_answer_against_the_published_one_is_an_alarm(files: dict[str, Path])
 
 def test_ctrl_c_shows_the_bound_so_far(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = Verdict("unknown", -0.5, 1.0, "crown", note="interrupted", interrupted=True)
-    monkeypatch.setattr("certnas.verify.verify", lambda *_, **__: verdict)
+    monkeypatch.setattr("certnas.verifier.verify", lambda *_, **__: verdict)
     result = run(files["net"], files["unsat"])
     assert result.exit_code == 130
     assert "excess at least -0.5" in result.stdout

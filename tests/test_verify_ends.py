@@ -12,9 +12,9 @@ from oracles import exact_minimum
 from property_networks import ball, below, dense, verify
 from torch import nn
 
-from certnas.verify import Clause, Property, Step, network_of
-from certnas.verify import verify as verify_network
-from certnas.verify.deadline import Deadline, OutOfTime
+from certnas.verifier import Clause, Property, Step, network_of
+from certnas.verifier import verify as verify_network
+from certnas.verifier.deadline import Deadline, OutOfTime
 
 
 def hard() -> tuple[nn.Sequential, Property]:
@@ -88,7 +88,7 @@ def test_a_deadline_rings_and_leaves_no_trace() -> None:
 @pytest.mark.parametrize("patience", [0.5, 0.0])
 def test_a_deadline_is_not_lost_in_a_callback(patience: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python prints and drops what is raised inside of the callback of a weak reference."""
-    monkeypatch.setattr("certnas.verify.deadline.PATIENCE", patience)
+    monkeypatch.setattr("certnas.verifier.deadline.PATIENCE", patience)
 
     class Key:
         pass

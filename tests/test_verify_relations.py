@@ -11,10 +11,10 @@ from torch import nn
 
 from certnas.errors import UserError
 from certnas.proofs import Uncertified, write_proof
-from certnas.verify import Box, Clause, Constraint, Property, network_of, parse_vnnlib, search, verify
-from certnas.verify.exact import equal_bounds
-from certnas.verify.input_split import mixture
-from certnas.verify.problem import problem_of
+from certnas.verifier import Box, Clause, Constraint, Property, network_of, parse_vnnlib, search, verify
+from certnas.verifier.exact import equal_bounds
+from certnas.verifier.input_split import mixture
+from certnas.verifier.problem import problem_of
 
 DECLARED = "".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0", "Y_1"))
 BOX = "".join(f"(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(2))

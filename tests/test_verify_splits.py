@@ -10,14 +10,14 @@ from property_networks import ball, below, dense
 from torch import nn
 
 import bounds
-from bounds.analysis import Analysis
-from bounds.memory import Budget
-from certnas.verify import Clause, Property, network_of, search
-from certnas.verify.deadline import Deadline, OutOfTime
-from certnas.verify.input_split import InputSplitting
-from certnas.verify.problem import problem_of
-from certnas.verify.relaxed import Batch, Split
-from certnas.verify.search import Search
+from bounds.chunking import MemoryBudget
+from bounds.state import BoundState
+from certnas.verifier import Clause, Property, network_of, search
+from certnas.verifier.deadline import Deadline, OutOfTime
+from certnas.verifier.input_split import InputSplitting
+from certnas.verifier.problem import problem_of
+from certnas.verifier.relaxed import Batch, Split
+from certnas.verifier.search import Search
 
 
 @pytest.mark.parametrize("few", [0, 24], ids=["activations", "inputs"])
@@ -49,7 +49,7 @@ def test_any_multipliers_and_slopes_are_sound_for_any_splits(act: type[nn.Module
     network = dense(1, 2, 6, 6, 2, act=act)
     region = bounds.Linf(torch.tensor([[0.1, -0.2]], dtype=torch.float64), eps=1.0)
     net = bounds.trace(network, region.x).bind()
-    root = Analysis(net, region, Budget(1 << 20), bounds.Slope.ADAPTIVE)
+    root = BoundState(net, region, MemoryBudget(1 << 20), bounds.Slope.ADAPTIVE)
     rows = torch.eye(2, dtype=torch.float64).unsqueeze(0)
     bounds.Crown().lower(root, rows)
     nodes = root.relaxed_before(net.graph.output)
@@ -103,7 +103,7 @@ def test_multipliers_close_the_gap_that_splits_leave() -> None:
         network[2].bias.zero_()
     region = bounds.Linf(torch.zeros(1, 2, dtype=torch.float64), eps=1.0)
     net = bounds.trace(network, region.x).bind()
-    root = Analysis(net, region, Budget(1 << 20), bounds.Slope.ADAPTIVE)
+    root = BoundState(net, region, MemoryBudget(1 << 20), bounds.Slope.ADAPTIVE)
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     bounds.Crown().lower(root, one)
     (node,) = root.relaxed_before(net.graph.output)
@@ -140,7 +140,7 @@ def split_in_two(offset: torch.Tensor) -> Batch:
     network = dense(1, 2, 6, 6, 2)
     region = bounds.Linf(torch.tensor([[0.1, -0.2]], dtype=torch.float64), eps=1.0)
     net = bounds.trace(network, region.x).bind()
-    root = Analysis(net, region, Budget(1 << 20), bounds.Slope.ADAPTIVE)
+    root = BoundState(net, region, MemoryBudget(1 << 20), bounds.Slope.ADAPTIVE)
     rows = torch.eye(2, dtype=torch.float64).unsqueeze(0)
     bounds.Crown().lower(root, rows)
     node = root.relaxed_before(net.graph.output)[-1]

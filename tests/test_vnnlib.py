@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certnas.errors import UserError
-from certnas.verify import Constraint, Property, parse_vnnlib, read_vnnlib
-from certnas.verify.property import Box, Clause, rounded
+from certnas.verifier import Constraint, Property, parse_vnnlib, read_vnnlib
+from certnas.verifier.property import Box, Clause, rounded
 
 DECLARED = (
     "(declare-const X_0 Real)(declare-const X_1 Real)\n(declare-const Y_0 Real) (declare-const Y_1 Real)\n"

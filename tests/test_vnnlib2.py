@@ -16,9 +16,9 @@ from test_verify_cli import prop
 from torch import nn
 
 from certnas.errors import UserError
-from certnas.verify import network_of, parse_vnnlib, read_vnnlib, verify
-from certnas.verify.sexpr import read_text
-from certnas.verify.vnnlib2 import is_version_2
+from certnas.verifier import network_of, parse_vnnlib, read_vnnlib, verify
+from certnas.verifier.sexpr import read_text
+from certnas.verifier.vnnlib2 import is_version_2
 from cli.main import main
 
 VERSION = '(vnnlib-version <2.0>) ; a comment (of [parentheses "\n'

@@ -15,12 +15,14 @@ from test_random_networks import Place, places
 from torch import Tensor, nn
 
 import bounds
-from bounds import local, patch
-from bounds.analysis import Analysis
-from bounds.cost import row_cost
-from bounds.local import reach_of
-from bounds.memory import budget
-from bounds.ops import RULES, Nonlinear
+from bounds import patch
+from bounds.chunking import budget
+from bounds.cost_model import row_cost
+from bounds.operators import RULES, Nonlinear
+from bounds.passes import patches
+from bounds.passes.patches import reach_of
+from bounds.patch import ELEMENTWISE
+from bounds.state import BoundState
 
 METHODS = (bounds.Crown(), bounds.Crown(bounds.Slope.PARALLEL), bounds.AlphaCrown(iterations=1, step=0.3))
 NEVER, ALWAYS = 0.0, 1e9
@@ -134,13 +136,13 @@ def test_slices_of_channels_keep_windows(monkeypatch: pytest.MonkeyPatch, start:
     torch.manual_seed(0)
     model, x = Sliced().double(), torch.rand(2, 1, 9, 9, dtype=torch.float64)
     network = bounds.trace(model, x).bind()
-    seen, honest = [], local.minimum
-    monkeypatch.setattr(local, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
+    seen, honest = [], patches.minimum
+    monkeypatch.setattr(patches, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
 
     def lower() -> Tensor:
         plenty = budget(None, network.dtype, network.device)
-        analysis = Analysis(network, bounds.Linf(x, 0.1), plenty, bounds.Slope.ADAPTIVE)
-        return analysis.rows_at(network.graph.output, torch.arange(50).expand(2, -1))[0]
+        state = BoundState(network, bounds.Linf(x, 0.1), plenty, bounds.Slope.ADAPTIVE)
+        return state.unit_bounds(network.graph.output, torch.arange(50).expand(2, -1))[0]
 
     written, windows = (with_windows(monkeypatch, largest, lower) for largest in (NEVER, ALWAYS))
     assert seen and torch.allclose(written, windows, rtol=0, atol=1e-12)
@@ -194,14 +196,14 @@ def last_windows(
 ) -> tuple[Tensor, Tensor, list[tuple[int, ...]], list[str]]:
     """Rows of the output written out and as windows, the images that windows reached, and the padding operators."""
     network = bounds.trace(model, x).bind()
-    seen, honest = [], local.minimum
-    monkeypatch.setattr(local, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
+    seen, honest = [], patches.minimum
+    monkeypatch.setattr(patches, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
     units = prod(network.graph.output_shape)
 
     def lower() -> Tensor:
         plenty = budget(None, network.dtype, network.device)
-        analysis = Analysis(network, bounds.Linf(x, 0.1), plenty, slope)
-        return torch.cat(analysis.rows_at(network.graph.output, torch.arange(units).expand(len(x), -1)))
+        state = BoundState(network, bounds.Linf(x, 0.1), plenty, slope)
+        return torch.cat(state.unit_bounds(network.graph.output, torch.arange(units).expand(len(x), -1)))
 
     written, windows = (with_windows(monkeypatch, largest, lower) for largest in (NEVER, ALWAYS))
     return written, windows, seen, [node.op for node in network.graph.nodes.values() if "pad" in node.op]
@@ -240,12 +242,12 @@ def test_padding_by_copies_is_written_out(monkeypatch: pytest.MonkeyPatch, mode:
     assert not seen and torch.allclose(written, windows, rtol=0, atol=1e-12)
 
 
-def test_an_operator_that_windows_do_not_know_is_written_out() -> None:
-    """None counts as element-wise by default, whatever its shapes; those that do are element-wise by trial."""
-    known = {*local.LOCAL, *local.ELEMENTWISE, torch.ops.aten.max_pool2d.default}
+def test_an_operator_without_a_patch_rule_is_written_out() -> None:
+    """Those whose rule says that they work element by element do so: by trial."""
     probe = torch.rand(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    tried = 0
     for target, rule in RULES.items():
-        if isinstance(rule, Nonlinear) and target in local.ELEMENTWISE:
+        if isinstance(rule, Nonlinear) and rule.patches is ELEMENTWISE:
             options = {"weight": torch.tensor([0.3]).double()} if "prelu" in str(target) else {}
             options |= {"min": -0.1, "max": 0.1} if target is torch.ops.aten.clamp.default else {}
             options |= {"min": -0.1} if "clamp_min" in str(target) else {}
@@ -254,11 +256,13 @@ def test_an_operator_that_windows_do_not_know_is_written_out() -> None:
             elsewhere = gradient.clone()
             elsewhere[0, 1, 1, 2] = 0
             assert not elsewhere.any(), target
+            tried += 1
+    assert tried >= 28
     model, x = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1)), torch.rand(1, 1, 5, 5)
     network = bounds.trace(model, x).bind()
     (node,) = (node for node in network.graph.nodes.values() if node.op == "aten.relu.default")
     assert reach_of(network.call(node)) is not None
-    assert torch.ops.aten.softmax.int not in known
+    assert RULES[torch.ops.aten.softmax.int].patches is None
     assert reach_of(network.call(replace(node, target=torch.ops.aten.softmax.int))) is None
 
 
@@ -268,11 +272,11 @@ def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) 
     x = torch.rand(1, 2, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     network = bounds.trace(model, x).bind()
     rows = torch.eye(3, dtype=torch.float64).expand(1, -1, -1)
-    honest = local.minimum
-    monkeypatch.setattr(local, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
+    honest = patches.minimum
+    monkeypatch.setattr(patches, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
     monkeypatch.setattr(patch, "LARGEST", ALWAYS)
     bounds.lower_bounds(network, bounds.Linf(x, 0.1), rows, bounds.Crown(intersect=False))
-    plan = bounds.plan.plan_of(network.graph)
+    plan = bounds.graph.facts.plan_of(network.graph)
     refined = [name for name in plan.readers if name not in plan.prefix]
     exact = plan.prefix - plan.plain  # affine in the input, and not read off a box
     assert refined and exact and len(seen) == len(refined) + len(exact)

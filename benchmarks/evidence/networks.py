@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.evidence.presets import ARMS, Preset
-from certnas.space import DARTS, Genotype, SearchSpace, parameter_count, parse_genotype, random_genotype
+from certnas.nas.space import DARTS, Genotype, SearchSpace, parameter_count, parse_genotype, random_genotype
 
 Entries = Mapping[str, Mapping[str, Any]]
 RANDOM, FREE, AS, CLASSES = "random", "parameter-free", "-as-", 10

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from benchmarks.third_party import mnist
 from certnas.data import Dataset, load, select
+from certnas.nas.search import SearchConfig
 from certnas.runs import from_table
-from certnas.search import SearchConfig
 
 RECIPES = ("standard", "crown-ibp")
 NORMS = ("linf", "l2")

@@ -21,16 +21,16 @@ from benchmarks.evidence.presets import (
     test_images,
     training_images,
 )
-from certnas.metrics import build_metric
-from certnas.metrics.evaluation import FAR
 from certnas.models import open_model
+from certnas.nas.metrics import build_metric
+from certnas.nas.metrics.evaluation import FAR
+from certnas.nas.search import Progress, effective, search
+from certnas.nas.search.stream import Stream, split
+from certnas.nas.space import DARTS, Genotype, Supernet, random_genotype
+from certnas.nas.space.spaces import edge_count
 from certnas.parallel import Processes
-from certnas.search import Progress, effective, search
-from certnas.search.stream import Stream, split
-from certnas.space import DARTS, Genotype, Supernet, random_genotype
-from certnas.space.spaces import edge_count
-from certnas.train import recipe, train
-from certnas.train.attack import pgd
+from certnas.training import recipe, train
+from certnas.training.attack import pgd
 
 PGD_STEPS = 20
 RANKED_BATCHES, CALIBRATION_BATCHES = 2, 8

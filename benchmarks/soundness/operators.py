@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.soundness.draw import Draw
-from bounds.composed import COMPOSED
-from bounds.ops import REGISTERED
-from certnas.space.ops import OPS, FactorizedReduce
-from certnas.space.supernet import MixedEdge
+from bounds.extend import COMPOSED, REGISTERED
+from certnas.nas.space.ops import OPS, FactorizedReduce
+from certnas.nas.space.supernet import MixedEdge
 
 aten = torch.ops.aten
 Shape = tuple[int, ...]

@@ -24,7 +24,9 @@ SIDES = 4
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 
-def _terms(model: Drawn, x: Tensor, row: Tensor, eps: Tensor) -> tuple[float, list[tuple[Tensor, Tensor]], int]:
+def _terms(
+    model: Drawn, x: Tensor, row: Tensor, eps: Tensor
+) -> tuple[float, list[tuple[Tensor, Tensor]], int]:
     """At one point x [*shape]: |row·f|, each tensor's |value| (+ ε for pixels) and |derivative|, and n."""
     x = torch.stack([x, x]).requires_grad_()  # of two: an axis of one image may be squeezed
     values = model.values(x)
@@ -36,7 +38,11 @@ def _terms(model: Drawn, x: Tensor, row: Tensor, eps: Tensor) -> tuple[float, li
         derivative = torch.zeros_like(tensor) if gradient is None else gradient.abs()
         size = tensor.detach().abs() + (eps if tensor is x else 0.0)
         terms.append((size, derivative.nan_to_num(nan=0.0, posinf=0.0)))
-    return float(output.detach().abs().nan_to_num(nan=0.0, posinf=0.0)), terms, max(value[0].numel() for value in values) + 8
+    return (
+        float(output.detach().abs().nan_to_num(nan=0.0, posinf=0.0)),
+        terms,
+        max(value[0].numel() for value in values) + 8,
+    )
 
 
 def allowance(model: Drawn, points: list[Tensor], row: Tensor, eps: Tensor, dtype: str) -> float:

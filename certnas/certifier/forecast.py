@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import bounds
-from bounds.analysis import Analysis
+from bounds.extend import BoundState
 from certnas.certifier.prover import Prover
 from certnas.certifier.radius import search_radii
 
@@ -133,9 +133,9 @@ class _Noting(bounds.Method):
         self.method, self.slope = method, method.slope
         self.intervals: Intervals = {}
 
-    def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
-        lower = self.method.lower(analysis, coef)
-        self.intervals = {name: analysis.guess(name) for name in analysis.plan.readers}
+    def lower(self, state: BoundState, coef: Tensor) -> Tensor:
+        lower = self.method.lower(state, coef)
+        self.intervals = {name: state.guess(name) for name in state.plan.readers}
         return lower
 
 
@@ -145,9 +145,9 @@ class _Recalling(bounds.Method):
     def __init__(self, intervals: Intervals, slope: bounds.Slope) -> None:
         self.intervals, self.slope = intervals, slope
 
-    def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
-        analysis.give(self.intervals)
-        return bounds.CrownIBP(self.slope).lower(analysis, coef)
+    def lower(self, state: BoundState, coef: Tensor) -> Tensor:
+        state.give(self.intervals)
+        return bounds.CrownIBP(self.slope).lower(state, coef)
 
 
 def _on_line(one: bounds.Interval, other: bounds.Interval, weight: Tensor) -> bounds.Interval:

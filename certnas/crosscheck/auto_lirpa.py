@@ -102,7 +102,7 @@ def auto_lirpa_bounds(
     model's or the case is one where it is known to return wrong bounds; UserError when it is not installed
     or an argument is not accepted.
 
-    Xu et al. 2020, "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond".
+    Xu et al. 2020, "Automatic Perturbation BoundState for Scalable Certified Robustness and Beyond".
     """
     _check_method(method)
     converted = Converted(model, x, norm, conv_mode=conv_mode, allow_unsound=allow_unsound)

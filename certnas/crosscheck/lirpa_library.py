@@ -156,7 +156,7 @@ def _slopes_that_move() -> Iterator[None]:
 def _lower_slopes(
     lower: Tensor, upper: Tensor, *slopes: Tensor | None, leaky_alpha: float = 0.0
 ) -> tuple[Tensor | None, Tensor | None, Tensor | bool]:
-    """Slopes below a ReLU on [lower, upper], 1 where it is active and `leaky_alpha` where it is not.
+    """TargetAlphas below a ReLU on [lower, upper], 1 where it is active and `leaky_alpha` where it is not.
 
     With them whether every slope is zero, then rows end here.
     """

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import bounds
-from bounds import BoundsError, Graph, Node
-from bounds.ops import Nonlinear, rule_for
+from bounds import BoundsError, Graph, Node, Nonlinear
+from bounds.extend import rule_for
 from certnas.models.normalize import Normalize
 from certnas.models.opened import OpenedModel
 

@@ -83,7 +83,9 @@ def open_model(
 
 
 def _embedded() -> dict[str, Callable[[], nn.Module]]:
-    from certnas.models.embedded import EMBEDDED  # here: they are built of certnas.space, which imports us
+    from certnas.models.embedded import (
+        EMBEDDED,  # here: they are built of certnas.nas.space, which imports us
+    )
 
     return EMBEDDED
 

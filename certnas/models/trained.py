@@ -19,7 +19,7 @@ from certnas.models.architectures import Architecture
 from certnas.runs import from_table, write_atomically
 
 if TYPE_CHECKING:
-    from certnas.space import DiscreteNetwork, Genotype, RobNet
+    from certnas.nas.space import DiscreteNetwork, Genotype, RobNet
 
 DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"
 
@@ -37,7 +37,7 @@ class Sizes:
 
     def build(self, genotype: Genotype | RobNet, *, auxiliary: bool = False) -> DiscreteNetwork:
         """The untrained network; it draws from torch's random state.  Raises UserError for sizes that give none."""
-        from certnas.space import DiscreteNetwork  # here: it imports certnas.models
+        from certnas.nas.space import DiscreteNetwork  # here: it imports certnas.models
 
         return DiscreteNetwork(
             genotype, self.channels, self.layers, self.classes, in_channels=self.input_shape[0],
@@ -69,7 +69,7 @@ def read_network(folder: Path) -> Architecture:
     Torch's random state is left as it was.  Raises UserError for files that are missing, damaged or do not fit
     each other.
     """
-    from certnas.space import parse_architecture
+    from certnas.nas.space import parse_architecture
 
     path, record = folder / DESCRIPTION, _record(folder)
     genotype = parse_architecture(record["genotype"], str(path))

@@ -8,9 +8,9 @@ from typing import Any
 
 from certnas.certifier.request import NORMS, check_numbers, chosen, resolve_method
 from certnas.errors import UserError
+from certnas.nas.search import PRESETS, SearchConfig
 from certnas.runs import from_table, merged, to_table
-from certnas.search import PRESETS, SearchConfig
-from certnas.train import VALIDATION, Recipe, recipe, recipe_table
+from certnas.training import VALIDATION, Recipe, recipe, recipe_table
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RunConfig(Shared):
 def run_config(table: Mapping[str, Any]) -> RunConfig:
     """The configuration of a table: seed, validation, and the tables search, train and certify.
 
-    search.preset names published hyper-parameters (`certnas.search.PRESETS`) and train.recipe a recipe, fitted to
+    search.preset names published hyper-parameters (`certnas.nas.search.PRESETS`) and train.recipe a recipe, fitted to
     the data set search.data.name; other values of those tables are over theirs.
     Raises UserError for a name or setting that is unknown, or a value that is wrong.
     """

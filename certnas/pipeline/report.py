@@ -9,11 +9,11 @@ from pathlib import Path
 
 from certnas.certifier.certificates import Certificates
 from certnas.models.trained import read_network
+from certnas.nas.space import Genotype, RobNet
+from certnas.nas.space.picture import cells, state_name
 from certnas.pipeline.config import RunConfig
-from certnas.space import Genotype, RobNet
-from certnas.space.picture import cells, state_name
-from certnas.train import Trained
-from certnas.train.plots import epochs_of
+from certnas.training import Trained
+from certnas.training.plots import epochs_of
 
 AT = {"linf": (2 / 255, 8 / 255, 0.05, 0.1), "l2": (0.1, 0.25, 0.5, 1.0), "l1": (0.5, 1.0, 2.0, 4.0)}
 """Radii at which the certified accuracy is reported."""

@@ -18,7 +18,7 @@ from certnas.proofs.claims import Claim, claim, claim_of_property, covers
 from certnas.proofs.extract import plain
 from certnas.proofs.faithful import same
 from certnas.proofs.files import read
-from certnas.verify.property import Property
+from certnas.verifier.property import Property
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from certnas.checker import Certificate, Rejected
-from certnas.verify.property import Box, Clause, Property
+from certnas.verifier.property import Box, Clause, Property
 
 NAMES = {"linf": "l∞", "l2": "l2", "l1": "l1"}
 

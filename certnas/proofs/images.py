@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 import bounds
-from bounds.analysis import Analysis, Tunings
-from bounds.memory import budget
+from bounds.extend import BoundState, NodeAlphas, budget
 from certnas.checker import Certificate, Part, Refutation
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward
@@ -38,15 +37,15 @@ def certificate_of(
     numbers; rows [1, S, K]; slack: by what share of 1 + their size bounds are moved outward.
     """
     room = budget(memory, network.dtype, network.device)
-    record, analysis, final = Record(plain, slack), Outward(network, region, room, method.slope, slack), None
+    record, state, final = Record(plain, slack), Outward(network, region, room, method.slope, slack), None
     with torch.no_grad():
-        (steps,) = record.steps(analysis, {})
+        (steps,) = record.steps(state, {})
         if isinstance(method, bounds.AlphaCrown):
-            found = method.optimise(Analysis(network, region, room, method.slope), rows)
-            analysis = analysis.again()
-            steps += record.steps(analysis, found.slopes)[0]
-            final = found.slopes[network.graph.output]
-        refutations = _refutations(record, analysis, rows, final)
+            found = method.optimise(BoundState(network, region, room, method.slope), rows)
+            state = state.again()
+            steps += record.steps(state, found.alphas)[0]
+            final = found.alphas[network.graph.output]
+        refutations = _refutations(record, state, rows, final)
     if refutations is None:
         return None
     return Certificate(
@@ -61,14 +60,14 @@ def certificate_of(
 
 
 def _refutations(
-    record: Record, analysis: Outward, rows: Tensor, tunings: Tunings | None
+    record: Record, state: Outward, rows: Tensor, node_alphas: NodeAlphas | None
 ) -> list[Refutation] | None:
     """Each row above 0 by planes or by intervals, whichever says more; None where a row is so by neither.
 
     A row of CROWN can be looser than interval arithmetic from CROWN's own intermediate bounds.
     """
-    by_planes = analysis.rows(analysis.network.graph.output, rows, tunings)[0]
-    planes_do = array(by_planes >= analysis.boxed_rows(rows)[0]) > 0
+    by_planes = state.lower_bounds(state.network.graph.output, rows, node_alphas)[0]
+    planes_do = array(by_planes >= state.lower_bounds_by_intervals(rows)[0]) > 0
     formed, boxed = (np.flatnonzero(which).tolist() for which in (planes_do, ~planes_do))
     found = []
     for chosen in (formed, boxed):
@@ -76,9 +75,9 @@ def _refutations(
             continue
         own = rows[:, chosen]
         way = (
-            record.boxed(analysis, own)
+            record.boxed(state, own)
             if chosen is boxed
-            else record.formed(analysis, own, _of(tunings, chosen))
+            else record.formed(state, own, _of(node_alphas, chosen))
         )
         refutation, places = record.refuted(way.lower[0][:, None], chosen, way.planes[0])
         if len(places) < len(chosen):
@@ -87,10 +86,11 @@ def _refutations(
     return found
 
 
-def _of(tunings: Tunings | None, rows: list[int]) -> Tunings | None:
-    """The tunings of some rows; one that all rows share stays."""
-    if tunings is None:
+def _of(node_alphas: NodeAlphas | None, rows: list[int]) -> NodeAlphas | None:
+    """The node_alphas of some rows; one that all rows share stays."""
+    if node_alphas is None:
         return None
     return {
-        name: tuple(t[:, rows] if t.shape[1] > 1 else t for t in tuning) for name, tuning in tunings.items()
+        name: tuple(t[:, rows] if t.shape[1] > 1 else t for t in alphas)
+        for name, alphas in node_alphas.items()
     }

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bounds.graph import Ref
-from bounds.ops.movement import IDENTITIES, RESHAPES, SELECTIONS
+from bounds.extend import IDENTITIES, RESHAPES, SELECTIONS, Ref
 from certnas.checker import Unsupported
 from certnas.proofs.reading import Reading, Rule
 

@@ -1,4 +1,4 @@
-"""The bound engine's analysis moved outward by more than its rounding, and its planes as arrays."""
+"""The bound engine's state moved outward by more than its rounding, and its planes as arrays."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 
 import bounds
-from bounds.analysis import Analysis, Meet, Tunings
-from bounds.memory import Budget
-from bounds.ops.rule import Tuning
-from bounds.relaxation import EVERYTHING, Diagonal, LinearMap, Relaxation, Slope, Windowed
-from bounds.relaxation import Plane as Engine
+from bounds import Slope
+from bounds.extend import (
+    EVERYTHING,
+    Alphas,
+    BoundState,
+    Diagonal,
+    LinearMap,
+    Meet,
+    MemoryBudget,
+    NodeAlphas,
+    Relaxation,
+    Windowed,
+)
+from bounds.extend import Plane as Engine
 from certnas.checker import Plane
 from certnas.proofs.reading import array
 
@@ -24,25 +33,25 @@ LEAST = 2.0**-30
 """Where a curve is almost flat its terms alone would be less than what the checker's enclosures tell apart."""
 
 
-class Outward(Analysis):
-    """The engine's analysis with every plane, and every interval that planes are made for, moved outward by `slack`."""
+class Outward(BoundState):
+    """The engine's state with every plane, and every interval that planes are made for, moved outward by `slack`."""
 
     def __init__(
         self,
         network: bounds.Network,
         region: bounds.Region,
-        budget: Budget,
+        budget: MemoryBudget,
         slope: Slope,
         slack: float = SLACK,
     ) -> None:
         super().__init__(network, region, budget, slope)
         self.slack = slack
 
-    def tuned(
-        self, name: str, tuning: Tuning, images: slice | Tensor = EVERYTHING, slope: Slope | None = None
+    def relaxation_at(
+        self, name: str, alphas: Alphas, images: slice | Tensor = EVERYTHING, slope: Slope | None = None
     ) -> Relaxation:
         """The relaxation for a given choice among the sound planes."""
-        relaxed = super().tuned(name, tuning, images, slope)
+        relaxed = super().relaxation_at(name, alphas, images, slope)
         operand = self.interval(self.network.graph.nodes[name].operands[0]).at(images)
         size = torch.maximum(operand.lower.abs(), operand.upper.abs()).unsqueeze(1)
         return Relaxation(_lifted(relaxed.lower, size, -1), _lifted(relaxed.upper, size, 1))
@@ -50,13 +59,13 @@ class Outward(Analysis):
     def refine(
         self,
         target: str,
-        tunings: Tunings | None = None,
+        node_alphas: NodeAlphas | None = None,
         *,
         meet: Meet = bounds.Interval.intersect,
         mask: Tensor | None = None,
     ) -> None:
         """Tighten the interval of a tensor, and widen it by less."""
-        super().refine(target, tunings, meet=meet, mask=mask)
+        super().refine(target, node_alphas, meet=meet, mask=mask)
         self.widen(target)
 
     def _by_sign(self, target: str) -> bool:
@@ -78,7 +87,7 @@ class Outward(Analysis):
         return [name for name in plan.order if name in read and name not in plain]
 
     def again(self) -> Outward:
-        """A fresh analysis that knows the bounds of what nonlinear operators read, and what those start from."""
+        """A fresh state that knows the bounds of what nonlinear operators read, and what those start from."""
         fresh = Outward(self.network, self.region, self.budget, self.slope, self.slack)
         known = {*self.plan.readers, *self.met_exactly()} & set(self.intervals)
         fresh.give({name: self.intervals[name] for name in known})

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 
 import bounds
-from bounds.alpha import Slopes
-from bounds.memory import budget
+from bounds.extend import TargetAlphas, budget
 from certnas.checker import Certificate, Part, Refutation, Split
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
 from certnas.proofs.record import Record, area
-from certnas.verify import relaxed
-from certnas.verify.problem import box_region
-from certnas.verify.proof import Leaf, Proof
+from certnas.verifier import relaxed
+from certnas.verifier.problem import box_region
+from certnas.verifier.proof import Leaf, Proof
 
 BATCH = 64
 RETRIES = 100
@@ -109,19 +108,19 @@ class _Region:
             old.steps + part.steps, old.refutations + part.refutations, old.splits + part.splits
         )
 
-    def _analysis(self, region: bounds.Region) -> Outward:
+    def _state(self, region: bounds.Region) -> Outward:
         return Outward(self.problem.network, region, self.budget, bounds.Slope.ADAPTIVE, self.record.slack)
 
-    def _claimed(self, analysis: Outward, slopes: Slopes | None) -> Outward:
-        """The analysis, its bounds claimed on the whole region."""
-        (steps,) = self.record.steps(analysis, slopes)
+    def _claimed(self, state: Outward, slopes: TargetAlphas | None) -> Outward:
+        """The state, its bounds claimed on the whole region."""
+        (steps,) = self.record.steps(state, slopes)
         self._add(Part(tuple(steps), ()))
-        return analysis
+        return state
 
     @cached_property
     def _crowned(self) -> Outward:
         """CROWN's bounds on the whole region."""
-        return self._claimed(self._analysis(self.region), {})
+        return self._claimed(self._state(self.region), {})
 
     @cached_property
     def _root(self) -> Outward:
@@ -138,13 +137,11 @@ class _Region:
             left += [c for c in methods if methods[c] == method]
             if not left:
                 continue
-            analysis = (
-                self._crowned if method == "crown" else self._claimed(self._analysis(self.region), None)
-            )
+            state = self._crowned if method == "crown" else self._claimed(self._state(self.region), None)
             ways = [self.record.boxed] if method == "ibp" else [self.record.formed, self.record.boxed]
             for way in ways:
                 rows = self.problem.coef[left].flatten(0, 1).unsqueeze(0)
-                formed = way(analysis, rows)
+                formed = way(state, rows)
                 excess = formed.lower[0].reshape(len(left), -1) - array(self.problem.offset[left])
                 refutation, places = self.record.refuted(
                     excess, [self.clauses.index(c) for c in left], formed.planes[0]
@@ -170,11 +167,11 @@ class _Region:
                 for split in leaf.splits:
                     side, met = (lower, max) if split.side > 0 else (upper, min)
                     side[b, split.unit] = met(float(side[b, split.unit]), split.point)
-            analysis = self._analysis(box_region(lower, upper, self.problem.network))
-            steps = self.record.steps(analysis, {})
+            state = self._state(box_region(lower, upper, self.problem.network))
+            steps = self.record.steps(state, {})
             rows = self.problem.coef[clause].expand(len(own), *self.problem.coef.shape[1:])
             offset = array(self.problem.offset[clause])
-            ways = [way(analysis, rows) for way in (self.record.formed, self.record.boxed)]
+            ways = [way(state, rows) for way in (self.record.formed, self.record.boxed)]
             for b, leaf in enumerate(own):
                 excess = [np.nan_to_num(way.lower[b] - offset, nan=-np.inf) for way in ways]
                 best = int(np.argmax([rows.max() for rows in excess]))
@@ -199,7 +196,7 @@ class _Region:
                 found = batch.optimise(choices, RETRIES, 4 * self.problem.needed[c])
                 choice = batch.start(found.choices)
                 lower = batch.bound(choice, batch.region)
-            planes = {name: batch.analysis.tuned(name, choice.tunings[name]) for name in batch.nodes}
+            planes = {name: batch.state.relaxation_at(name, choice.node_alphas[name]) for name in batch.nodes}
             for b, leaf in enumerate(own):
                 row = int(lower[b].nan_to_num(nan=-torch.inf).argmax())
                 bound = float(lower[b, row] - slack * (1 + lower[b, row].abs()))

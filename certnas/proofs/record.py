@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 import bounds
-from bounds.alpha import Slopes
-from bounds.analysis import Tunings
-from bounds.relaxation import Relaxation
+from bounds.extend import NodeAlphas, Relaxation, TargetAlphas
 from certnas.checker import Plane, Planes, Refutation, Step
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward, written
@@ -52,27 +50,29 @@ class Record:
 
     # Claims
 
-    def steps(self, analysis: Outward, slopes: Slopes | None) -> list[list[Step]]:
+    def steps(self, state: Outward, slopes: TargetAlphas | None) -> list[list[Step]]:
         """Bounds of tensors inside, of every image, each claimed before the next is made.
 
-        slopes: by tuned slopes where there are some for the tensor, else CROWN's; None: interval arithmetic, of which
-        only what it starts from has to be claimed.
+        slopes: a tensor with optimised slopes is bounded by these, any other by CROWN's.  None: interval arithmetic,
+        of which only what it starts from has to be claimed.
         """
-        made: list[list[Step]] = [[] for _ in analysis.region.x]
-        exactly, output = analysis.met_exactly(), analysis.network.graph.output
-        readers = [name for name in analysis.plan.readers if name != output]
+        made: list[list[Step]] = [[] for _ in state.region.x]
+        exactly, output = state.met_exactly(), state.network.graph.output
+        readers = [name for name in state.plan.readers if name != output]
         for target in [*(name for name in exactly if name not in readers), *readers]:
             if slopes is not None or target in exactly:
-                tunings = None if slopes is None else slopes.get(target)
-                analysis.refine(target, tunings)
-                self._claim(analysis, target, tunings, made)
+                node_alphas = None if slopes is None else slopes.get(target)
+                state.refine(target, node_alphas)
+                self._claim(state, target, node_alphas, made)
             else:
-                analysis.widen(target)
+                state.widen(target)
         return made
 
-    def _claim(self, analysis: Outward, target: str, tunings: Tunings | None, made: list[list[Step]]) -> None:
+    def _claim(
+        self, state: Outward, target: str, node_alphas: NodeAlphas | None, made: list[list[Step]]
+    ) -> None:
         """The present interval of a target."""
-        x, relaxed = analysis.intervals[target], relaxations(analysis, target, tunings)
+        x, relaxed = state.intervals[target], relaxations(state, target, node_alphas)
         for image, own in enumerate(made):
             lower, upper = array(x.lower[image]), array(x.upper[image])
             own.append(Step(self.plain.ids[target], lower, upper, self.named(relaxed, image)))
@@ -94,23 +94,23 @@ class Record:
         chosen = tuple(clauses[place] for place in places)
         return Refutation(chosen, mix, bounds[places], planes, np.zeros((len(places), depth))), places
 
-    def formed(self, analysis: Outward, rows: Tensor, tunings: Tunings | None = None) -> Formed:
+    def formed(self, state: Outward, rows: Tensor, node_alphas: NodeAlphas | None = None) -> Formed:
         """Rows [N, R, *out] bounded by planes."""
-        output = analysis.network.graph.output
-        lower = analysis.rows(output, rows, tunings)
-        relaxed = relaxations(analysis, output, tunings)
+        output = state.network.graph.output
+        lower = state.lower_bounds(output, rows, node_alphas)
+        relaxed = relaxations(state, output, node_alphas)
         return Formed(array(lower), [self.named(relaxed, image) for image in range(len(rows))])
 
-    def boxed(self, analysis: Outward, rows: Tensor) -> Formed:
+    def boxed(self, state: Outward, rows: Tensor) -> Formed:
         """Rows [N, R, *out] bounded from the intervals of the last nonlinear nodes: by planes that are constant."""
-        ends = analysis.plan.tail_ends
+        ends = state.plan.tail_ends
         for name in ends:
-            analysis.widen(name)
-        lower, keys = array(analysis.boxed_rows(rows)), list[dict[str, str]]()
+            state.widen(name)
+        lower, keys = array(state.lower_bounds_by_intervals(rows)), list[dict[str, str]]()
         for image in range(len(rows)):
             keys.append({})
             for name in ends:
-                x, node = analysis.intervals[name], self.plain.network.nodes[self.plain.ids[name]]
+                x, node = state.intervals[name], self.plain.network.nodes[self.plain.ids[name]]
                 slope = np.zeros((1, *(node.arrays["index"].shape if node.op == "max" else node.shape)))
                 sides = (Plane(slope, array(side[image])[None]) for side in (x.lower, x.upper))
                 keys[-1][node.id] = self.key(name, Planes(*sides))
@@ -125,11 +125,11 @@ class Formed:
     planes: list[dict[str, str]]
 
 
-def relaxations(analysis: Outward, target: str, tunings: Tunings | None) -> dict[str, Relaxation]:
+def relaxations(state: Outward, target: str, node_alphas: NodeAlphas | None) -> dict[str, Relaxation]:
     """The planes of every nonlinear node before a target."""
     return {
-        name: analysis.relaxation(name) if tunings is None else analysis.tuned(name, tunings[name])
-        for name in analysis.relaxed_before(target)
+        name: state.relaxation(name) if node_alphas is None else state.relaxation_at(name, node_alphas[name])
+        for name in state.relaxed_before(target)
     }
 
 

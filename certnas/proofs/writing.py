@@ -23,8 +23,8 @@ from certnas.proofs.images import certificate_of
 from certnas.proofs.properties import Uncertified, certificates_of
 from certnas.proofs.reading import array
 from certnas.runs import versions, write_atomically
-from certnas.verify.proof import Proof
-from certnas.verify.property import Property
+from certnas.verifier.proof import Proof
+from certnas.verifier.property import Property
 
 SHRINKS = 8
 """A proof moved outward may need a smaller radius: (1 − tol·2^k) less at attempt k."""

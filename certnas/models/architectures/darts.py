@@ -17,10 +17,10 @@ def darts(
 ) -> Architecture:
     """`layers` cells of a genotype, with CIFAR-10's normalisation; auxiliary=1 adds its head.
 
-    genotype: as `certnas.space.open_genotype` takes it, a name, a file or the text itself.
+    genotype: as `certnas.nas.space.open_genotype` takes it, a name, a file or the text itself.
     Raises UserError for an unknown genotype and for numbers that give no network.  Liu et al. 2019, section 3.2.
     """
-    from certnas.space import DiscreteNetwork, open_genotype  # here: the space is built of this package
+    from certnas.nas.space import DiscreteNetwork, open_genotype  # here: the space is built of this package
 
     module = DiscreteNetwork(
         open_genotype(genotype),

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from certnas.space.genotypes import Genotype
-from certnas.space.network import DiscreteNetwork
+from certnas.nas.space.genotypes import Genotype
+from certnas.nas.space.network import DiscreteNetwork
 
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("skip_connect", 1), ("avg_pool_3x3", 0), ("dil_conv_3x3", 1)),

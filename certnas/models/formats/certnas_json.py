@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bounds import Graph
-from bounds.graph import Ref
+from bounds.extend import Ref
 from certnas.errors import UserError
 from certnas.json_text import parse_json
 from certnas.models.formats.limits import LARGEST, check_limits

@@ -1,0 +1,115 @@
+"""The greater or the lesser of two tensors, element by element with broadcasting; one of them may be constant.
+
+max(a, b) = a + relu(b − a), with d = b − a in [l, u] = [l_b − u_a, u_b − l_a] and λ = u / (u − l), the relu's chord:
+    (1 − t)·a + t·b ≤ max(a, b) ≤ (1 − λ)·a + λ·b − λ·l   for any t in [0, 1].
+Where d has one sign the maximum is one of the two.  min(a, b) = −max(−a, −b).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bounds.graph import Call
+from bounds.interval import Interval
+from bounds.operators.rule import Alphas, Nonlinear, Rule
+from bounds.relaxation import Diagonal, Plane, Relaxation, Slope
+
+aten = torch.ops.aten
+
+
+def _both(call: Call, operands: tuple[Interval, ...], sign: int) -> tuple[Interval, Interval]:
+    """The intervals of sign·self and sign·other, constants as intervals of one number."""
+    given = dict(zip(call.node.operands, operands, strict=True))
+    like = operands[0].lower
+    found = []
+    for key in ("self", "other"):
+        value = call.node.arguments[key]
+        if call.is_operand(value):
+            x = given[value.name]
+        else:
+            number = torch.as_tensor(call[key], dtype=like.dtype, device=like.device)
+            x = Interval(number, number)
+        found.append(x if sign > 0 else Interval(-x.upper, -x.lower))
+    return found[0], found[1]
+
+
+def _interval(sign: int) -> Any:
+    def interval(call: Call, *operands: Interval) -> Interval:
+        a, b = _both(call, operands, sign)
+        low, high = torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper)
+        return Interval(low, high) if sign > 0 else Interval(-high, -low)
+
+    return interval
+
+
+def _way(a: Interval, b: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """l and u of b − a; where the difference may have either sign; the share of b where it has one."""
+    low, high = b.lower - a.upper, b.upper - a.lower
+    return low, high, (low < 0) & (high > 0), (low >= 0).to(low.dtype)
+
+
+def _greater_center(a: Interval, b: Interval) -> Tensor:
+    """1 where b has the greater centre."""
+    return ((b.lower + b.upper) >= (a.lower + a.upper)).to(a.lower.dtype)
+
+
+def _relax(sign: int) -> Any:
+    def relax(call: Call, slope: Slope, alphas: Alphas, *operands: Interval) -> Relaxation:
+        a, b = _both(call, operands, sign)
+        low, high, open_, settled = _way(a, b)
+        width = torch.where(open_, high - low, 1.0)
+        across = torch.where(open_, high / width, settled)
+        lift = torch.where(open_, -across * low, 0.0)
+        free = alphas[0] if alphas else _greater_center(a, b)
+        below = torch.where(open_, across if slope is Slope.PARALLEL else free, settled)
+        # (1 − λ)·a + λ·b itself is below max(a, b), so both planes may share the chord's weights
+        lower = _plane(call, operands, (a, b), sign, below, torch.zeros_like(lift))
+        upper = _plane(call, operands, (a, b), sign, across, lift)
+        if slope is Slope.PARALLEL:
+            upper = Plane(lower.map, upper.bias)
+        return Relaxation(lower, upper) if sign > 0 else Relaxation(upper, lower)
+
+    return relax
+
+
+def _plane(
+    call: Call,
+    operands: tuple[Interval, ...],
+    both: tuple[Interval, Interval],
+    sign: int,
+    share: Tensor,
+    bias: Tensor,
+) -> Plane:
+    """sign·((1 − share)·a + share·b + bias), of sign·self and sign·other; constants go into the bias."""
+    slopes: dict[str, Tensor] = {}
+    bias = sign * bias
+    for key, x, weight in zip(("self", "other"), both, (1 - share, share), strict=True):
+        value = call.node.arguments[key]
+        if call.is_operand(value):
+            slopes[value.name] = slopes[value.name] + weight if value.name in slopes else weight
+        else:
+            bias = bias + sign * weight * x.lower
+    return Plane(Diagonal(tuple(slopes[name] for name in call.node.operands), call.shapes), bias)
+
+
+def _alphas(sign: int) -> Any:
+    def alphas(call: Call, *operands: Interval) -> Alphas:
+        a, b = _both(call, operands, sign)
+        return (_greater_center(a, b),)
+
+    return alphas
+
+
+def _rule(sign: int) -> Nonlinear:
+    return Nonlinear(_interval(sign), _relax(sign), _alphas(sign), elementwise=False, variadic=True)
+
+
+RULES: dict[Any, Rule] = {
+    aten.maximum.default: _rule(1),
+    aten.minimum.default: _rule(-1),
+    aten.max.other: _rule(1),
+    aten.min.other: _rule(-1),
+}

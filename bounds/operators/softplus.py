@@ -1,0 +1,99 @@
+"""Softplus as torch computes it: a smooth curve that becomes the identity, with a jump, beyond a threshold.
+
+    f(x) = x where βx > t, else log(1 + e^(βx)) / β.
+
+Both pieces rise.  The curve is convex for β > 0 and concave for β < 0.  Where βx > t, the identity lies below it for
+β > 0 and above it for β < 0, by log(1 + e^(−βx)) / |β|, at most log(1 + e^(−t)) / |β|.
+"""
+
+from __future__ import annotations
+
+from math import exp, isfinite, isnan, log1p
+
+import torch
+from torch import Tensor
+
+from bounds.errors import UnsupportedOp
+from bounds.graph import Call
+from bounds.interval import Interval
+from bounds.operators.curve import Curve, rule
+from bounds.operators.rule import Alphas, Nonlinear
+from bounds.patch import ELEMENTWISE
+from bounds.relaxation import Diagonal, Relaxation, Slope, sandwich
+
+
+def _parameters(call: Call) -> tuple[float, float]:
+    """β and t.  Raises UnsupportedOp where they give no function of finite values."""
+    beta, threshold = float(call["beta"]), float(call["threshold"])
+    if not isfinite(beta) or beta == 0 or isnan(threshold):
+        raise UnsupportedOp(
+            f"{call.node.where()}: softplus needs a finite beta other than 0 and a threshold that is a number; "
+            f"got beta={beta:g}, threshold={threshold:g}"
+        )
+    return beta, threshold
+
+
+def _curve(call: Call) -> Curve:
+    """log(1 + e^(βx)) / β, without torch's jump at `threshold`: `_rule` sees to that."""
+    beta, _ = _parameters(call)
+
+    def value(x: Tensor) -> Tensor:
+        return torch.where(x * beta > 0, x, 0.0) + torch.log1p(torch.exp(-(x * beta).abs())) / beta
+
+    def stationary(s: Tensor) -> list[Tensor]:
+        tiny = torch.finfo(s.dtype).tiny
+        return [(torch.log(s.clamp(min=tiny)) - torch.log((1 - s).clamp(min=tiny))) / beta]
+
+    return Curve(value, lambda x: torch.sigmoid(beta * x), stationary=stationary)
+
+
+def _jump(beta: float, threshold: float) -> float:
+    """How far the identity may be from the curve, log(1 + e^(−t)) / |β|."""
+    return (max(-threshold, 0.0) + log1p(exp(-abs(threshold)))) / abs(beta)
+
+
+def _straight(call: Call, x: Interval) -> tuple[Tensor, Tensor]:
+    """(units that are the identity all over their interval, units that are so somewhere)."""
+    beta, threshold = _parameters(call)
+    least, most = (x.lower, x.upper) if beta > 0 else (x.upper, x.lower)
+    return least * beta > threshold, most * beta > threshold
+
+
+def _interval(call: Call, x: Interval) -> Interval:
+    """From f at both ends, and at the jump where it falls there."""
+    beta, threshold = _parameters(call)
+    everywhere, somewhere = _straight(call, x)
+    jumps = somewhere & ~everywhere
+    smooth = _curve(call).interval(x)
+    at = torch.full_like(x.lower, threshold / beta)
+    at = torch.maximum(torch.minimum(at, x.upper), x.lower)
+    if beta > 0:  # from the curve down to the identity
+        lower = torch.where(jumps, torch.minimum(smooth.lower, at), smooth.lower)
+        upper = torch.where(jumps, torch.maximum(_curve(call).value(at), x.upper), smooth.upper)
+    else:  # from the identity down to the curve
+        lower = torch.where(jumps, torch.minimum(x.lower, _curve(call).value(at)), smooth.lower)
+        upper = torch.where(jumps, torch.maximum(at, smooth.upper), smooth.upper)
+    return Interval(torch.where(everywhere, x.lower, lower), torch.where(everywhere, x.upper, upper))
+
+
+_SMOOTH = rule(_curve)
+
+
+def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
+    """The curve's planes; where [l, u] holds the jump, that on the identity's side gives way by its height."""
+    beta, threshold = _parameters(call)
+    everywhere, somewhere = _straight(call, x)
+    planes = _SMOOTH.relax(call, slope, alphas, x)
+    low, high = planes.lower, planes.upper
+    assert isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal)
+    jump = torch.where(somewhere, _jump(beta, threshold), 0.0).to(x.lower.dtype)
+    down, up = (jump, 0.0) if beta > 0 else (0.0, jump)
+    lower_slope = torch.where(everywhere, 1.0, low.map.slopes[0])
+    upper_slope = lower_slope if low.map is high.map else torch.where(everywhere, 1.0, high.map.slopes[0])
+    return sandwich(
+        lower_slope, torch.where(everywhere, 0.0, low.bias - down),
+        upper_slope, torch.where(everywhere, 0.0, high.bias + up),
+    )  # fmt: skip
+
+
+RULE = Nonlinear(_interval, _relax, _SMOOTH.alphas, patches=ELEMENTWISE)

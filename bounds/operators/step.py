@@ -1,0 +1,61 @@
+"""The sign: −1, 0 or 1, with a jump at zero.
+
+On [l, u] with l < 0 < u, for any t in [0, 1],
+    sign(x) ≥ −1 + t·2x/u,    sign(x) ≤ 1 − t·2x/l,
+lines through (0, ∓1) that reach the other piece at the far end for t = 1.  Where an end is zero, sign(0) = 0 takes the
+place of the piece that is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bounds.graph import Call
+from bounds.interval import Interval
+from bounds.operators.rule import Alphas, Nonlinear, Rule
+from bounds.patch import ELEMENTWISE
+from bounds.relaxation import Relaxation, Slope, sandwich
+
+aten = torch.ops.aten
+
+
+def _interval(call: Call, x: Interval) -> Interval:
+    return Interval(torch.sign(x.lower), torch.sign(x.upper))
+
+
+def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
+    return ((x.lower <= 0) & (x.upper >= 0) & (x.lower < x.upper),)
+
+
+def _steepest(x: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """TargetAlphas of the lower and the upper line for t = 1, and their values at zero; level where the sign is one."""
+    open_ = (x.lower <= 0) & (x.upper >= 0)
+    low, high = torch.sign(x.lower), torch.sign(x.upper)  # what the lines have at zero, from either side
+    up, down = open_ & (x.upper > 0), open_ & (x.lower < 0)
+    lower = torch.where(up, (1 - low) / torch.where(up, x.upper, 1.0), 0.0)
+    upper = torch.where(down, (1 + high) / torch.where(down, -x.lower, 1.0), 0.0)
+    finite = torch.isfinite(lower) & torch.isfinite(upper)  # of an end next to zero
+    return torch.where(finite, lower, 0.0), torch.where(finite, upper, 0.0), low, high
+
+
+def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
+    lower, upper, low, high = _steepest(x)
+    if slope is Slope.PARALLEL:
+        level = torch.zeros_like(low)
+        return sandwich(level, low, level, high)
+    t, s = alphas or _alphas(call, x)
+    return sandwich(t * lower, low, s * upper, high)
+
+
+def _alphas(call: Call, x: Interval) -> Alphas:
+    """The steeper line where it is the tighter one at the centre."""
+    center = x.lower + x.upper
+    return (center > 0).to(x.lower.dtype), (center < 0).to(x.lower.dtype)
+
+
+RULES: dict[Any, Rule] = {
+    aten.sign.default: Nonlinear(_interval, _relax, _alphas, _unstable, patches=ELEMENTWISE),
+}

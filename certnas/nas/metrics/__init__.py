@@ -1,0 +1,93 @@
+"""Robustness metrics of an architecture search: each a function of (network, batch), none knows an algorithm.
+
+metric = build_metric("cb", {"reading": "radius", "images": 16})
+session = metric.session()
+robustness = session(supernet, x, y)          # larger is more robust; minimise loss - gamma * robustness
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from certnas.errors import UserError
+from certnas.nas.metrics.adversarial import FGSM, PGD, Adversarial
+from certnas.nas.metrics.curvature import Curvature
+from certnas.nas.metrics.gain import CellGain
+from certnas.nas.metrics.jacobian import JacobianNorm
+from certnas.nas.metrics.margin import CertifiedLower, CertifiedMargin
+from certnas.nas.metrics.metric import Metric, Session, State
+from certnas.nas.metrics.none import NoMetric
+from certnas.nas.metrics.radius import CertifiedRadius
+from certnas.nas.metrics.scale import GammaScale, gradient_norm
+
+READINGS: dict[str, type[Metric]] = {
+    "radius": CertifiedRadius,
+    "margin": CertifiedMargin,
+    "lower": CertifiedLower,
+    "gain": CellGain,
+}
+"""How `cb` reads "the global lower bound" of DSRNA, section 3.1.1."""
+
+
+def certified_bound(reading: str = "radius", **settings: Any) -> Metric:
+    """The metric `cb`; the settings are the reading's.  Raises UserError for an unknown reading or setting."""
+    if reading not in READINGS:
+        raise UserError(f"metric cb: unknown reading {reading!r}; accepted: {', '.join(READINGS)}")
+    return _built(READINGS[reading], f"metric cb, reading {reading}", settings)
+
+
+METRICS: dict[str, Callable[..., Metric]] = {
+    "none": NoMetric,
+    "cb": certified_bound,
+    "jacobian": JacobianNorm,
+    "curvature": Curvature,
+    "fgsm": FGSM,
+    "pgd": PGD,
+}
+
+
+def build_metric(name: str, settings: Mapping[str, Any]) -> Metric:
+    """The metric of this name with these settings, plain numbers and strings, its defaults for the others.
+
+    Raises UserError for an unknown name, an unknown setting, or a value that a setting does not take.
+    """
+    if name not in METRICS:
+        raise UserError(f"metric: unknown name {name!r}; accepted: {', '.join(METRICS)}")
+    make = METRICS[name]
+    return _built(make, f"metric {name}", settings) if isinstance(make, type) else make(**settings)
+
+
+def _built(kind: type[Metric], where: str, settings: Mapping[str, Any]) -> Metric:
+    accepted = {field.name: type(field.default) for field in fields(kind)}
+    for key, value in settings.items():
+        if key not in accepted:
+            raise UserError(
+                f"{where}: unknown setting {key!r}; accepted: {', '.join(accepted) or 'none, it has no settings'}"
+            )
+        wanted = accepted[key]
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise UserError(f"{where}: {key} is {value!r}; give a value like {wanted.__name__}")
+    return kind(**settings)
+
+
+__all__ = [
+    "FGSM",
+    "METRICS",
+    "PGD",
+    "READINGS",
+    "Adversarial",
+    "CellGain",
+    "CertifiedLower",
+    "CertifiedMargin",
+    "CertifiedRadius",
+    "Curvature",
+    "GammaScale",
+    "JacobianNorm",
+    "Metric",
+    "NoMetric",
+    "Session",
+    "State",
+    "build_metric",
+    "certified_bound",
+    "gradient_norm",
+]  # fmt: skip

@@ -1,0 +1,49 @@
+"""A network's graph, traced once and given its parameters anew at each step."""
+
+import torch
+from torch import Tensor, nn
+
+import bounds
+from certnas.errors import UserError
+from certnas.nas.metrics.evaluation import normalising, without_none
+
+
+class Traced:
+    """The graph of the network that a session measures; another network of the same structure may take its place.
+
+    The graph holds structure only, so it is read once, in seconds, for each structure and input size.
+    """
+
+    def __init__(self, bn: str, keep_none: bool) -> None:
+        self.bn = bn
+        self.keep_none = keep_none
+        self._graph: bounds.Graph | None = None
+        self._network: nn.Module | None = None
+        self._structure = ""
+
+    def graph(self, network: nn.Module, x: Tensor) -> bounds.Graph:
+        """The graph.  Raises UserError for a network that cannot be bounded."""
+        if self._graph is not None and tuple(x.shape[1:]) == self._graph.input_shape:
+            if network is self._network:
+                return self._graph
+            if repr(network) == self._structure:  # a copy, as an unrolled step makes
+                return self._graph
+        try:
+            with normalising(network, self.bn):
+                self._graph = bounds.trace(network, x[:2])
+            bounds.check(self._graph)
+        except bounds.BoundsError as error:
+            raise UserError(f"metric cb: this network has no bounds: {error}") from error
+        self._network, self._structure = network, repr(network)
+        return self._graph
+
+    def bind(self, network: nn.Module, x: Tensor, dtype: torch.dtype) -> bounds.Network:
+        """The network as it is now, differentiable in its parameters; x is the batch of batch statistics."""
+        graph = self.graph(network, x)
+        tensors = {
+            **dict(network.named_parameters(remove_duplicate=False)),
+            **dict(network.named_buffers(remove_duplicate=False)),
+            **({} if self.keep_none else without_none(network)),
+        }
+        wanted = {name: tensors[name] for name in graph.parameters.values() if name in tensors}
+        return graph.bind(wanted, dtype=dtype, batch=x)

@@ -1,0 +1,23 @@
+"""Architecture search: algorithms that know no metric, over metrics that know no algorithm.
+
+config = from_table(SearchConfig, merged(PRESETS["dsrna-cb"], {"data": {"name": "digits"}}))
+found = search(config, open_data(config), out=Path("runs/cb"))
+"""
+
+from certnas.nas.search.config import SearchConfig
+from certnas.nas.search.presets import FITTED, PRESETS
+from certnas.nas.search.searching import ALGORITHMS, GENOTYPE, effective, open_data, search
+from certnas.nas.search.task import Found, Progress
+
+__all__ = [
+    "ALGORITHMS",
+    "FITTED",
+    "GENOTYPE",
+    "PRESETS",
+    "Found",
+    "Progress",
+    "SearchConfig",
+    "effective",
+    "open_data",
+    "search",
+]

@@ -1,0 +1,148 @@
+"""The loop that differentiable searches share: epochs of steps, log, progress, state, an early end."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from certnas.errors import UserError
+from certnas.layout import usual
+from certnas.nas.search.stream import Batch
+from certnas.nas.search.task import Found, Progress, Task
+from certnas.nas.search.trial import NotFinite, Trial
+from certnas.nas.space import Supernet
+from certnas.runs import held_interrupts
+
+Step = Callable[[Trial, Batch, Batch], None]
+"""One step of a search: (trial, batch of the weights' images, batch of held-out images)."""
+
+
+def descend(task: Task, build: Callable[[], Supernet], step: Step) -> Found:
+    """Takes `step` through all epochs, from the task's last state on, and derives the genotype.
+
+    Everything random is drawn from (seed, step), so that a search that was killed ends as one that was not; the
+    caller's random state is left alone.
+    Raises UserError where a loss is not finite, KeyboardInterrupt once the state is saved.
+    """
+    with reproducible(task.device), held_interrupts() as interrupt:
+        seed_all(task, 0)
+        trial = Trial(task, build())
+        loop = _Loop(task, trial)
+        while trial.step < loop.steps:
+            loop.take(step)
+            if any(task.processes.gathered(interrupt.asked)):
+                loop.save()
+                raise KeyboardInterrupt
+        return Found(trial.supernet.genotype(), usual(trial.supernet))
+
+
+class _Loop:
+    """Where a trial is, and what its present epoch summed up so far."""
+
+    def __init__(self, task: Task, trial: Trial) -> None:
+        self.task, self.trial = task, trial
+        self.steps = task.config.epochs * len(task.train)
+        self.sums: dict[str, list[float]] = {}
+        checkpoint = None if task.folder is None else task.folder.checkpoint
+        state = task.processes.shared(None if checkpoint is None else checkpoint.state)
+        if state is not None:
+            trial.load_state_dict(state["trial"])
+            trial.step, self.sums = state["step"], state["sums"]
+        self.saved = self.first = trial.step
+        self.began = time.monotonic()
+
+    def take(self, step: Step) -> None:
+        """One step, and all that is due after it."""
+        task, trial = self.task, self.trial
+        trial.epoch, trial.figures = trial.step // len(task.train), {}
+        seed_all(task, 1 + trial.step)
+        try:
+            step(trial, task.train.batch(trial.step), task.held_out.batch(trial.step))
+        except NotFinite as error:
+            raise UserError(self._not_finite(str(error))) from error
+        trial.step += 1
+        for name, value in trial.figures.items():
+            total = self.sums.setdefault(name, [0.0, 0.0])
+            total[0] += value
+            total[1] += 1
+        ended = trial.step % len(task.train) == 0
+        if task.folder is not None:
+            task.folder.log("step", trial.step, {"epoch": trial.epoch + 1, **trial.figures})
+        if task.progress is not None:
+            task.progress(self._progress())
+        if ended:
+            self._end_epoch()
+        every = task.checkpoint_every
+        if ended or (every is not None and trial.step % every == 0):
+            self.save()
+
+    def save(self) -> None:
+        """Keeps the state where there is a folder; all processes must call it."""
+        state = {"trial": self.trial.state_dict(), "step": self.trial.step, "sums": self.sums}
+        if self.task.folder is not None:
+            self.task.folder.save(self.trial.step, state)
+        self.saved = self.trial.step
+
+    def _end_epoch(self) -> None:
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        folder, trial = self.task.folder, self.trial
+        if folder is None:
+            return
+        genotype = trial.supernet.genotype()
+        values = {**means, "lr": trial.lr, "genotype": {"normal": genotype.normal, "reduce": genotype.reduce}}
+        folder.log("epoch", trial.epoch + 1, values)
+        if self.task.pictures:
+            from certnas.nas.search.pictures import alpha_picture
+            from certnas.nas.space.picture import cell_picture
+
+            epoch = trial.epoch + 1
+            folder.write(f"pictures/alpha-{epoch:03d}.png", alpha_picture(trial.supernet, epoch))
+            folder.write(f"pictures/cells-{epoch:03d}.png", cell_picture(genotype, f"after epoch {epoch}"))
+
+    def _progress(self) -> Progress:
+        trial, seconds = self.trial, time.monotonic() - self.began
+        left = seconds / (trial.step - self.first) * (self.steps - trial.step)
+        return Progress(
+            epoch=trial.epoch + 1,
+            epochs=self.task.config.epochs,
+            step=trial.step,
+            steps=self.steps,
+            figures=dict(trial.figures),
+            genotype=trial.supernet.genotype(),
+            seconds=seconds,
+            left=left,
+        )
+
+    def _not_finite(self, what: str) -> str:
+        place = self.trial.step % len(self.task.train) + 1
+        kept = (
+            "no folder keeps a state"
+            if self.task.folder is None
+            else (f"{self.task.folder.path} keeps the state after step {self.saved}")
+        )
+        return (
+            f"{what} is not finite at epoch {self.trial.epoch + 1}, step {place} of {len(self.task.train)} "
+            f"(step {self.trial.step + 1} in all); {kept}; lower weights.lr or metric.gamma"
+        )
+
+
+def seed_all(task: Task, step: int) -> None:
+    """Seeds torch for a step; step 0 draws the supernet."""
+    torch.manual_seed(int(np.random.default_rng([task.config.seed, step]).integers(2**62)))
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Within: deterministic kernels without TF32, which would round inside of a bound.  The caller's after it."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False, False
+        try:
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -1,0 +1,254 @@
+"""What a training minimises: each objective is a value, and on a network it becomes a loss and a measure."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import bounds
+from certnas.errors import UserError
+from certnas.training.attack import pgd
+from certnas.training.certified import BoxedCrossEntropy, FusedCrossEntropy
+from certnas.training.ramp import smooth_ramp
+
+CrossEntropy = Callable[[Tensor, Tensor], Tensor]
+EXAMPLE = 2
+
+
+class Aim(ABC):
+    """An objective on one network."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
+        """The loss of a batch, at the fraction t in [0, 1] of the training; the network is in training mode.
+
+        cross_entropy(x, y) is the mean over the batch, with label smoothing and auxiliary head.  whole: the images of
+        which x is this process's share, and whose statistics batch norm takes; x where there is one process.
+        """
+
+    @abstractmethod
+    def correct(self, x: Tensor, y: Tensor) -> Tensor:
+        """Whether each image counts as right, with the network in evaluation mode.  [N] of bool"""
+
+
+class Objective(ABC):
+    """A training objective: settings only."""
+
+    measure: str
+    """What the mean of `Aim.correct` is called; the best network is chosen by it."""
+
+    @abstractmethod
+    def on(self, network: nn.Module, example: Tensor) -> Aim:
+        """The objective on this network, which reads images like `example` [N,C,H,W]."""
+
+    def schedule(self, t: float) -> dict[str, float]:
+        """What changes as the training goes on, for its log."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Standard(Objective):
+    """The cross-entropy of the images as they are."""
+
+    measure = "accuracy"
+
+    def on(self, network: nn.Module, example: Tensor) -> Aim:
+        return _Clean(network)
+
+
+@dataclass(frozen=True)
+class Adversarial(Objective):
+    """The cross-entropy of adversarial images: `steps` sign steps of PGD in the l∞ ball of radius `eps`.
+
+    The attack starts at x + `start`·N(0, I), clipped to ball and box, and sees the network in evaluation mode
+    (Madry et al. 2018; the values are AdvRush's).  Radii in [0, 1] pixels.  Over the first `warmup` of the training
+    the radius and the steps grow from 0 in proportion.
+    """
+
+    eps: float = 0.031
+    step: float = 0.01
+    steps: int = 7
+    start: float = 0.001
+    warmup: float = 0.0
+    measure = "adversarial_accuracy"
+
+    def __post_init__(self) -> None:
+        _positive(eps=self.eps, step=self.step, steps=self.steps)
+        if self.start < 0:
+            raise UserError(f"start: got {self.start:g}; give 0 or more")
+        _fraction(warmup=self.warmup)
+
+    def schedule(self, t: float) -> dict[str, float]:
+        return {"eps": self.eps * (1.0 if t >= self.warmup else t / self.warmup)}
+
+    def on(self, network: nn.Module, example: Tensor) -> Aim:
+        return _Attacked(network, self)
+
+
+@dataclass(frozen=True)
+class Certified(Objective):
+    """κ·CE(f(x), y) + (1 − κ)·(an upper bound of max CE(f(x'), y) over ‖x' − x‖∞ ≤ ε, x' in [0, 1]).
+
+    ε rises smoothly from 0 to `eps` (in [0, 1] pixels), and κ falls from 1 to `kappa`, between the fractions
+    `warmup` of the training (Gowal et al. 2018; the ramp is that of Xu et al. 2020).  A bound holds for one
+    network, so batch norm is that of the clean batch: its mean and variance, as differentiable constants, for
+    every image of the ball.  The measure is the certified accuracy at `eps`, with running statistics.
+    """
+
+    eps: float = 2 / 255
+    warmup: tuple[float, float] = (0.05, 0.6)
+    kappa: float = 0.5
+    measure = "certified_accuracy"
+
+    def __post_init__(self) -> None:
+        _positive(eps=self.eps)
+        first, last = self.warmup
+        if not 0 <= first < last <= 1:
+            raise UserError(f"warmup: got {first:g} to {last:g}; give rising fractions from 0 to 1")
+        _fraction(kappa=self.kappa)
+
+    def schedule(self, t: float) -> dict[str, float]:
+        ramp = self.ramp(t)
+        return {"eps": self.eps * ramp, "kappa": 1 - (1 - self.kappa) * ramp}
+
+    def ramp(self, t: float) -> float:
+        """From 0 to 1 over the warm-up."""
+        first, last = self.warmup
+        return smooth_ramp((t - first) / (last - first))
+
+    @abstractmethod
+    def bound(self, t: float) -> bounds.Method:
+        """The method that bounds −CE from below, from the rows of the margins.  [N, K−1, K] -> [N, 1]"""
+
+    @property
+    @abstractmethod
+    def proof(self) -> bounds.Method:
+        """The method that the certified accuracy is by."""
+
+    def on(self, network: nn.Module, example: Tensor) -> Aim:
+        return _Bounded(network, self, example[:EXAMPLE])
+
+
+@dataclass(frozen=True)
+class IntervalBounds(Certified):
+    """Certified training by interval arithmetic (IBP: Gowal et al. 2018)."""
+
+    def bound(self, t: float) -> bounds.Method:
+        return BoxedCrossEntropy()
+
+    @property
+    def proof(self) -> bounds.Method:
+        return bounds.IBP()
+
+
+@dataclass(frozen=True)
+class FusedCrownIBP(Certified):
+    """Certified training by CROWN-IBP with loss fusion (Zhang et al. 2020; Xu et al. 2020).
+
+    The bound is β·(fused CROWN-IBP) + (1 − β)·(interval arithmetic); β goes from 1 to `beta` over the warm-up.
+    """
+
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction(beta=self.beta)
+
+    def schedule(self, t: float) -> dict[str, float]:
+        return {**super().schedule(t), "beta": self._beta(t)}
+
+    def _beta(self, t: float) -> float:
+        return 1 - (1 - self.beta) * self.ramp(t)
+
+    def bound(self, t: float) -> bounds.Method:
+        return FusedCrossEntropy(self._beta(t))
+
+    @property
+    def proof(self) -> bounds.Method:
+        return bounds.CrownIBP()
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "standard": Standard,
+    "pgd-at": Adversarial,
+    "ibp": IntervalBounds,
+    "crown-ibp": FusedCrownIBP,
+}
+
+
+class _Clean(Aim):
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
+        return cross_entropy(x, y)
+
+    def correct(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.network(x).argmax(1) == y
+
+
+class _Attacked(_Clean):
+    def __init__(self, network: nn.Module, objective: Adversarial) -> None:
+        super().__init__(network)
+        self.objective = objective
+
+    def _attack(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        o = self.objective
+        start = x + o.start * torch.randn_like(x)
+        return pgd(self.network, x, y, eps=eps, step=o.step * eps / o.eps, steps=o.steps, start=start)
+
+    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
+        return cross_entropy(self._attack(x, y, self.objective.schedule(t)["eps"]), y)
+
+    def correct(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().correct(self._attack(x, y, self.objective.eps), y)
+
+
+class _Bounded(Aim):
+    """The network is traced once in each mode; its parameters are bound anew at every step."""
+
+    def __init__(self, network: nn.Module, objective: Certified, example: Tensor) -> None:
+        self.objective = objective
+        mode = network.training
+        self.training = bounds.trace(network.train(), example)
+        self.evaluation = bounds.trace(network.eval(), example)
+        network.train(mode)
+
+    def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
+        now = self.objective.schedule(t)
+        loss = cross_entropy(x, y)
+        if now["eps"] == 0:
+            return loss
+        rows = self._margins(y)
+        region = bounds.Linf(x, now["eps"], 0.0, 1.0)
+        network = self.training.bind(batch=whole)
+        bounded = -bounds.lower_bounds(network, region, rows, self.objective.bound(t)).mean()
+        return now["kappa"] * loss + (1 - now["kappa"]) * bounded
+
+    def correct(self, x: Tensor, y: Tensor) -> Tensor:
+        region = bounds.Linf(x, self.objective.eps, 0.0, 1.0)
+        with torch.no_grad():
+            network = self.evaluation.bind()
+            lower = bounds.lower_bounds(network, region, self._margins(y), self.objective.proof)
+        return (lower > 0).all(1)
+
+    def _margins(self, y: Tensor) -> Tensor:
+        (classes,) = self.training.output_shape
+        return bounds.margins(y, classes)
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"{name}: got {value:g}; give more than 0")
+
+
+def _fraction(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name}: got {value:g}; give a number from 0 to 1")

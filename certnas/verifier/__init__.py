@@ -1,0 +1,22 @@
+"""Properties of networks: read, attacked, proved by the cheapest bound that will, or by branch and bound."""
+
+from certnas.verifier.property import Box, Clause, Constraint, Property
+from certnas.verifier.tightening import tighten
+from certnas.verifier.verdict import Counterexample, Step, Verdict
+from certnas.verifier.verification import network_of, verify
+from certnas.verifier.vnnlib import parse_vnnlib, read_vnnlib
+
+__all__ = [
+    "Box",
+    "Clause",
+    "Constraint",
+    "Counterexample",
+    "Property",
+    "Step",
+    "Verdict",
+    "network_of",
+    "parse_vnnlib",
+    "read_vnnlib",
+    "tighten",
+    "verify",
+]

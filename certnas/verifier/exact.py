@@ -1,0 +1,227 @@
+"""Bounds in rational arithmetic, for what holds with equality: a strict inequality at the exact bound.
+
+In float64 a lower bound of 0 does not prove ≥ 0; here nothing is rounded.  Intervals go forward, and rows go backward
+through planes whose slopes are chosen and whose offsets follow exactly from the corners of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+import bounds
+from certnas.errors import UserError
+from certnas.verifier.property import Clause, Constraint, Property
+
+if TYPE_CHECKING:
+    from certnas.checker.network import Network, Node
+
+LARGEST = 100_000
+"""Weights and units that a network may have: a bound of so many takes about a second."""
+Array = np.ndarray[Any, np.dtype[Any]]
+"""Of rational numbers, unless said otherwise."""
+Ends = tuple[Array, Array]
+LOWER_SLOPES = ("chord", "least", "greatest")
+"""What the lower plane of a unit that bends takes its slope from: its upper plane, or its least or greatest piece."""
+
+
+Equal = Callable[[int, Tensor, Tensor], bool]
+"""Whether no input of a box, lower and upper [n], meets a clause, by its place in the property."""
+
+
+def equal_bounds(network: bounds.Network, prop: Property) -> Equal | None:
+    """What settles the clauses of a property that have a strict constraint; None where none has, or nothing can.
+
+    network: as `problem_of` makes it for the property.
+    """
+    if not any(constraint.strict for clause in prop.clauses for constraint in clause.constraints):
+        return None
+    exact = _exact(network)
+    if exact is None:
+        return None
+
+    def settled(clause: int, lower: Tensor, upper: Tensor) -> bool:
+        own = prop.clauses[clause]
+        if not any(constraint.strict for constraint in own.constraints):
+            return False
+        return exact.impossible(own, lower.cpu().numpy(), upper.cpu().numpy(), relational=prop.relational)
+
+    return settled
+
+
+def _exact(network: bounds.Network) -> Exact | None:
+    """Exact bounds of a network in float64, of whose weights nothing is rounded; None where there are none."""
+    from certnas.proofs.extract import plain  # here: it imports this package
+
+    elements = sum(value.numel() for value in network.values.values() if hasattr(value, "numel"))
+    units = sum(int(np.prod(node.shape)) for node in network.graph.nodes.values())
+    if elements + units > LARGEST:
+        return None
+    try:
+        found = plain(network).network
+    except UserError:  # an operator that has no such form
+        return None
+    rounded = any(error.any() for node in found.nodes.values() for error in node.parts[2])
+    return None if rounded else Exact(found)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Bounds of a network of the checker's operators, its numbers rational."""
+
+    network: Network
+
+    def impossible(self, clause: Clause, lower: Array, upper: Array, *, relational: bool) -> bool:
+        """Whether no input of the clause's box with lower ≤ X ≤ upper [n] meets the clause.
+
+        That is so where some constraint never holds.  A strict one never holds where its excess is at least 0, any
+        other one where it is above 0.  relational: whether the inputs stand behind the network's outputs.
+        """
+        shape = self.network.nodes[self.network.input].shape
+        sides = [
+            (max(Fraction(low), least), min(Fraction(high), most))
+            for low, high, (least, most) in zip(lower.tolist(), upper.tolist(), clause.box.sides, strict=True)
+        ]
+        if any(low > high for low, high in sides):
+            return True
+        ends = tuple(_array([side[k] for side in sides]).reshape(1, *shape) for k in (0, 1))
+        boxes = self._boxes((ends[0], ends[1]))
+        return any(
+            excess > 0 or (constraint.strict and excess == 0)
+            for constraint in clause.constraints
+            for excess in self._excess(constraint, boxes, len(sides) * relational)
+        )
+
+    def _boxes(self, area: Ends) -> dict[str, Ends]:
+        """The interval of every tensor, [1, *shape] each."""
+        known: dict[str, Ends] = {self.network.input: area}
+        for node in self.network.nodes.values():
+            if node.op != "input":
+                known[node.id] = _interval(node, [known[name] for name in node.operands])
+        return known
+
+    def _excess(self, constraint: Constraint, boxes: Mapping[str, Ends], inputs: int) -> Iterator[Fraction]:
+        """Lower bounds of Σ coef·Y + Σ inputs·X − bound, one for each way of choosing slopes."""
+        shape = self.network.nodes[self.network.output].shape
+        row = _array([Fraction(0)] * int(np.prod(shape)))
+        outputs = len(row) - inputs
+        for place, value in constraint.coef:
+            row[place] += value
+        for place, value in constraint.inputs:
+            row[outputs + place] += value
+        for choice in LOWER_SLOPES:
+            yield self._least(row.reshape(1, *shape), boxes, choice) - constraint.bound
+
+    def _least(self, row: Array, boxes: Mapping[str, Ends], choice: str) -> Fraction:
+        """A lower bound of a linear form [1, *output] over the area."""
+        from certnas.checker.network import pull
+
+        nodes, total = self.network.nodes, Fraction(0)
+        pending = {self.network.output: row}
+        for node in reversed(nodes.values()):
+            coef = pending.pop(node.id, None)
+            if coef is None:
+                continue
+            if node.op in ("sigmoid", "tanh", "max", "input"):
+                total += _times(coef, boxes[node.id])
+                continue
+            if node.op == "piecewise":
+                slope, offset = _planes(node, boxes[node.operands[0]], coef, choice)
+                total += Fraction((coef * offset).sum())
+                parts = [coef * slope]
+            else:
+                weight, bias, _ = node.parts
+                if bias is not None:
+                    total += Fraction((coef * _array(bias)).sum())
+                shapes = [nodes[name].shape for name in node.operands]
+                parts = pull(node, coef, None if weight is None else _array(weight), shapes)
+            for name, part in zip(node.operands, parts, strict=True):
+                pending[name] = pending[name] + part if name in pending else part
+        return total
+
+
+def _array(values: Any) -> Array:
+    """Rational numbers, element by element."""
+    given = np.asarray(values)
+    found = np.empty(given.shape, dtype=object)
+    found.reshape(-1)[:] = [Fraction(value) for value in given.reshape(-1).tolist()]
+    return found
+
+
+def _times(coef: Array, ends: Ends) -> Fraction:
+    """The least of ⟨coef, x⟩ over a box."""
+    return Fraction(np.where(coef > 0, coef * ends[0], coef * ends[1]).sum())
+
+
+def _interval(node: Node, operands: list[Ends]) -> Ends:
+    """The interval of a node's value."""
+    from certnas.checker.network import gather, push
+    from certnas.checker.relaxations import greatest
+
+    low, high = operands[0]
+    if node.op in ("sigmoid", "tanh"):
+        ends = (_array(np.full(low.shape, -1.0 if node.op == "tanh" else 0.0)), _array(np.ones(low.shape)))
+        return ends
+    if node.op == "max":
+        index = node.arrays["index"]
+        least, most = (greatest(gather(side, index), index >= 0) for side in (low, high))
+        return least, most
+    if node.op == "piecewise":
+        values = [_value(node, x) for x in _corners(node, low, high)]
+        return _extreme(np.minimum, values), _extreme(np.maximum, values)
+    weight, bias, _ = node.parts
+    if weight is None:
+        return push(node, [low for low, _ in operands], None), push(
+            node, [high for _, high in operands], None
+        )
+    w = _array(weight)
+    up, down = np.where(w > 0, w, 0 * w), np.where(w > 0, 0 * w, w)
+    shift = 0 if bias is None else _array(bias)
+    least = push(node, [low], up) + push(node, [high], down) + shift
+    return least, push(node, [high], up) + push(node, [low], down) + shift
+
+
+def _extreme(best: Any, values: list[Array]) -> Array:
+    found = values[0]
+    for value in values[1:]:
+        found = best(found, value)
+    return found
+
+
+def _value(node: Node, x: Array) -> Array:
+    """The piecewise linear function."""
+    kinks, slopes = _array(node.arrays["kinks"]), _array(node.arrays["slopes"])
+    total = _array(node.arrays["value"]).reshape(-1)[0] + (x - kinks[0]) * slopes[0]
+    for i, kink in enumerate(kinks):
+        total = total + np.maximum(x - kink, _array(0)) * (slopes[i + 1] - slopes[i])
+    return total
+
+
+def _corners(node: Node, low: Array, high: Array) -> list[Array]:
+    """The ends, and the kinks brought into [low, high]: a piecewise linear function turns nowhere else."""
+    kinks = [Fraction(kink) for kink in node.arrays["kinks"].reshape(-1).tolist()]
+    return [low, high, *(np.minimum(np.maximum(low, _array(kink)), high) for kink in kinks)]
+
+
+def _planes(node: Node, ends: Ends, coef: Array, choice: str) -> Ends:
+    """(slope, offset) of the plane that each coefficient meets: below the function where it is positive, else above.
+
+    A plane of any slope holds with the least (greatest) of f(x) − slope·x over the corners as its offset.
+    """
+    corners = _corners(node, *ends)
+    values = [_value(node, x) for x in corners]
+    wide = ends[1] > ends[0]
+    width = np.where(wide, ends[1] - ends[0], _array(1))
+    slope = np.where(wide, (values[1] - values[0]) / width, _array(0))
+    if choice != "chord":
+        bent = _extreme(np.logical_or, [(ends[0] < x) & (x < ends[1]) for x in corners[2:]])
+        pieces = _array(node.arrays["slopes"])
+        own = min(pieces) if choice == "least" else max(pieces)
+        slope = np.where(bent & (coef > 0), own, slope)
+    rests = [value - slope * x for value, x in zip(values, corners, strict=True)]
+    return slope, np.where(coef > 0, _extreme(np.minimum, rests), _extreme(np.maximum, rests))

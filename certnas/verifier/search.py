@@ -1,0 +1,209 @@
+"""All stages for one problem: attacks, bounds from the cheapest on, and branch and bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import bounds
+from bounds.extend import BoundState, budget
+from certnas.verifier.branch import Branching, State
+from certnas.verifier.deadline import Deadline
+from certnas.verifier.exact import Equal
+from certnas.verifier.input_split import FEW_INPUTS, InputSplitting, free_inputs
+from certnas.verifier.problem import Problem
+from certnas.verifier.proof import Proof
+from certnas.verifier.relaxed import Choice, Split
+from certnas.verifier.verdict import Step
+
+CHEAP: dict[str, bounds.Method] = {"ibp": bounds.IBP(), "crown-ibp": bounds.CrownIBP()}
+"""What is tried before crown, cheapest first."""
+ROOT_SHARE, ROOT_ITERATIONS, ROOT_COST = 0.3, 40, 10.0
+"""alpha-crown at the root: the share of the remaining time it may take, its iterations, and how many times a crown
+pass one iteration costs."""
+UNLIMITED = 600.0
+"""The seconds that alpha-crown's share is taken of where there is no time limit."""
+
+
+@dataclass
+class Search:
+    """The state of one search: the clauses still open, what is proved of them.
+
+    met: told points [M, *shape] that may be counterexamples, says whether to stop; attack: the same for an attack on
+    the present problem, by its name.  proof: where to keep how each clause was proved.  equal: settles in rational
+    arithmetic what a strict inequality at its exact bound leaves open.
+    """
+
+    problem: Problem
+    deadline: Deadline
+    memory: int
+    met: Callable[[Tensor], bool]
+    attack: Callable[[Problem, str], bool]
+    progress: Callable[[Step], None] | None = None
+    proof: Proof | None = None
+    equal: Equal | None = None
+    stage: str = "start"
+    state: State = field(init=False)
+    root: BoundState | None = None
+
+    def __post_init__(self) -> None:
+        self.state = State(dict.fromkeys(range(len(self.problem)), -math.inf))
+        self.clauses = list(range(len(self.problem)))  # of the problem at the start, those still open
+        self.groups = list(range(len(self.problem.region.x)))
+
+    def go(self) -> None:
+        """All stages, until nothing is open, a counterexample is met, or there is no more to try.
+
+        Raises OutOfTime, or MemoryError where open subproblems exceed the budget; `state` then says what is proved.
+        """
+        if self._attacked("quick"):
+            return
+        for name, method in CHEAP.items():
+            self._tell(name)
+            if self._settled(self._lower(method)):
+                return
+        self._tell("crown")
+        began = self.deadline.spent
+        self.root = self._bound_state()
+        with torch.no_grad():
+            lower = bounds.Crown().lower(self.root, self.problem.rows)
+        seconds = self.deadline.spent - began
+        if self._settled(lower) or self._equal() or self._attacked("thorough"):
+            return
+        if self.problem.region.is_box and free_inputs(self.problem) <= FEW_INPUTS:
+            self._tell("input splitting")
+            InputSplitting(self.problem, self.memory, self._note, self._equal_on).search(
+                self.deadline, self.state, lambda: self._tell(self.stage), self.met
+            )
+            return
+        starts = self._alpha(seconds)
+        if self.state.left:
+            self._tell("branch and bound")
+            Branching(self.problem, self.root, self.memory, self._note).search(
+                starts, self.deadline, self.state, lambda: self._tell(self.stage), self.met
+            )
+
+    def _tell(self, stage: str) -> None:
+        self.stage = stage
+        self.deadline.check()
+        if self.progress is not None:
+            state = self.state
+            self.progress(Step(stage, state.left, state.bound, state.open, state.done))
+
+    def _attacked(self, name: str) -> bool:
+        self._tell("attack")
+        return self.attack(self.problem, name)
+
+    def _bound_state(self) -> BoundState:
+        network = self.problem.network
+        limit = budget(self.memory, network.dtype, network.device)
+        return BoundState(network, self.problem.region, limit, bounds.Slope.ADAPTIVE)
+
+    def _lower(self, method: bounds.Method) -> Tensor:
+        problem = self.problem
+        with torch.no_grad():
+            return bounds.lower_bounds(
+                problem.network, problem.region, problem.rows, method, memory=self.memory
+            )
+
+    def _settled(self, lower: Tensor) -> bool:
+        """Takes note of lower bounds [G, R] of the problem's rows; whether no clause is left open."""
+        before = self.state.lower
+        excess = self.problem.excess(lower)
+        best = excess.nan_to_num(nan=-torch.inf).amax(1).tolist()
+        left = self.problem.unproved(excess)
+        self.state.lower = {i: max(best[c], before[c]) for i, c in enumerate(left)}
+        if self.proof is not None:
+            proved = set(range(len(self.problem))) - set(left)
+            self.proof.methods |= {self.clauses[c]: self.stage for c in proved}
+        return self._left(left)
+
+    def _left(self, left: list[int]) -> bool:
+        """Goes on with these clauses of the present problem; whether there are none."""
+        self.clauses = [self.clauses[c] for c in left]
+        if left:
+            self.problem, groups = self.problem.only(left)
+            self.groups = [self.groups[g] for g in groups.tolist()]
+            if self.root is not None:
+                self.root = self._narrowed(self.root, groups)
+        return not left
+
+    def _equal(self) -> bool:
+        """Settles clauses over the whole of their boxes in rational arithmetic; whether no clause is left open."""
+        if self.equal is None:
+            return False
+        box = self.problem.region.box()
+        left = []
+        for c, g in enumerate(self.problem.group.tolist()):
+            self.deadline.check()
+            if not self._equal_on(c, box.lower[g].flatten(), box.upper[g].flatten(), math.inf):
+                left.append(c)
+        self.state.lower = {i: self.state.lower[c] for i, c in enumerate(left)}
+        return self._left(left)
+
+    def _equal_on(self, clause: int, lower: Tensor, upper: Tensor, bound: float) -> bool:
+        """Whether rational arithmetic settles a clause of the present problem in a box [n] where `bound` is proved."""
+        if self.equal is None or not bound > -float(self.problem.needed[clause]):
+            return False
+        settled = self.equal(self.clauses[clause], lower, upper)
+        if settled and self.proof is not None:
+            self.proof.equal = True
+        return settled
+
+    def _note(self, clause: int, splits: tuple[Split, ...], choice: Choice | None) -> None:
+        """Keeps a proved subproblem of the present problem."""
+        if self.proof is not None:
+            self.proof.note(self.clauses[clause], splits, choice)
+
+    def _narrowed(self, root: BoundState, groups: Tensor) -> BoundState:
+        """The same for some regions, knowing the bounds of what nonlinear operators read and nothing derived."""
+        found = self._bound_state()
+        found.give({name: root.interval(name).at(groups) for name in root.plan.readers})
+        return found
+
+    def _alpha(self, seconds: float) -> list[Choice | None]:
+        """Bounds by alpha-crown if they fit into their share of the time; where each clause's optimiser stands.
+
+        seconds: what a pass of crown took.
+        """
+        share = ROOT_SHARE * min(self.deadline.left, UNLIMITED)
+        iterations = min(ROOT_ITERATIONS, int(share / (ROOT_COST * max(seconds, 1e-3))))
+        problem, width = self.problem, self.problem.width
+        assert self.root is not None
+        if iterations < 1:
+            return [None] * len(problem)
+        self._tell("alpha-crown")
+        optimised = bounds.AlphaCrown(iterations).optimise(self.root, problem.rows)
+        with torch.no_grad():
+            lower = optimised.lower(self.root, problem.rows)
+        output = problem.network.graph.output
+        slopes = optimised.alphas[output]
+        choices: list[Choice | None] = []
+        for c in range(len(problem)):
+            g, first = int(problem.group[c]), int(problem.slot[c]) * width
+            own = [
+                *range(first, first + width),
+                *([first] if width > 1 else []),
+            ]  # the mixed row like the first
+            chosen = {
+                name: tuple(t[g, own].to(torch.float32) for t in alphas) for name, alphas in slopes.items()
+            }
+            choices.append(Choice(chosen, {}))
+        left = problem.unproved(problem.excess(lower))
+        if self.proof is not None:
+            inner = {
+                target: node_alphas for target, node_alphas in optimised.alphas.items() if target != output
+            }
+            for g, group in enumerate(self.groups):
+                self.proof.slopes[group] = {
+                    target: {name: tuple(t[g : g + 1] for t in ts) for name, ts in node_alphas.items()}
+                    for target, node_alphas in inner.items()
+                }
+            for c in set(range(len(problem))) - set(left):
+                self.proof.note(self.clauses[c], (), choices[c])
+        self._settled(lower)
+        return [choices[c] for c in left]
