@@ -102,8 +102,8 @@ def share_unstable(network: bounds.Network, x: torch.Tensor, radii: torch.Tensor
     state = BoundState(network, region, budget(None, network.dtype, network.device), bounds.Slope.ADAPTIVE)
     unstable, units = 0.0, 0
     with torch.no_grad():
-        for target in state.plan.readers:
-            if target not in state.plan.prefix:
+        for target in state.facts.readers:
+            if target not in state.facts.prefix:
                 mask = state.unstable(target)
                 unstable, units = unstable + float(mask.sum()), units + mask.numel()
             state.refine(target)

@@ -8,7 +8,7 @@ from math import prod
 from bounds.chunking import CACHE_COEFFICIENTS, COPIES
 from bounds.cost_model import row_cost, row_work
 from bounds.graph import Network
-from bounds.graph.facts import plan_of
+from bounds.graph.facts import facts_of
 from bounds.methods.alpha_crown import AlphaCrown
 from bounds.operators import Nonlinear, rule_for
 
@@ -34,11 +34,11 @@ def estimates(network: Network, rows: int, *, iterations: int = AlphaCrown.itera
 
     Raises UnsupportedOp for an operator without a rule.
     """
-    graph, plan = network.graph, plan_of(network.graph)
+    graph, facts = network.graph, facts_of(network.graph)
     work = {n.name: prod(n.shape) * rule_for(n).work(network.call(n)) for n in graph.nodes.values()}
     total, count = sum(work.values()), len(graph.nodes)
-    position = {name: place for place, name in enumerate(plan.order)}
-    targets = {name: 2 * prod(graph.shape(name)) for name in plan.readers if name not in plan.prefix}
+    position = {name: place for place, name in enumerate(facts.order)}
+    targets = {name: 2 * prod(graph.shape(name)) for name in facts.readers if name not in facts.prefix}
     backward = sum(n * row_work(network, name, unit=True) for name, n in targets.items())
     visited = sum(position[name] for name in targets)
     last = rows * row_work(network, graph.output, unit=False)

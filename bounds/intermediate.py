@@ -14,7 +14,7 @@ from bounds.chunking import Blocks, MemoryBudget, recomputed
 from bounds.cost_model import row_cost
 from bounds.errors import BoundsError
 from bounds.graph import Network
-from bounds.graph.facts import plan_of
+from bounds.graph.facts import facts_of
 from bounds.interval import Interval
 from bounds.operators import Nonlinear, rule_for
 from bounds.operators.rule import Alphas
@@ -36,7 +36,7 @@ class IntermediateBounds:
         self.region = region
         self.budget = budget
         self.slope = slope
-        self.plan = plan_of(network.graph)
+        self.facts = facts_of(network.graph)
         self._intervals: dict[str, Interval] = {}
         self._derived: set[str] = set()
         self._given: dict[str, Interval] = {}
@@ -53,7 +53,7 @@ class IntermediateBounds:
         self._intervals.update(found)
         self._derived.difference_update(found)
         while stack:
-            for child in self.plan.children.get(stack.pop(), ()):
+            for child in self.facts.children.get(stack.pop(), ()):
                 self._relaxations.pop(child, None)
                 held = child in self._intervals and child not in self._derived
                 if child in seen or held or self._is_exact(child):
@@ -104,9 +104,9 @@ class IntermediateBounds:
             if current in self._intervals or current in missing:
                 continue
             missing.add(current)
-            if current not in self.plan.prefix:
+            if current not in self.facts.prefix:
                 stack += graph.nodes[current].operands
-        for current in self.plan.order:
+        for current in self.facts.order:
             if current in missing:
                 self._intervals[current] = self._evaluate(current)
                 self._derived.add(current)
@@ -126,7 +126,7 @@ class IntermediateBounds:
 
     def _is_exact(self, name: str) -> bool:
         """Whether a tensor is bounded against the region itself, whatever is known of others."""
-        return name in self.plan.prefix and not (self.region.is_box and name in self.plan.plain)
+        return name in self.facts.prefix and not (self.region.is_box and name in self.facts.plain)
 
     def _exact(self, name: str) -> Interval:
         """A tensor that is affine in the input, against the region itself.  Its rows are the same for every image."""
@@ -170,7 +170,7 @@ class IntermediateBounds:
 
     def lower_bounds_by_intervals(self, coef: Tensor) -> Tensor:
         """Lower bounds of rows of the output through its affine tail, then from intervals.  [N, S]"""
-        for name in self.plan.tail_ends:
+        for name in self.facts.tail_ends:
             self.interval(name)
         return lower_bound_from_boxes(
             self.network, self.region, self.interval, self.network.graph.output, coef

@@ -130,13 +130,13 @@ class BoundState(IntermediateBounds):
             name = stack.pop()
             if name not in found:
                 found.add(name)
-                stack += () if name in self.plan.prefix else self.network.graph.nodes[name].operands
+                stack += () if name in self.facts.prefix else self.network.graph.nodes[name].operands
         return frozenset(found)
 
     def _by_sign(self, target: str) -> bool:
         """Whether all that reads a tensor asks of its units is whether they may change their sign."""
         rules = [
-            rule_for(self.network.graph.nodes[reader.node]) for reader in self.plan.readers.get(target, ())
+            rule_for(self.network.graph.nodes[reader.node]) for reader in self.facts.readers.get(target, ())
         ]
         return bool(rules) and all(isinstance(rule, Nonlinear) and rule.by_sign for rule in rules)
 
@@ -147,7 +147,7 @@ class BoundState(IntermediateBounds):
         x = self.interval(target)
         mask = torch.zeros_like(x.lower, dtype=torch.bool)
         with torch.no_grad():
-            for reader in self.plan.readers[target]:
+            for reader in self.facts.readers[target]:
                 node = self.network.graph.nodes[reader.node]
                 rule = rule_for(node)
                 assert isinstance(rule, Nonlinear)
@@ -174,7 +174,7 @@ class BoundState(IntermediateBounds):
         mask: the units, [N, units] of bool; `unstable` by default.  NodeAlphas are [N, 1, …], or [N, M, …] for the M
         units of each image, in their order.
         """
-        if target in self.plan.prefix:
+        if target in self.facts.prefix:
             self.interval(target)
             return
         old = self.interval(target)

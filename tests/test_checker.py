@@ -127,7 +127,7 @@ def test_rows_that_only_intervals_prove_are_certified() -> None:
             eps *= 1.05
         region = bounds.Linf(x, eps)
         by_planes = BoundState(network, region, budget(None, torch.float64, x.device), bounds.Slope.ADAPTIVE)
-        for target in by_planes.plan.readers:
+        for target in by_planes.facts.readers:
             by_planes.refine(target)
         with torch.no_grad():
             short = bool((by_planes.lower_bounds(network.graph.output, rows) <= 0).any())

@@ -74,9 +74,9 @@ def test_intervals_keep_signs_and_open_units_their_bounds(monkeypatch: pytest.Mo
         state = BoundState(
             network, region, budget(None, network.dtype, network.device), bounds.Slope.ADAPTIVE
         )
-        for target in state.plan.readers:
+        for target in state.facts.readers:
             state.refine(target, meet=lambda _, new: new)
-        return {name: state.intervals[name] for name in state.plan.readers}
+        return {name: state.intervals[name] for name in state.facts.readers}
 
     with torch.no_grad():
         found = intervals()

@@ -60,9 +60,9 @@ def test_where_little_is_settled_both_sides_go_at_once_again(asked: list[int]) -
 def intervals(network: bounds.Network, x: Tensor, eps: float) -> dict[str, bounds.Interval]:
     """Of all that nonlinear operators read."""
     state = BoundState(network, bounds.Linf(x, eps), budget(None, x.dtype, x.device), bounds.Slope.ADAPTIVE)
-    for target in state.plan.readers:
+    for target in state.facts.readers:
         state.refine(target)
-    return {target: state.intervals[target] for target in state.plan.readers}
+    return {target: state.intervals[target] for target in state.facts.readers}
 
 
 def test_intervals_do_not_depend_on_the_way(asked: list[int], monkeypatch) -> None:

@@ -68,7 +68,7 @@ def test_a_method_gives_the_same_whatever_ran_before_it(norm: str) -> None:
 
 
 QUESTIONS: dict[str, Callable[[BoundState, Tensor], object]] = {
-    "intervals": lambda known, rows: [known.interval(name) for name in known.plan.order],
+    "intervals": lambda known, rows: [known.interval(name) for name in known.facts.order],
     "relaxations": lambda known, rows: [
         known.relaxation(name) for name in known.relaxed_before(known.network.graph.output)
     ],
@@ -86,11 +86,11 @@ def test_a_question_changes_no_later_answer(question: str, norm: str) -> None:
     found = []
     for asked in (False, True):
         known = state(network, region)
-        for target in known.plan.readers:
+        for target in known.facts.readers:
             if asked:
                 QUESTIONS[question](known, rows)
             known.refine(target)
-        sides = [torch.cat([*known.interval(name)]).flatten() for name in known.plan.readers]
+        sides = [torch.cat([*known.interval(name)]).flatten() for name in known.facts.readers]
         found.append(torch.cat([*sides, known.lower_bounds(network.graph.output, rows).flatten()]).detach())
     assert torch.equal(*found)
 
@@ -99,14 +99,14 @@ def test_what_was_derived_from_a_bound_goes_with_it() -> None:
     """Intervals and relaxations after a tensor whose bound is replaced follow the new one, others stay."""
     network, x, _ = subject()
     known = state(network, bounds.Linf(x, 0.1))
-    before, after = list(known.plan.readers)[:2]
-    old = {name: known.interval(name) for name in known.plan.order}
+    before, after = list(known.facts.readers)[:2]
+    old = {name: known.interval(name) for name in known.facts.order}
     planes = {name: known.relaxation(name) for name in known.relaxed_before(network.graph.output)}
     middle = old[before].center
     known.hold({before: bounds.Interval(middle, middle)})
     assert float(known.interval(after).radius.max()) < 1e-12 < float(old[after].radius.max())
     assert known.interval(network.graph.input) is old[network.graph.input]
-    first = next(iter(known.plan.readers[before])).node
+    first = next(iter(known.facts.readers[before])).node
     assert known.relaxation(first) is not planes[first]
     with pytest.raises(TypeError):
         known.intervals[before] = old[before]  # type: ignore[index]
@@ -115,7 +115,7 @@ def test_what_was_derived_from_a_bound_goes_with_it() -> None:
 def test_bounds_that_were_given_stay_when_a_method_starts_anew() -> None:
     network, x, rows = subject()
     known = state(network, bounds.Linf(x, 0.1))
-    name = next(iter(known.plan.readers))
+    name = next(iter(known.facts.readers))
     middle = known.interval(name).center
     known.give({name: bounds.Interval(middle, middle)})
     found = bounds.CrownIBP().lower(known, rows)

@@ -276,9 +276,9 @@ def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(patches, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
     monkeypatch.setattr(patch, "LARGEST", ALWAYS)
     bounds.lower_bounds(network, bounds.Linf(x, 0.1), rows, bounds.Crown(intersect=False))
-    plan = bounds.graph.facts.plan_of(network.graph)
-    refined = [name for name in plan.readers if name not in plan.prefix]
-    exact = plan.prefix - plan.plain  # affine in the input, and not read off a box
+    facts = bounds.graph.facts.facts_of(network.graph)
+    refined = [name for name in facts.readers if name not in facts.prefix]
+    exact = facts.prefix - facts.plain  # affine in the input, and not read off a box
     assert refined and exact and len(seen) == len(refined) + len(exact)
     assert set(seen) == {(2, 12, 12)}
 

@@ -20,7 +20,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Facts:
     """What one graph says of every region and method.
 
     prefix: nodes whose ancestors are all affine, the input among them.  plain: those of them for which interval
@@ -40,7 +40,7 @@ class Plan:
 
 
 @lru_cache(maxsize=64)
-def plan_of(graph: Graph) -> Plan:
+def facts_of(graph: Graph) -> Facts:
     """Raises UnsupportedOp for a node without a rule."""
     mixing: dict[str, int] = {graph.input: 0}
     readers: dict[str, list[Reader]] = {}
@@ -60,7 +60,7 @@ def plan_of(graph: Graph) -> Plan:
     position = {name: i for i, name in enumerate(order)}
     tail = _linear_tail(graph)
     starts = {operand for name in tail for operand in graph.nodes[name].operands} | {graph.output}
-    return Plan(
+    return Facts(
         prefix=frozenset(mixing),
         plain=frozenset(name for name, depth in mixing.items() if depth <= 1),
         readers={name: tuple(readers[name]) for name in sorted(readers, key=position.__getitem__)},

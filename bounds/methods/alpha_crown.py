@@ -140,7 +140,7 @@ class _AlphaSet:
     def bound(self, state: BoundState, coef: Tensor, meet: Meet = Interval.intersect) -> Tensor:
         """One evaluation: intermediate bounds with their alphas in order, then the rows with theirs."""
         output = state.network.graph.output
-        for target in state.plan.readers:
+        for target in state.facts.readers:
             if target != output:
                 mask = self.asked.get(target)
                 state.refine(target, self.alphas.get(target), meet=meet, mask=mask)
@@ -174,7 +174,7 @@ def _again(state: BoundState, detached: bool = False) -> BoundState:
     network = _frozen(state.network) if detached else state.network
     region = state.region.detach() if detached else state.region
     again = BoundState(network, region, state.budget, state.slope)
-    known = {name: state.interval(name) for name in state.plan.readers}
+    known = {name: state.interval(name) for name in state.facts.readers}
     again.give({name: x.detach() for name, x in known.items()} if detached else known)
     return again
 
@@ -183,7 +183,7 @@ def _of_images(state: BoundState, images: slice) -> BoundState:
     """The state of some of its images, as far as `_again` needs it."""
     region = state.region.at(images)
     part = BoundState(state.network, region, state.budget, state.slope)
-    part.give({name: state.interval(name).at(images) for name in state.plan.readers})
+    part.give({name: state.interval(name).at(images) for name in state.facts.readers})
     return part
 
 
@@ -208,7 +208,7 @@ def _owners(state: BoundState, each: dict[str, int]) -> dict[str, Tensor]:
 def _numbers_of_a_row(state: BoundState) -> dict[str, int]:
     """How many alphas a row of each intermediate tensor has on its way."""
     graph = state.network.graph
-    targets = [name for name in state.plan.readers if name not in (*state.plan.prefix, graph.output)]
+    targets = [name for name in state.facts.readers if name not in (*state.facts.prefix, graph.output)]
     node_alphas = {name: state.default_alphas(name) for name in state.relaxed_before(graph.output)}
     sizes = {name: sum(t[0].numel() for t in alphas) for name, alphas in node_alphas.items()}
     return {target: sum(sizes[name] for name in state.relaxed_before(target)) for target in targets}
@@ -226,7 +226,7 @@ def _initial(state: BoundState, rows: int, asked: dict[str, Tensor]) -> _AlphaSe
     """The default alphas of every target: of the output [N, S, …], of those asked [N, M, …], of others [N, 1, …]."""
     output = state.network.graph.output
     node_alphas = {name: state.default_alphas(name) for name in state.relaxed_before(output)}
-    repeats = {name: 1 for name in state.plan.readers if name not in state.plan.prefix}
+    repeats = {name: 1 for name in state.facts.readers if name not in state.facts.prefix}
     repeats |= {target: max(1, int(mask.sum(1).max())) for target, mask in asked.items()} | {output: rows}
     alphas = {
         target: {

@@ -32,7 +32,7 @@ class Crown(Method):
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
-        for target in state.plan.readers:
+        for target in state.facts.readers:
             state.refine(target, meet=Interval.intersect if self.intersect else _newer)
         boxed = state.lower_bounds_by_intervals(coef)
         return torch.fmax(boxed, state.lower_bounds(state.network.graph.output, coef))

@@ -19,7 +19,7 @@ class IBP(Method):
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
-        state.derive(interval_bounds(state, state.plan.tail_ends))
+        state.derive(interval_bounds(state, state.facts.tail_ends))
         return state.lower_bounds_by_intervals(coef)
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from bounds.graph import Network
-from bounds.graph.facts import Plan
+from bounds.graph.facts import Facts
 from bounds.interval import Interval
 from bounds.region import Region
 
@@ -17,7 +17,7 @@ class Held(Protocol):
 
     network: Network
     region: Region
-    plan: Plan
+    facts: Facts
 
     @property
     def intervals(self) -> Mapping[str, Interval]:

@@ -16,19 +16,19 @@ def interval_bounds(
 
     read: what a nonlinear operator sees of an operand's interval; it may change derivatives, not values.
     """
-    network, plan = state.network, state.plan
+    network, facts = state.network, state.facts
     graph = network.graph
     needed, stack = set(), list(wanted)
     while stack:
         name = stack.pop()
         if name not in needed:
             needed.add(name)
-            stack += () if name in plan.prefix or name in state.intervals else graph.nodes[name].operands
+            stack += () if name in facts.prefix or name in state.intervals else graph.nodes[name].operands
     held: dict[str, Interval] = {}
-    for name in plan.order:
+    for name in facts.order:
         if name not in needed:
             continue
-        if name in plan.prefix or name in state.intervals:
+        if name in facts.prefix or name in state.intervals:
             held[name] = state.interval(name)
             continue
         node = graph.nodes[name]

@@ -70,7 +70,7 @@ class ZonotopePass:
                 if isinstance(rule, Affine)
                 else self._relaxed(rule, call, operands)
             )
-            if name in state.plan.readers and name not in state.plan.prefix:
+            if name in state.facts.readers and name not in state.facts.prefix:
                 self._tighten(name)
             for operand in graph.last_reads.get(name, ()):
                 del self.forms[operand]

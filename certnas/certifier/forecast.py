@@ -135,7 +135,7 @@ class _Noting(bounds.Method):
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         lower = self.method.lower(state, coef)
-        self.intervals = {name: state.guess(name) for name in state.plan.readers}
+        self.intervals = {name: state.guess(name) for name in state.facts.readers}
         return lower
 
 

@@ -80,16 +80,16 @@ class Outward(BoundState):
 
     def met_exactly(self) -> list[str]:
         """Tensors affine in the input whose bounds against the region itself interval arithmetic goes on from."""
-        plan, graph = self.plan, self.network.graph
-        nodes = [node for node in graph.nodes.values() if node.name not in plan.prefix]
-        read = {operand for node in nodes for operand in node.operands} & plan.prefix
-        plain = plan.plain if self.region.is_box else {graph.input}
-        return [name for name in plan.order if name in read and name not in plain]
+        facts, graph = self.facts, self.network.graph
+        nodes = [node for node in graph.nodes.values() if node.name not in facts.prefix]
+        read = {operand for node in nodes for operand in node.operands} & facts.prefix
+        plain = facts.plain if self.region.is_box else {graph.input}
+        return [name for name in facts.order if name in read and name not in plain]
 
     def again(self) -> Outward:
         """A fresh state that knows the bounds of what nonlinear operators read, and what those start from."""
         fresh = Outward(self.network, self.region, self.budget, self.slope, self.slack)
-        known = {*self.plan.readers, *self.met_exactly()} & set(self.intervals)
+        known = {*self.facts.readers, *self.met_exactly()} & set(self.intervals)
         fresh.give({name: self.intervals[name] for name in known})
         return fresh
 

@@ -58,7 +58,7 @@ class Record:
         """
         made: list[list[Step]] = [[] for _ in state.region.x]
         exactly, output = state.met_exactly(), state.network.graph.output
-        readers = [name for name in state.plan.readers if name != output]
+        readers = [name for name in state.facts.readers if name != output]
         for target in [*(name for name in exactly if name not in readers), *readers]:
             if slopes is not None or target in exactly:
                 node_alphas = None if slopes is None else slopes.get(target)
@@ -103,7 +103,7 @@ class Record:
 
     def boxed(self, state: Outward, rows: Tensor) -> Formed:
         """Rows [N, R, *out] bounded from the intervals of the last nonlinear nodes: by planes that are constant."""
-        ends = state.plan.tail_ends
+        ends = state.facts.tail_ends
         for name in ends:
             state.widen(name)
         lower, keys = array(state.lower_bounds_by_intervals(rows)), list[dict[str, str]]()

@@ -132,7 +132,7 @@ class InputSplitting:
         output = self.network.graph.output
         with torch.no_grad():
             state = BoundState(self.network, region, self.budget, bounds.Slope.ADAPTIVE)
-            for target in state.plan.readers:
+            for target in state.facts.readers:
                 state.refine(target)
             boxed = state.lower_bounds_by_intervals(coef)
             for name in state.relaxed_before(output):

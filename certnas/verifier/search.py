@@ -162,7 +162,7 @@ class Search:
     def _narrowed(self, root: BoundState, groups: Tensor) -> BoundState:
         """The same for some regions, knowing the bounds of what nonlinear operators read and nothing derived."""
         found = self._bound_state()
-        found.give({name: root.interval(name).at(groups) for name in root.plan.readers})
+        found.give({name: root.interval(name).at(groups) for name in root.facts.readers})
         return found
 
     def _alpha(self, seconds: float) -> list[Choice | None]:

@@ -23,7 +23,7 @@ class LeastRow(bounds.IBP):
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         read = steadied if self.steady else bounds.Interval.known
-        state.derive(interval_bounds(state, state.plan.tail_ends, read))
+        state.derive(interval_bounds(state, state.facts.tail_ends, read))
         if self.hardest:
             with torch.no_grad():
                 every = state.lower_bounds_by_intervals(coef)
