@@ -16,7 +16,6 @@ from benchmarks.record import measured
 from certnas.certifier.batch import certify_batch
 from certnas.certifier.certification import certification
 from certnas.certifier.prover import Prover
-from certnas.certifier.request import NORMS
 from certnas.crosscheck import OracleUnusable, auto_lirpa_bounds
 from certnas.crosscheck.auto_lirpa import ConvMode
 from certnas.faithful import Faithful
@@ -139,7 +138,9 @@ def certified(name: str, size: str, device: str, method: str) -> dict[str, Any]:
     request = certification(it.model, it.x, it.y, method=own, attack=False, tol=TOL).request
     nothing = it.x[:0]
     faithful = Faithful(it.model, it.single.graph)
-    prove = Prover(it.single, it.double, own, NORMS["linf"], request.clip, None, nothing, nothing, faithful)
+    prove = Prover(
+        it.single, it.double, own, bounds.NORMS["linf"], request.clip, None, nothing, nothing, faithful
+    )
     with costing(device) as cost:
         found = certify_batch(request, prove, it.x, it.y, range(IMAGES), lambda *_: None)
     return cost | {

@@ -24,7 +24,7 @@ from certnas.certifier.batch import certify_batch
 from certnas.certifier.certification import certification
 from certnas.certifier.planning import SECONDS
 from certnas.certifier.prover import prover
-from certnas.certifier.request import NORMS, describe
+from certnas.certifier.request import describe
 from certnas.runs import write_atomically
 
 
@@ -74,7 +74,7 @@ def measure(sizes: Sizes, method: bounds.Method) -> dict[str, Any]:
     x = torch.rand(sizes.images, 1, sizes.side, sizes.side, generator=torch.Generator().manual_seed(SEED))
     y = model(x).argmax(1)
     request = certification(model, x, y, method=method, attack=False).request
-    prove = prover(model, x, method, NORMS["linf"], request.clip, None)
+    prove = prover(model, x, method, bounds.NORMS["linf"], request.clip, None)
     with measured() as held:
         pass
     with measured() as cost:

@@ -24,9 +24,10 @@ from bounds.methods import (
     ZonotopeCrown,
     lower_bounds,
     output_bounds,
+    register_method,
 )
 from bounds.operators import Affine, Nonlinear, check, register_operator
-from bounds.region import L1, L2, NORMS, Linf, Region
+from bounds.region import L1, L2, NORMS, Linf, Region, register_norm
 from bounds.relaxation import SLOPES, Slope
 from bounds.specification import logits, margins, targeted
 
@@ -67,6 +68,8 @@ __all__ = [
     "margins",
     "output_bounds",
     "program_of",
+    "register_method",
+    "register_norm",
     "register_operator",
     "targeted",
     "trace",

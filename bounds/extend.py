@@ -10,17 +10,21 @@ from bounds.graph.canonical import COMPOSED
 from bounds.memory_format import fastest_last
 from bounds.methods.alpha_crown import TargetAlphas
 from bounds.operators import REGISTERED, RULES, rule_for
+from bounds.operators.curve import Curve
+from bounds.operators.curve import rule as curve_rule
 from bounds.operators.movement import IDENTITIES, RESHAPES, SELECTIONS
 from bounds.operators.rule import Alphas
 from bounds.passes.crown import lower_bound
 from bounds.passes.ibp import interval_bounds
 from bounds.passes.zonotope import AffineForm, ZonotopePass
+from bounds.patch import ELEMENTWISE, PatchRule
 from bounds.relaxation import EVERYTHING, Diagonal, LinearMap, Plane, Relaxation, Windowed
 from bounds.rows import NodeAlphas
 from bounds.state import BoundState, Meet
 
 __all__ = [
     "COMPOSED",
+    "ELEMENTWISE",
     "EVERYTHING",
     "IDENTITIES",
     "REGISTERED",
@@ -31,11 +35,13 @@ __all__ = [
     "Alphas",
     "BoundState",
     "Call",
+    "Curve",
     "Diagonal",
     "LinearMap",
     "Meet",
     "MemoryBudget",
     "NodeAlphas",
+    "PatchRule",
     "Plane",
     "Ref",
     "Relaxation",
@@ -43,6 +49,7 @@ __all__ = [
     "Windowed",
     "ZonotopePass",
     "budget",
+    "curve_rule",
     "fastest_last",
     "free_memory",
     "interval_bounds",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +31,18 @@ class Region(ABC):
     x [N, *shape]; eps a number, [N], or [N, *shape] (one radius per element; the ball is then an ellipsoid);
     lower, upper None, a number, or a tensor that broadcasts to the image's shape (per channel: [C, 1, 1]).
     Raises InvalidInput for a negative or non-finite radius, NaN in x, or an x outside of [lower, upper].
+
+    A subclass is the record of one norm: its ball, its dual norm, and what others say of it.
     """
+
+    name: ClassVar[str]
+    """How options and result files call the norm, such as "linf"."""
+    p: ClassVar[float]
+    """Of the lp norm; the dual norm is the lq norm with 1/p + 1/q = 1."""
+    symbol: ClassVar[str]
+    """How tables and plots call it."""
+    reported: ClassVar[tuple[float, ...]]
+    """Radii at which certified accuracy is reported, for pixels in [0, 1]."""
 
     x: Tensor
     eps: Number
@@ -141,6 +154,9 @@ class Region(ABC):
 class Linf(Region):
     """max|x' − x| / ε ≤ 1.  With a box the region is itself a box."""
 
+    name, p, symbol = "linf", inf, "l∞"
+    reported = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 0.1)
+
     @property
     def is_box(self) -> bool:
         return True
@@ -155,6 +171,9 @@ class Linf(Region):
 @dataclass(frozen=True, eq=False)
 class L2(Region):
     """‖(x' − x) / ε‖₂ ≤ 1."""
+
+    name, p, symbol = "l2", 2.0, "l2"
+    reported = (0.1, 0.25, 0.5, 1.0)
 
     def _dual_norm(self, coef: Tensor) -> Tensor:
         return torch.linalg.vector_norm(coef, dim=-1)
@@ -205,6 +224,9 @@ def _filled(coef: Tensor, room: Tensor) -> Tensor:
 class L1(Region):
     """‖(x' − x) / ε‖₁ ≤ 1."""
 
+    name, p, symbol = "l1", 1.0, "l1"
+    reported = (0.5, 1.0, 2.0, 4.0)
+
     def _dual_norm(self, coef: Tensor) -> Tensor:
         return coef.abs().amax(-1)
 
@@ -246,4 +268,19 @@ def _replaced(
     return found.flatten().index_copy(0, rows, work(*some)).reshape(found.shape)
 
 
-NORMS: dict[str, type[Region]] = {"linf": Linf, "l2": L2, "l1": L1}
+NORMS: dict[str, type[Region]] = {region.name: region for region in (Linf, L2, L1)}
+"""Every norm by its name."""
+
+
+def register_norm(region: type[Region]) -> type[Region]:
+    """Add a norm, from outside of this package; it can decorate the subclass of `Region` that is its record.
+
+    Raises InvalidInput for a name that is taken, and where the record lacks its name, p, symbol or radii.
+    """
+    missing = [key for key in ("name", "p", "symbol", "reported") if not hasattr(region, key)]
+    if missing:
+        raise InvalidInput(f"register_norm: {region.__name__} lacks {', '.join(missing)}")
+    if region.name in NORMS:
+        raise InvalidInput(f"register_norm: there is a norm '{region.name}' already")
+    NORMS[region.name] = region
+    return region

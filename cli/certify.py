@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from certnas.proofs import Written
     from cli.shards import Shards
 
-AT = {
-    "linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255, 0.1),
-    "l2": (0.1, 0.25, 0.5, 1.0),
-    "l1": (0.5, 1.0, 2.0, 4.0),
-}
-
 
 @click.command()
 @with_options
@@ -61,7 +55,9 @@ class Run:
         if options["images"] < 1:
             raise UserError(f"--images is {options['images']}; accepted: at least 1")
         self.clip = (0.0, 1.0) if options["clip"] else None
-        self.at: Sequence[float] = AT[options["norm"]] if options["at"] is None else options["at"]
+        self.at: Sequence[float] = (
+            bounds.NORMS[options["norm"]].reported if options["at"] is None else options["at"]
+        )
         if any(not eps >= 0 for eps in self.at):
             raise UserError(f"--at holds {min(self.at):g}; accepted: radii of at least 0")
         check_numbers(options["tol"], options["eps_max"], options["batch_size"], options["memory"])

@@ -11,7 +11,7 @@ import click
 from cli.complete import COMPLETE
 from cli.engine import ENGINE
 from cli.opening import OPENING
-from cli.values import Bytes, Number, Numbers
+from cli.values import Bytes, NormName, Number, Numbers
 
 F = TypeVar("F", bound=Callable[..., Any])
 METHODS = "ibp, crown-ibp, zonotope, zonotope+crown, crown, alpha-crown, or auto"
@@ -39,7 +39,7 @@ DATA = (
     ),
 )
 PROOF = (
-    click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True),
+    click.option("--norm", type=NormName(), default="linf", show_default=True, help="linf, l2 or l1."),
     click.option("--method", default="crown", show_default=True, help=f"{METHODS}."),
     click.option("--slope", help="Lower slope of ReLU: adaptive, parallel, zero or one."),
     click.option("--iterations", type=int, help="Of alpha-crown's optimisation."),

@@ -15,7 +15,7 @@ from cli.bars import bar
 from cli.engine import chosen_engine, with_engine
 from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
 from cli.opening import OPENING, opened
-from cli.values import Numbers
+from cli.values import NormName, Numbers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +41,7 @@ def _with_model(function: F) -> F:
 @click.option("--data-layout", type=click.Choice(["nchw", "nhwc"]), help="Where an .npz has its channels.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
 @click.option("--images", type=click.IntRange(1), default=4, show_default=True, help="How many, by the seed.")
-@click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True)
+@click.option("--norm", type=NormName(), default="linf", show_default=True, help="linf, l2 or l1.")
 @click.option("--eps", type=Numbers(), default="0.01", show_default=True, help="Radii: 1/255,8/255.")
 @click.option("--methods", default="ibp,crown-ibp,crown", show_default=True, help="Between commas.")
 @click.option(

@@ -96,10 +96,10 @@ def go(config: RunConfig, options: dict[str, Any]) -> None:
     """Runs what is not done yet, and shows it."""
     from rich.console import Console
 
+    import bounds
     from certnas.certifier import SoundnessError
     from certnas.certifier.results import keep_evidence
     from certnas.pipeline import run as ran
-    from certnas.pipeline.report import AT
     from cli.show import summary
     from cli.show_run import watching
 
@@ -124,5 +124,5 @@ def go(config: RunConfig, options: dict[str, Any]) -> None:
         raise Ended(line, INTERRUPTED) from error
     certificates = outcome.certificates
     title = f"{config.search.data.name} · {certificates.norm} · {certificates.method}"
-    Console().print(summary(certificates, AT[certificates.norm], title))
+    Console().print(summary(certificates, bounds.NORMS[certificates.norm].reported, title))
     click.echo(f"wrote {outcome.report}")

@@ -13,7 +13,6 @@ from rich.text import Text
 from certnas.certifier import Certificates, Progress
 from cli.bars import bar
 
-SYMBOLS = {"linf": "l∞", "l2": "l2", "l1": "l1"}
 COLOURS = {"certified": "green", "misclassified": "red", "zero": "yellow"}
 ROWS = 50
 
@@ -37,7 +36,9 @@ def table(certificates: Certificates) -> Table:
     shown = Table(
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, title_justify="left"
     )
-    shown.title = f"{SYMBOLS[certificates.norm]} radii, in [0, 1] pixels"
+    import bounds
+
+    shown.title = f"{bounds.NORMS[certificates.norm].symbol} radii, in [0, 1] pixels"
     for header in ("image", "label", "predicted"):
         shown.add_column(header, justify="right")
     shown.add_column("certified", justify="right", style="bold")

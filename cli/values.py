@@ -49,6 +49,22 @@ class Bytes(click.ParamType):
             self.fail(f"{value!r} is no size; accepted: bytes, or a number with K, M or G such as 2G")
 
 
+class NormName(click.ParamType):
+    """A norm that is registered; the names come from `bounds.NORMS`, which needs torch, and so when they are needed."""
+
+    name = "norm"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "NORM"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from bounds import NORMS
+
+        if value not in NORMS:
+            self.fail(f"{value!r} is no norm; accepted: {', '.join(NORMS)}", param, ctx)
+        return str(value)
+
+
 class Setting(click.ParamType):
     """KEY=VALUE; a value that reads as a whole number is one."""
 

@@ -13,7 +13,6 @@ import certnas
 from certnas.certifier.forecast import Forecast
 from certnas.certifier.prover import Prover, prover
 from certnas.certifier.radius import Radii, search_radii
-from certnas.certifier.request import NORMS
 from certnas.data import load
 from certnas.models import open_model
 
@@ -33,7 +32,7 @@ def part(norm: str, method: bounds.Method, count: int = 8, model: nn.Module | No
     x = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         y = model(x).argmax(1)
-    return prover(model, x, method, NORMS[norm], None, None).about(x, y, None, 5)
+    return prover(model, x, method, bounds.NORMS[norm], None, None).about(x, y, None, 5)
 
 
 def searched(of: Prover, *, forecast: bool) -> Radii:
@@ -51,7 +50,7 @@ def searched(of: Prover, *, forecast: bool) -> Radii:
 
 
 @pytest.mark.parametrize("slope", [bounds.Slope.ADAPTIVE, bounds.Slope.PARALLEL])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", bounds.NORMS)
 def test_the_radii_are_those_of_the_search_without(norm: str, slope: bounds.Slope) -> None:
     of = part(norm, bounds.Crown(slope))
     plain, foretold = searched(of, forecast=False), searched(of, forecast=True)
@@ -68,7 +67,7 @@ def test_a_trained_network_takes_fewer_evaluations(norm: str) -> None:
     with torch.no_grad():
         right = (model(digits.x).argmax(1) == digits.y).nonzero().flatten()
     x, y = digits.x[right], digits.y[right]
-    of = prover(model, x, bounds.Crown(), NORMS[norm], (0.0, 1.0), None).about(x, y, None, 10)
+    of = prover(model, x, bounds.Crown(), bounds.NORMS[norm], (0.0, 1.0), None).about(x, y, None, 10)
     plain, foretold = (searched(of, forecast=f).evaluations.double().mean() for f in (False, True))
     assert float(foretold) < 0.8 * float(plain)
 

@@ -1,5 +1,6 @@
 """Bound methods: each a value, each a composition of the passes.  `METHODS` names them."""
 
+from bounds.errors import InvalidInput
 from bounds.methods.alpha_crown import AlphaCrown, CrownAtAlphas
 from bounds.methods.crown import Crown
 from bounds.methods.ibp import IBP, CrownIBP
@@ -15,6 +16,18 @@ METHODS: dict[str, Method] = {
     "alpha-crown": AlphaCrown(),
 }
 
+
+def register_method(name: str, method: Method) -> Method:
+    """Give a method a name, from outside of this package: options and commands then accept it.
+
+    Raises InvalidInput for a name that is taken.
+    """
+    if name in METHODS:
+        raise InvalidInput(f"register_method: there is a method '{name}' already")
+    METHODS[name] = method
+    return method
+
+
 __all__ = [
     "IBP",
     "METHODS",
@@ -27,4 +40,5 @@ __all__ = [
     "ZonotopeCrown",
     "lower_bounds",
     "output_bounds",
+    "register_method",
 ]

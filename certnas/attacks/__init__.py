@@ -12,18 +12,18 @@ from certnas.attacks.ead import ead
 from certnas.attacks.fab import fab, fab_targeted
 from certnas.attacks.fmn import fmn
 from certnas.attacks.norms import NORMS
-from certnas.attacks.problem import BUDGETS, Attack, Budget
+from certnas.attacks.problem import BUDGETS, Attack, AttackBudget
 from certnas.attacks.smallest import Adversarial, smallest
 from certnas.errors import UserError
 
-__all__ = ["ATTACKS", "BUDGETS", "Adversarial", "Attack", "Budget", "smallest_adversarial"]
+__all__ = ["ATTACKS", "BUDGETS", "Adversarial", "Attack", "AttackBudget", "smallest_adversarial"]
 
 ATTACKS: dict[str, dict[str, Attack]] = {
     "linf": {"fab": fab, "fab-t": fab_targeted, "deepfool": deepfool, "fmn": fmn, "apgd": apgd},
     "l2": {"fab": fab, "fab-t": fab_targeted, "deepfool": deepfool, "ddn": ddn, "apgd": apgd},
     "l1": {"fab": fab, "fab-t": fab_targeted, "fmn": fmn, "ead": ead, "apgd": apgd_grouped},
 }
-"""Norm -> the attacks tried, in this order; APGD is last because it starts from the best found before it."""
+"""AttackNorm -> the attacks tried, in this order; APGD is last because it starts from the best found before it."""
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -36,7 +36,7 @@ def smallest_adversarial(
     *,
     seed: int = 0,
     batch_size: int = 100,
-    budget: Budget = BUDGETS["standard"],
+    budget: AttackBudget = BUDGETS["standard"],
     progress: Callable[[int, int], None] | None = None,
     targets: Tensor | None = None,
 ) -> Adversarial:

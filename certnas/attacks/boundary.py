@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from certnas.attacks.norms import Norm, per_image
+from certnas.attacks.norms import AttackNorm, per_image
 
 OVERSHOOTS = (1.0, 1 + 1e-6, 1 + 1e-4, 1 + 1e-2)  # a float32 success can be a float64 miss by a hair
 HALVINGS = 32
 
 
 def to_boundary(
-    wrong: Callable[[Tensor], Tensor], x: Tensor, candidate: Tensor, norm: Norm
+    wrong: Callable[[Tensor], Tensor], x: Tensor, candidate: Tensor, norm: AttackNorm
 ) -> tuple[Tensor, Tensor]:
     """The candidate pulled back toward x as far as it stays adversarial, and which are adversarial at all.
 

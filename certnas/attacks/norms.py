@@ -23,7 +23,7 @@ def clipped(delta: Tensor, t: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Norm:
+class AttackNorm:
     """A norm: its name here and in pyautoattack, its length, and the paths that shorten a perturbation."""
 
     name: str
@@ -32,7 +32,7 @@ class Norm:
     paths: tuple[Callable[[Tensor, Tensor], Tensor], ...]
 
 
-LINF = Norm("linf", "Linf", lambda delta: delta.abs().flatten(1).amax(1), (scaled, clipped))
-L2 = Norm("l2", "L2", lambda delta: delta.square().flatten(1).sum(1).sqrt(), (scaled,))
-L1 = Norm("l1", "L1", lambda delta: delta.abs().flatten(1).sum(1), (scaled,))
+LINF = AttackNorm("linf", "Linf", lambda delta: delta.abs().flatten(1).amax(1), (scaled, clipped))
+L2 = AttackNorm("l2", "L2", lambda delta: delta.square().flatten(1).sum(1).sqrt(), (scaled,))
+L1 = AttackNorm("l1", "L1", lambda delta: delta.abs().flatten(1).sum(1), (scaled,))
 NORMS = {norm.name: norm for norm in (LINF, L2, L1)}

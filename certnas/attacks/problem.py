@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from certnas.attacks.norms import Norm, per_image
+from certnas.attacks.norms import AttackNorm, per_image
 
 SHARPNESS = (
     10.0  # clean margin after scaling: losses neither vanish (large logits) nor mix all classes (small ones)
@@ -15,7 +15,7 @@ SHARPNESS = (
 
 
 @dataclass(frozen=True)
-class Budget:
+class AttackBudget:
     """How long attacks may take.
 
     steps: iterations of each gradient attack; fab_steps: iterations of FAB, each one gradient per candidate
@@ -31,9 +31,9 @@ class Budget:
 
 
 BUDGETS = {
-    "quick": Budget(steps=40, fab_steps=15, probes=3, candidates=4),
-    "standard": Budget(),
-    "thorough": Budget(steps=300, fab_steps=100, restarts=3, probes=12, candidates=99),
+    "quick": AttackBudget(steps=40, fab_steps=15, probes=3, candidates=4),
+    "standard": AttackBudget(),
+    "thorough": AttackBudget(steps=300, fab_steps=100, restarts=3, probes=12, candidates=99),
 }
 
 
@@ -72,8 +72,8 @@ class Problem:
     x: Tensor
     columns: Tensor
     scale: Tensor
-    norm: Norm
-    budget: Budget
+    norm: AttackNorm
+    budget: AttackBudget
     best: Tensor
     radius: Tensor
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from certnas.attacks.boundary import to_boundary
 from certnas.attacks.isolation import isolated
 from certnas.attacks.judge import Judge, frozen, inspect
-from certnas.attacks.norms import Norm, per_image
-from certnas.attacks.problem import Attack, Budget, Problem
+from certnas.attacks.norms import AttackNorm, per_image
+from certnas.attacks.problem import Attack, AttackBudget, Problem
 from certnas.errors import UserError
 
 
@@ -40,12 +40,12 @@ def smallest(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    norm: Norm,
+    norm: AttackNorm,
     attacks: Mapping[str, Attack],
     *,
     seed: int,
     batch_size: int,
-    budget: Budget,
+    budget: AttackBudget,
     progress: Callable[[int, int], None] | None,
     targets: Tensor | None,
 ) -> Adversarial:
@@ -80,9 +80,9 @@ def attack_batch(
     judge: Judge,
     fast: nn.Module,
     x: Tensor,
-    norm: Norm,
+    norm: AttackNorm,
     attacks: Mapping[str, Attack],
-    budget: Budget,
+    budget: AttackBudget,
     first: int,
     report: Callable[[int], None],
 ) -> Adversarial:
@@ -120,7 +120,13 @@ def attack_batch(
 
 
 def stated(
-    judge: Judge, fast: nn.Module, x: Tensor, norm: Norm, budget: Budget, best: Tensor, radius: Tensor
+    judge: Judge,
+    fast: nn.Module,
+    x: Tensor,
+    norm: AttackNorm,
+    budget: AttackBudget,
+    best: Tensor,
+    radius: Tensor,
 ) -> Problem:
     """The batch as attacks see it: in float32, unless float32 gets an image wrong that float64 gets right."""
     columns = judge.columns(x, budget.candidates)

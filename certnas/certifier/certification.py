@@ -16,7 +16,6 @@ from certnas.certifier.planning import AUTO, SECONDS, Plan, plan
 from certnas.certifier.prover import Prover, prover
 from certnas.certifier.radius import Bracket
 from certnas.certifier.request import (
-    NORMS,
     TARGETS,
     Box,
     check_box,
@@ -69,7 +68,7 @@ class Certifier:
         request, size = self.request, len(batch.index)
         x, y = batch.x.detach().to(self.device), batch.y.detach().to(self.device, torch.long)
         if self._prover is None and not self._constant:
-            ball = NORMS[request.norm]
+            ball = bounds.NORMS[request.norm]
             try:
                 self._prover = prover(request.model, x, request.method, ball, request.clip, request.memory)
             except bounds.ConstantOutput:
@@ -127,7 +126,7 @@ def certification(
     at: Sequence[float] = (),
 ) -> Certification:
     """What `certify` does to `batches` of x, y; all is checked but numbers; on `device`, or the model's."""
-    chosen("norm", norm, NORMS)
+    chosen("norm", norm, bounds.NORMS)
     target = chosen("targets", targets, TARGETS)
     check_box(clip, attack)
     check_images(x, y, clip)

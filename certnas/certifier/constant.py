@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import bounds
 from certnas.certifier.batch import PROOF_MARGIN, Request
 from certnas.certifier.certificates import Certificates, targets
 from certnas.certifier.prover import search_end
-from certnas.certifier.request import NORMS, check_logits, describe
+from certnas.certifier.request import check_logits, describe
 from certnas.errors import UserError
 from certnas.faithful import dtype_of, first_output, points_about
 
@@ -23,11 +24,11 @@ def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int
     Raises UserError where the model gives other scores at other points, or none that can be certified.
     """
     started = perf_counter()
-    norm = NORMS[request.norm]
+    norm = bounds.NORMS[request.norm]
     end = search_end(x, norm, request.clip, request.eps_max)
     logits = _scores(request, x)
     check_logits(logits, y, index)
-    around = _scores(request, points_about(x, norm.order, end, request.clip).to(x))
+    around = _scores(request, points_about(x, norm.p, end, request.clip).to(x))
     if not torch.equal(around, logits[:1].expand_as(around)):
         raise UserError(
             "the model's output does not depend on its input as it is traced, but differs between images; "

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import bounds
 from certnas.certifier.certificates import Certificates
 
-SYMBOLS = {"linf": "l∞", "l2": "l2", "l1": "l1"}
 CERTIFIED, ATTACKED, GREY = "#1f5fa8", "#c4501b", "#8a8a8a"
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -95,7 +95,7 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _dress(axes: Axes, certificates: Certificates, model: str, what: str) -> None:
-    symbol = SYMBOLS.get(certificates.norm, certificates.norm)
+    symbol = bounds.NORMS[certificates.norm].symbol
     axes.set_xlabel(f"{symbol} {what} (pixels in [0, 1])")
     second = axes.secondary_xaxis("top", functions=(_to_255, _from_255))
     second.set_xlabel("the same in 1/255", fontsize=9, color="#555555")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from certnas.certifier.request import Box, Norm
+from certnas.certifier.request import Box
 from certnas.faithful import Faithful, dtype_of, not_evaluated, points_about
 
 
@@ -17,7 +17,7 @@ class Prover:
     single: bounds.Network
     double: bounds.Network
     method: bounds.Method
-    norm: Norm
+    norm: type[bounds.Region]
     clip: Box | None
     memory: int | None
     x: Tensor
@@ -30,7 +30,7 @@ class Prover:
         Raises UserError where it is not.
         """
         end = search_end(x, self.norm, self.clip, eps_max)
-        self.faithful.check(points_about(x, self.norm.order, end, self.clip))
+        self.faithful.check(points_about(x, self.norm.p, end, self.clip))
 
     def about(self, x: Tensor, y: Tensor, target: Tensor | None, classes: int) -> "Prover":
         """The same, asked about images x [N, *shape] of labels y [N], against their target or all classes."""
@@ -71,7 +71,7 @@ class Prover:
             (slope,) = torch.autograd.grad(margin.sum(), point)
         slope = slope.unsqueeze(1)
         at_x = (slope * x.unsqueeze(1)).flatten(2).sum(-1)
-        fall = (at_x - self.norm.ball(x, 1.0).minimum(slope)).squeeze(1)
+        fall = (at_x - self.norm(x, 1.0).minimum(slope)).squeeze(1)
         return margin.detach(), margin.detach() / fall
 
     def end(self, eps_max: float | None) -> Tensor:
@@ -80,11 +80,11 @@ class Prover:
 
     def _region(self, x: Tensor, eps: Tensor) -> bounds.Region:
         if self.clip is None:
-            return self.norm.ball(x, eps)
-        return self.norm.ball(x, eps, lower=self.clip[0], upper=self.clip[1])
+            return self.norm(x, eps)
+        return self.norm(x, eps, lower=self.clip[0], upper=self.clip[1])
 
 
-def search_end(x: Tensor, norm: Norm, clip: Box | None, eps_max: float | None) -> Tensor:
+def search_end(x: Tensor, norm: type[bounds.Region], clip: Box | None, eps_max: float | None) -> Tensor:
     """Where the search for the radius of each image x [N, *shape] ends: eps_max, or where the ball holds the box.  [N]
 
     It is infinite without either.
@@ -93,12 +93,17 @@ def search_end(x: Tensor, norm: Norm, clip: Box | None, eps_max: float | None) -
         end = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
     else:
         reach = torch.maximum(x.double() - clip[0], clip[1] - x.double())
-        end = torch.linalg.vector_norm(reach.flatten(1), norm.order, dim=1)
+        end = torch.linalg.vector_norm(reach.flatten(1), norm.p, dim=1)
     return end if eps_max is None else end.clamp(max=eps_max)
 
 
 def prover(
-    model: nn.Module, x: Tensor, method: bounds.Method, norm: Norm, clip: Box | None, memory: int | None
+    model: nn.Module,
+    x: Tensor,
+    method: bounds.Method,
+    norm: type[bounds.Region],
+    clip: Box | None,
+    memory: int | None,
 ) -> Prover:
     """Traces the model on images like x [N, *shape].
 

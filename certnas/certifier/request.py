@@ -1,7 +1,6 @@
 """What is asked of the certifier, checked before any work is done."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -14,18 +13,6 @@ from certnas.errors import UserError
 T = TypeVar("T")
 Box = tuple[float, float]
 LEAST_TOL, MOST_TOL = 1e-5, 0.5
-
-
-@dataclass(frozen=True)
-class Norm:
-    """An lp norm: its ball and its p."""
-
-    ball: type[bounds.Region]
-    order: float
-
-
-ORDERS = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
-NORMS = {name: Norm(ball, ORDERS[name]) for name, ball in bounds.NORMS.items()}
 
 
 def random_class(logits: Tensor, y: Tensor, index: Sequence[int], seed: int) -> Tensor:

@@ -5,7 +5,6 @@ from certnas.crosscheck.auto_lirpa import (
     Converted,
     LirpaBounds,
     Method,
-    Norm,
     OracleUnusable,
     auto_lirpa_bounds,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "Crosscheck",
     "LirpaBounds",
     "Method",
-    "Norm",
     "OracleUnusable",
     "Part",
     "auto_lirpa_bounds",

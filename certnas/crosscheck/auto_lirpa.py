@@ -19,15 +19,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+import bounds
 from certnas.crosscheck.lirpa_library import auto_lirpa, bounded_module, one_line
 from certnas.errors import UserError
 from certnas.models.normalize import Normalize
 
 Method = Literal["IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized"]
-Norm = Literal["linf", "l2", "l1"]
 ConvMode = Literal["matrix", "patches"]
 
-_ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 _METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
 _SIDES = ("lower", "upper")
 _CLEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -82,7 +81,7 @@ def auto_lirpa_bounds(
     model: nn.Module,
     x: Tensor,
     eps: float | Tensor,
-    norm: Norm,
+    norm: str,
     *,
     method: Method,
     rows: Tensor | None = None,
@@ -116,14 +115,14 @@ class Converted:
         self,
         model: nn.Module,
         x: Tensor,
-        norm: Norm,
+        norm: str,
         *,
         conv_mode: ConvMode = "matrix",
         allow_unsound: bool = False,
     ) -> None:
         """Of x [N, *shape] only shape, dtype and device matter.  Raises as `auto_lirpa_bounds` does."""
-        if norm not in _ORDERS:
-            raise UserError(f"norm {norm!r} of auto_lirpa_bounds is not one of {', '.join(_ORDERS)}")
+        if norm not in bounds.NORMS:
+            raise UserError(f"norm {norm!r} of auto_lirpa_bounds is not one of {', '.join(bounds.NORMS)}")
         if x.dtype not in _CLEAN_TOLERANCE:
             raise UserError(f"auto_lirpa_bounds takes x in float32 or float64, got {x.dtype}")
         self.norm, self.conv_mode, self.allow_unsound = norm, conv_mode, allow_unsound
@@ -175,7 +174,7 @@ class Converted:
             if isinstance(eps, Tensor):
                 # against an image where a ball is a box, against [N, rows] where a dual norm is multiplied
                 eps = eps.to(x).reshape(-1, *[1] * (x.dim() - 1 if self.norm == "linf" else 1))
-            ball = library.perturbations.PerturbationLpNorm(norm=_ORDERS[self.norm], eps=eps)
+            ball = library.perturbations.PerturbationLpNorm(norm=bounds.NORMS[self.norm].p, eps=eps)
             asked, specification = (library.BoundedTensor(x, ball),), rows.to(x).detach()
             sides: dict[str, Tensor] = {"upper": torch.full(rows.shape[:2], math.inf).to(x)}
             seconds = cpu_seconds = 0.0
@@ -246,7 +245,7 @@ def _with_batch_axis(model: nn.Module) -> nn.Module:
     return model
 
 
-def _known_wrong(bounded: nn.Module, norm: Norm, conv_mode: ConvMode) -> str | None:
+def _known_wrong(bounded: nn.Module, norm: str, conv_mode: ConvMode) -> str | None:
     """Why the converted graph holds a case whose bounds are known to be violated, or None."""
     nodes = dict(bounded.named_children())
     for name, node in nodes.items():

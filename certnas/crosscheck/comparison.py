@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from certnas.crosscheck.auto_lirpa import LirpaBounds, Method, Norm, OracleUnusable, auto_lirpa_bounds
+from certnas.crosscheck.auto_lirpa import LirpaBounds, Method, OracleUnusable, auto_lirpa_bounds
 from certnas.errors import UserError
 from certnas.testing.points import Reached, reached
 
@@ -87,7 +87,7 @@ def compare(
     model: nn.Module,
     x: Tensor,
     eps: float,
-    norm: Norm = "linf",
+    norm: str = "linf",
     *,
     methods: Sequence[str] = tuple(METHODS),
     samples: int = 100,
@@ -121,7 +121,7 @@ def _compared(
     rows: Tensor,
     found: Reached,
     name: str,
-    norm: Norm,
+    norm: str,
     eps: float,
     clean: float,
 ) -> Comparison:
@@ -170,7 +170,7 @@ def _theirs(
     model: nn.Module,
     x: Tensor,
     eps: float,
-    norm: Norm,
+    norm: str,
     method: Method,
     rows: Tensor,
     *,

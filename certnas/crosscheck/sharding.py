@@ -8,7 +8,6 @@ from itertools import product
 
 from torch import Tensor, nn
 
-from certnas.crosscheck.auto_lirpa import Norm
 from certnas.crosscheck.comparison import Comparison, compare
 from certnas.engine import Job, Tell
 
@@ -30,7 +29,7 @@ class Crosscheck(Job[Part, list[Comparison]]):
     """`compare` on one part after another; its random points depend on the seed and the part alone."""
 
     model: nn.Module
-    norm: Norm
+    norm: str
     methods: Sequence[str]
     samples: int
     seed: int

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from certnas.certifier.request import NORMS, check_numbers, chosen, resolve_method
+import bounds
+from certnas.certifier.request import check_numbers, chosen, resolve_method
 from certnas.errors import UserError
 from certnas.nas.search import PRESETS, SearchConfig
 from certnas.runs import from_table, merged, to_table
@@ -25,7 +26,7 @@ class CertifyConfig:
     attack: bool = True
 
     def __post_init__(self) -> None:
-        chosen("certify.norm", self.norm, NORMS)
+        chosen("certify.norm", self.norm, bounds.NORMS)
         resolve_method(self.method)
         check_numbers(self.tol, self.eps_max, 1, None)
         if self.images < 1:

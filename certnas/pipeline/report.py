@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import bounds
 from certnas.certifier.certificates import Certificates
 from certnas.models.trained import read_network
 from certnas.nas.space import Genotype, RobNet
@@ -15,7 +16,6 @@ from certnas.pipeline.config import RunConfig
 from certnas.training import Trained
 from certnas.training.plots import epochs_of
 
-AT = {"linf": (2 / 255, 8 / 255, 0.05, 0.1), "l2": (0.1, 0.25, 0.5, 1.0), "l1": (0.5, 1.0, 2.0, 4.0)}
 """Radii at which the certified accuracy is reported."""
 
 
@@ -51,7 +51,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _certified(certificates: Certificates) -> str:
-    radii = AT[certificates.norm]
+    radii = bounds.NORMS[certificates.norm].reported
     figures = certificates.summary(radii)
     what = f"certified {certificates.norm} radius, pixels in [0, 1], by {certificates.method}"
     rows = [

@@ -10,10 +10,9 @@ from itertools import groupby
 
 import numpy as np
 
+import bounds
 from certnas.checker import Certificate, Rejected
 from certnas.verifier.property import Box, Clause, Property
-
-NAMES = {"linf": "l∞", "l2": "l2", "l1": "l1"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,9 @@ class Claim:
     image: str
 
     def __str__(self) -> str:
-        where = f"{NAMES[self.norm]} distance {self.eps!r}{' in [0, 1]' if self.clipped else ''}"
+        where = (
+            f"{bounds.NORMS[self.norm].symbol} distance {self.eps!r}{' in [0, 1]' if self.clipped else ''}"
+        )
         return f"class {self.label} beats {_ranges(self.beaten)} within {where} of image {self.image[:16]}"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from certnas.certifier.request import ORDERS
+import bounds
 from certnas.checker import Certificate, Network, Rejected, evaluate
 
 FAITHFUL, ROUGH = 1e-9, 1e-4
@@ -52,7 +52,7 @@ def points(certificate: Certificate) -> Iterator[tuple[str, np.ndarray]]:
 
 def _inside(certificate: Certificate, point: np.ndarray) -> np.ndarray:
     """A point of the box, moved towards the image until it is in the ball."""
-    far = np.linalg.norm((point - certificate.x).reshape(-1), ORDERS[certificate.norm])
+    far = np.linalg.norm((point - certificate.x).reshape(-1), bounds.NORMS[certificate.norm].p)
     return certificate.x + (point - certificate.x) * min(1.0, certificate.eps / far if far else 1.0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.certifier import Certificates
-from certnas.certifier.request import NORMS, TARGETS, Box, chosen
+from certnas.certifier.request import TARGETS, Box, chosen
 from certnas.checker import Certificate
 from certnas.errors import UserError
 from certnas.proofs.assured import assured
@@ -164,7 +164,7 @@ class Writer:
         box = (None, None) if self.clip is None else self.clip
         kept: dict[str, Any] = {"memory": self.memory, "about": about}
         for attempt in range(SHRINKS):
-            region = NORMS[of.norm].ball(x, radius, *box)
+            region = bounds.NORMS[of.norm](x, radius, *box)
 
             def made(slack: float, region: bounds.Region = region) -> list[Certificate] | None:
                 asked = (self.network, self.plain, region, rows, self.method)

@@ -78,6 +78,6 @@ def assert_matches_auto_lirpa(
     from certnas.crosscheck.comparison import TOLERANCE, compare
 
     limit = TOLERANCE if tolerance is None else tolerance
-    found = compare(model, x, eps, norm, methods=methods, seed=seed)  # type: ignore[arg-type]
+    found = compare(model, x, eps, norm, methods=methods, seed=seed)
     failures = [line for one in found for line in one.failures(limit)]
     assert not failures, "\n".join(failures)

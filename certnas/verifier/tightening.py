@@ -13,7 +13,7 @@ from torch import Tensor
 import bounds
 from bounds.extend import free_memory
 from certnas.certifier import Certificates
-from certnas.certifier.request import NORMS, TARGETS, Box, Norm, chosen
+from certnas.certifier.request import TARGETS, Box, chosen
 from certnas.errors import UserError
 from certnas.verifier.deadline import Deadline, OutOfTime
 from certnas.verifier.problem import Problem
@@ -57,7 +57,7 @@ def tighten(
     """
     if not len(certificates) == len(x) == len(y):
         raise UserError(f"tighten: {len(certificates)} certificates for {len(x)} images and {len(y)} labels")
-    question = _Question(network, NORMS[certificates.norm], clip, memory, proved is not None)
+    question = _Question(network, bounds.NORMS[certificates.norm], clip, memory, proved is not None)
     x, y = x.detach().to(network.device, torch.float64), y.to(network.device)
     with torch.no_grad():
         logits = network(x)
@@ -130,7 +130,7 @@ class _Question:
     """Whether rows are positive throughout a ball of some norm; kept: with how each subproblem was proved."""
 
     network: bounds.Network
-    norm: Norm
+    norm: type[bounds.Region]
     clip: Box | None
     memory: int | None
     kept: bool
@@ -138,7 +138,7 @@ class _Question:
     def proved(self, x: Tensor, rows: Tensor, radius: float, seconds: float | None) -> Proof | None:
         """The proof that every row [S, K] is positive on the ball round x [1, *shape], if there is one."""
         box = {} if self.clip is None else {"lower": self.clip[0], "upper": self.clip[1]}
-        region = self.norm.ball(x, radius, **box)
+        region = self.norm(x, radius, **box)
         coef = rows.unsqueeze(1)
         problem = Problem.of(
             self.network,
@@ -152,7 +152,7 @@ class _Question:
         def refuted(points: Tensor) -> bool:
             """Whether a point of the ball itself is a counterexample."""
             inside = points if self.clip is None else points.clamp(*self.clip)
-            length = torch.linalg.vector_norm((inside - x).flatten(1), self.norm.order, dim=1)
+            length = torch.linalg.vector_norm((inside - x).flatten(1), self.norm.p, dim=1)
             return bool(((length <= radius) & (search.problem.met_at(inside) <= 0)).any())
 
         memory = self.memory or max(free_memory(self.network.device) // 4, LEAST_MEMORY)

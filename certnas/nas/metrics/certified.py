@@ -21,7 +21,7 @@ RESOLUTION = {"float32": (1e-35, 1e-4), "float64": (1e-290, 1e-9)}
 """The least radii in pixels: of interval arithmetic on l∞ boxes, which carries radii by themselves, and of bounds
 in whose ends rounding would blur smaller ones."""
 FAR, MOST = 40.0, 60
-NORMS: dict[str, type[bounds.Region]] = {"linf": bounds.Linf, "l2": bounds.L2}
+SUPPORTED = ("linf", "l2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Certified(Measured, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("bn", self.bn, BN)
-        one_of("norm", self.norm, tuple(NORMS))
+        one_of("norm", self.norm, SUPPORTED)
         one_of("method", self.method, ("ibp", "crown-ibp", "zonotope"))
         one_of("rows", self.rows, ("hardest", "all"))
         one_of("dtype", self.dtype, ("auto", *DTYPES))
@@ -97,7 +97,7 @@ class Margins:
 
     def lower(self, eps: Tensor, image: Tensor, rows: Tensor, method: bounds.Method) -> Tensor:
         """Bounds of rows [m,S,K] on the balls of radius eps [m] round some images [m].  [m, rows of the method]"""
-        region = NORMS[self.metric.norm](self.x[image], eps.to(self.x), 0.0, 1.0)
+        region = bounds.NORMS[self.metric.norm](self.x[image], eps.to(self.x), 0.0, 1.0)
         return bounds.lower_bounds(self.network, region, rows, method)
 
     def tried(self, eps: Tensor, image: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from certnas.nas.metrics.evaluation import classifier, input_gradient
 from certnas.nas.metrics.metric import Momentary, at_least, draws, one_of, positive
 
-DUALS = {"linf": 1.0, "l2": 2.0}
+SUPPORTED = ("linf", "l2")
 """Threat norm p -> q with 1/p + 1/q = 1."""
 
 
@@ -43,7 +43,7 @@ class JacobianNorm(Momentary):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("norm", self.norm, tuple(DUALS))
+        one_of("norm", self.norm, SUPPORTED)
         positive("delta", self.delta)
         at_least("projections", self.projections, 0)
         at_least("images", self.images, 0)
