@@ -44,6 +44,7 @@ class Run:
     """One run of the command: what was asked, opened and checked before any work."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        from bounds import NORMS
         from certnas.certifier.request import check_box, check_numbers, open_device
         from certnas.errors import UserError
 
@@ -55,9 +56,7 @@ class Run:
         if options["images"] < 1:
             raise UserError(f"--images is {options['images']}; accepted: at least 1")
         self.clip = (0.0, 1.0) if options["clip"] else None
-        self.at: Sequence[float] = (
-            bounds.NORMS[options["norm"]].reported if options["at"] is None else options["at"]
-        )
+        self.at: Sequence[float] = NORMS[options["norm"]].reported if options["at"] is None else options["at"]
         if any(not eps >= 0 for eps in self.at):
             raise UserError(f"--at holds {min(self.at):g}; accepted: radii of at least 0")
         check_numbers(options["tol"], options["eps_max"], options["batch_size"], options["memory"])
