@@ -61,7 +61,7 @@ class NormName(click.ParamType):
         from bounds import NORMS
 
         if value not in NORMS:
-            self.fail(f"{value!r} is no norm; accepted: {', '.join(NORMS)}", param, ctx)
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, NORMS))}.", param, ctx)
         return str(value)
 
 
