@@ -32,7 +32,7 @@ import pytest
 from benchmarks.mutants import Mutant, mutants
 
 HERE = Path(__file__).parent
-PATHS = ("bounds", *(f"certnas/{name}" for name in ("checker", "certifier", "proofs", "verify", "metrics")))
+PATHS = ("bounds", *(f"certnas/{name}" for name in ("checker", "certifier", "proofs", "verifier", "nas/metrics")))
 PRELOADED = (
     *("torch", "torch.export", "torch.fx.experimental.proxy_tensor", "torch._dynamo", "torchvision", "numpy"),
     *("scipy.optimize", "mpmath", "onnx", "onnxruntime", "h5py", "safetensors.torch", "matplotlib.pyplot"),
@@ -94,7 +94,8 @@ class _Finder(MetaPathFinder):
 
     def __init__(self, root: Path, mutant: Mutant) -> None:
         parts = Path(mutant.file).with_suffix("").parts
-        self.name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        self.name = name if name.startswith("certnas.") else f"certnas.{name}"  # see `certnas.siblings`
         self.path, self.source = root / mutant.file, mutant.source(root)
 
     def find_spec(

@@ -7,12 +7,14 @@
 `lower > 0` proves that every image of the region keeps its label.
 """
 
-from bounds.errors import BoundsError, ConstantOutput, InvalidInput, MemoryWarning, OutOfMemory, UnsupportedOp
-from bounds.estimates import Estimate, estimates
-from bounds.graph import Graph, Network, Node
-from bounds.graph.trace import program_of, trace
-from bounds.interval import Interval
-from bounds.methods import (
+import certnas as _certnas  # noqa: F401  which makes this package `certnas.bounds` as well
+
+from .errors import BoundsError, ConstantOutput, InvalidInput, MemoryWarning, OutOfMemory, UnsupportedOp
+from .estimates import Estimate, estimates
+from .graph import Graph, Network, Node
+from .graph.trace import program_of, trace
+from .interval import Interval
+from .methods import (
     IBP,
     METHODS,
     AlphaCrown,
@@ -26,10 +28,10 @@ from bounds.methods import (
     output_bounds,
     register_method,
 )
-from bounds.operators import Affine, Nonlinear, check, register_operator
-from bounds.region import L1, L2, NORMS, Linf, Region, register_norm
-from bounds.relaxation import SLOPES, Slope
-from bounds.specification import logits, margins, targeted
+from .operators import Affine, Nonlinear, check, register_operator
+from .region import L1, L2, NORMS, Linf, Region, register_norm
+from .relaxation import SLOPES, Slope
+from .specification import logits, margins, targeted
 
 __all__ = [
     "IBP",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bounds.errors import InvalidInput, MemoryWarning, OutOfMemory
+from .errors import InvalidInput, MemoryWarning, OutOfMemory
 
 Blocks = list[tuple[list[int], slice]]
 """Of images, by their places, and of each the same rows."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import prod
 from weakref import WeakKeyDictionary
 
-from bounds.graph import Graph, Network
-from bounds.operators import rule_for
-from bounds.passes.patches import reach_of
-from bounds.patch import Grid
+from .graph import Graph, Network
+from .operators import rule_for
+from .passes.patches import reach_of
+from .patch import Grid
 
 _KNOWN: WeakKeyDictionary[Graph, dict[tuple[str, bool], tuple[int, int]]] = WeakKeyDictionary()
 """By graph: the costs do not depend on the values of parameters."""

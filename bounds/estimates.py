@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from bounds.chunking import CACHE_COEFFICIENTS, COPIES
-from bounds.cost_model import row_cost, row_work
-from bounds.graph import Network
-from bounds.graph.facts import facts_of
-from bounds.methods.alpha_crown import AlphaCrown
-from bounds.operators import Nonlinear, rule_for
+from .chunking import CACHE_COEFFICIENTS, COPIES
+from .cost_model import row_cost, row_work
+from .graph import Network
+from .graph.facts import facts_of
+from .methods.alpha_crown import AlphaCrown
+from .operators import Nonlinear, rule_for
 
 BYTES = 8
 """Of a number, in double precision."""

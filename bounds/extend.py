@@ -4,23 +4,23 @@ A user of bounds needs `bounds` alone.  A new operator is a record (`bounds.Affi
 `bounds.register_operator`; a new method is a subclass of `bounds.Method` whose `lower` works on a `BoundState`.
 """
 
-from bounds.chunking import MemoryBudget, budget, free_memory
-from bounds.graph import Call, Ref
-from bounds.graph.canonical import COMPOSED
-from bounds.memory_format import fastest_last
-from bounds.methods.alpha_crown import TargetAlphas
-from bounds.operators import REGISTERED, RULES, rule_for
-from bounds.operators.curve import Curve
-from bounds.operators.curve import rule as curve_rule
-from bounds.operators.movement import IDENTITIES, RESHAPES, SELECTIONS
-from bounds.operators.rule import Alphas
-from bounds.passes.crown import lower_bound
-from bounds.passes.ibp import interval_bounds
-from bounds.passes.zonotope import AffineForm, ZonotopePass
-from bounds.patch import ELEMENTWISE, PatchRule
-from bounds.relaxation import EVERYTHING, Diagonal, LinearMap, Plane, Relaxation, Windowed
-from bounds.rows import NodeAlphas
-from bounds.state import BoundState, Meet
+from .chunking import MemoryBudget, budget, free_memory
+from .graph import Call, Ref
+from .graph.canonical import COMPOSED
+from .memory_format import fastest_last
+from .methods.alpha_crown import TargetAlphas
+from .operators import REGISTERED, RULES, rule_for
+from .operators.curve import Curve
+from .operators.curve import rule as curve_rule
+from .operators.movement import IDENTITIES, RESHAPES, SELECTIONS
+from .operators.rule import Alphas
+from .passes.crown import lower_bound
+from .passes.ibp import interval_bounds
+from .passes.zonotope import AffineForm, ZonotopePass
+from .patch import ELEMENTWISE, PatchRule
+from .relaxation import EVERYTHING, Diagonal, LinearMap, Plane, Relaxation, Windowed
+from .rows import NodeAlphas
+from .state import BoundState, Meet
 
 __all__ = [
     "COMPOSED",

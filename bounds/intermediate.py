@@ -10,18 +10,18 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from bounds.chunking import Blocks, MemoryBudget, recomputed
-from bounds.cost_model import row_cost
-from bounds.errors import BoundsError
-from bounds.graph import Network
-from bounds.graph.facts import facts_of
-from bounds.interval import Interval
-from bounds.operators import Nonlinear, rule_for
-from bounds.operators.rule import Alphas
-from bounds.passes.crown import lower_bound, lower_bound_from_boxes
-from bounds.patch import unit_rows
-from bounds.region import Region
-from bounds.relaxation import EVERYTHING, Images, Relaxation, Slope
+from .chunking import Blocks, MemoryBudget, recomputed
+from .cost_model import row_cost
+from .errors import BoundsError
+from .graph import Network
+from .graph.facts import facts_of
+from .interval import Interval
+from .operators import Nonlinear, rule_for
+from .operators.rule import Alphas
+from .passes.crown import lower_bound, lower_bound_from_boxes
+from .patch import unit_rows
+from .region import Region
+from .relaxation import EVERYTHING, Images, Relaxation, Slope
 
 
 class IntermediateBounds:

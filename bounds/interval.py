@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from bounds.errors import BoundsError, InvalidInput
+from .errors import BoundsError, InvalidInput
 
 
 class Interval:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bounds.graph import Network
-from bounds.interval import Interval
-from bounds.memory_format import flat
-from bounds.operators import rule_for
-from bounds.region import Region
+from .graph import Network
+from .interval import Interval
+from .memory_format import flat
+from .operators import rule_for
+from .region import Region
 
 PAYS = 0.5
 """As long as the first side leaves no more than this part of the units open, fewer rows are worth two passes."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.graph import Call
+from .graph import Call
 
 LARGEST = 0.7
 """The part of an image from which on a window is no longer worth its borders."""

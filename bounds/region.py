@@ -15,9 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bounds.errors import InvalidInput
-from bounds.interval import Interval
-from bounds.memory_format import vectors
+from .errors import InvalidInput
+from .interval import Interval
+from .memory_format import vectors
 
 Number = float | Tensor
 LARGEST = 32

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.memory_format import channels_last, flat, like, vectors
+from .memory_format import channels_last, flat, like, vectors
 
 RARE = 0.2
 """Up to this part of a tensor's units, those whose planes differ are worth being picked out."""

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.chunking import Blocks, recomputed
-from bounds.intermediate import IntermediateBounds
-from bounds.interval import Interval
-from bounds.operators.rule import Alphas
-from bounds.passes.crown import lower_bound
-from bounds.passes.early_stop import EarlyStop
-from bounds.patch import Rows, unit_rows
-from bounds.relaxation import Images, Relaxation
+from .chunking import Blocks, recomputed
+from .intermediate import IntermediateBounds
+from .interval import Interval
+from .operators.rule import Alphas
+from .passes.crown import lower_bound
+from .passes.early_stop import EarlyStop
+from .patch import Rows, unit_rows
+from .relaxation import Images, Relaxation
 
 NodeAlphas = dict[str, Alphas]
 """For each nonlinear node the numbers in [0, 1] that choose among its sound planes."""

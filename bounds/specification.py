@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bounds.errors import InvalidInput
+from .errors import InvalidInput
 
 
 def _checked(labels: Tensor, classes: int, name: str) -> Tensor:

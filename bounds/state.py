@@ -8,17 +8,17 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from bounds.chunking import MemoryBudget
-from bounds.cost_model import row_cost
-from bounds.graph import Network
-from bounds.intermediate import IntermediateBounds
-from bounds.interval import Interval
-from bounds.memory_format import flat
-from bounds.one_sided import OneSided, signs_alone
-from bounds.operators import Nonlinear, rule_for
-from bounds.region import Region
-from bounds.relaxation import Slope
-from bounds.rows import Asked, LinearForms, NodeAlphas, RowBlocks, Units
+from .chunking import MemoryBudget
+from .cost_model import row_cost
+from .graph import Network
+from .intermediate import IntermediateBounds
+from .interval import Interval
+from .memory_format import flat
+from .one_sided import OneSided, signs_alone
+from .operators import Nonlinear, rule_for
+from .region import Region
+from .relaxation import Slope
+from .rows import Asked, LinearForms, NodeAlphas, RowBlocks, Units
 
 MANY = 1_000_000
 """Coefficients from which on the second side of a unit is worth waiting for the first."""

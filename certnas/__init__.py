@@ -3,6 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from certnas.siblings import install
+
+install()
+
 if TYPE_CHECKING:
     from certnas.certifier import Certificates, SoundnessError, certify
 

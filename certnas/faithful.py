@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, fx, nn
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 
 SHARES = (1.0, 0.125, 1 / 64)

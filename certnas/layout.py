@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from bounds.extend import fastest_last
+from certnas.bounds.extend import fastest_last
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from certnas.engine import Job, Tell
 from certnas.verifier.instances import Instance, Result
 from certnas.verifier.verdict import Verdict
-from cli.opening import opened
+
+from .opening import opened
 
 if TYPE_CHECKING:
     from certnas.verifier import Property
@@ -55,7 +56,7 @@ class _Worker:
         self.subjects: dict[tuple[str, int], Subject] = {}
 
     def __call__(self, instance: Instance, tell: Tell) -> Answer:
-        from bounds import BoundsError
+        from certnas.bounds import BoundsError
         from certnas.errors import UserError
         from certnas.verifier import read_vnnlib, verify
 

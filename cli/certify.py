@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.certify_options import with_options
-from cli.complete import Completion
-from cli.engine import chosen_engine
-from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
-from cli.opening import opened
+from .certify_options import with_options
+from .complete import Completion
+from .engine import chosen_engine
+from .failure import INTERRUPTED, UNSOUND, Ended, refusals
+from .opening import opened
 
 if TYPE_CHECKING:
-    import bounds
+    from certnas import bounds
     from certnas.certifier import Certificates
     from certnas.certifier.results import Folder
     from certnas.data import Dataset
     from certnas.models import OpenedModel
     from certnas.proofs import Written
-    from cli.shards import Shards
+
+    from .shards import Shards
 
 
 @click.command()
@@ -44,7 +45,7 @@ class Run:
     """One run of the command: what was asked, opened and checked before any work."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from bounds import NORMS
+        from certnas.bounds import NORMS
         from certnas.certifier.request import check_box, check_numbers, open_device
         from certnas.errors import UserError
 
@@ -128,7 +129,8 @@ class Run:
 
     def _work(self) -> Shards:
         from certnas.certifier.certification import certification
-        from cli.shards import Shards
+
+        from .shards import Shards
 
         options, data = self.options, self.data
         kept = ("targets", "norm", "eps_max", "tol", "attack", "seed", "memory", "time_per_image")
@@ -171,7 +173,8 @@ class Run:
         from contextlib import closing
 
         from certnas.certifier.certification import batches
-        from cli.show import images_bar, stage
+
+        from .show import images_bar, stage
 
         data, total = self.data, len(self.data.x)
         left = list(range(total)) if self.folder is None else self.folder.left()
@@ -197,7 +200,8 @@ class Run:
         from rich.console import Console
 
         from certnas.certifier import Certificates
-        from cli.show import summary, table
+
+        from .show import summary, table
 
         if not batches:
             return None

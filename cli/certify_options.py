@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from cli.complete import COMPLETE
-from cli.engine import ENGINE
-from cli.opening import OPENING
-from cli.values import Bytes, NormName, Number, Numbers
+from .complete import COMPLETE
+from .engine import ENGINE
+from .opening import OPENING
+from .values import Bytes, NormName, Number, Numbers
 
 F = TypeVar("F", bound=Callable[..., Any])
 METHODS = "ibp, crown-ibp, zonotope, zonotope+crown, crown, alpha-crown, or auto"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.failure import UNSOUND, Ended, refusals
-from cli.opening import opened, with_opening
+from .failure import UNSOUND, Ended, refusals
+from .opening import opened, with_opening
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bounds import Network
+    from certnas.bounds import Network
     from certnas.certifier import Certificates
     from certnas.verifier.proof import Proof
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from cli.failure import refusals
-from cli.opening import opened, with_opening
+from .failure import refusals
+from .opening import opened, with_opening
 
 
 @click.command()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.bars import bar
-from cli.engine import chosen_engine, with_engine
-from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
-from cli.opening import OPENING, opened
-from cli.values import NormName, Numbers
+from .bars import bar
+from .engine import chosen_engine, with_engine
+from .failure import INTERRUPTED, UNSOUND, Ended, refusals
+from .opening import OPENING, opened
+from .values import NormName, Numbers
 
 if TYPE_CHECKING:
     from rich.table import Table

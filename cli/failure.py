@@ -30,7 +30,7 @@ class Ended(Exception):
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turns what a user can put right, and what click refuses, into `Ended`."""
-    from bounds import BoundsError
+    from certnas.bounds import BoundsError
     from certnas.errors import UserError
 
     try:
@@ -41,7 +41,7 @@ def refusals() -> Iterator[None]:
 
 def unforeseen(error: Exception) -> Ended:
     """The end of a command by an exception that nothing in it foresaw: one line, whatever it is."""
-    from bounds import BoundsError
+    from certnas.bounds import BoundsError
     from certnas.errors import UserError
 
     if os.environ.get(TRACEBACK):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.failure import refusals
+from .failure import refusals
 
 
 @click.command()

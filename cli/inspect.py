@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.failure import refusals
-from cli.opening import as_arguments, opened, with_opening
+from .failure import refusals
+from .opening import as_arguments, opened, with_opening
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,18 +10,19 @@ from typing import Any, NoReturn
 import click
 
 from certnas import __version__
-from cli.certify import certify
-from cli.check import check
-from cli.convert import convert
-from cli.crosscheck import crosscheck
-from cli.failure import CODES, INTERRUPTED, REFUSED, Ended, one_line, shown, told_once, unforeseen
-from cli.genotypes import genotypes
-from cli.inspect import inspect
-from cli.run import run
-from cli.search import search
-from cli.show_genotype import show
-from cli.train import train
-from cli.verify import verify
+
+from .certify import certify
+from .check import check
+from .convert import convert
+from .crosscheck import crosscheck
+from .failure import CODES, INTERRUPTED, REFUSED, Ended, one_line, shown, told_once, unforeseen
+from .genotypes import genotypes
+from .inspect import inspect
+from .run import run
+from .search import search
+from .show_genotype import show
+from .train import train
+from .verify import verify
 
 
 class Commands(click.Group):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.values import Numbers, Setting
+from .values import Numbers, Setting
 
 if TYPE_CHECKING:
     from certnas.models import OpenedModel

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.failure import INTERRUPTED, UNSOUND, Ended, refusals
-from cli.train import RECIPES, set_threads, with_options
-from cli.values import Number
+from .failure import INTERRUPTED, UNSOUND, Ended, refusals
+from .train import RECIPES, set_threads, with_options
+from .values import Number
 
 if TYPE_CHECKING:
     from certnas.pipeline import RunConfig, Watch
@@ -76,7 +76,8 @@ def configured(options: dict[str, Any]) -> RunConfig:
     from certnas.pipeline import run_config
     from certnas.runs import merged, read_toml, setting
     from certnas.runs.folder import CONFIG
-    from cli.search import nested
+
+    from .search import nested
 
     table: dict[str, Any] = {}
     kept = options["out"] / CONFIG
@@ -96,12 +97,13 @@ def go(config: RunConfig, options: dict[str, Any]) -> None:
     """Runs what is not done yet, and shows it."""
     from rich.console import Console
 
-    import bounds
+    from certnas import bounds
     from certnas.certifier import SoundnessError
     from certnas.certifier.results import keep_evidence
     from certnas.pipeline import run as ran
-    from cli.show import summary
-    from cli.show_run import watching
+
+    from .show import summary
+    from .show_run import watching
 
     out = options["out"]
     try:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.failure import INTERRUPTED, Ended, refusals
-from cli.values import Number
+from .failure import INTERRUPTED, Ended, refusals
+from .values import Number
 
 if TYPE_CHECKING:
     from certnas.data import Dataset
@@ -139,7 +139,8 @@ def run(config: SearchConfig, data: Dataset, options: dict[str, Any]) -> None:
     from certnas.nas.search import GENOTYPE
     from certnas.nas.search import search as searched
     from certnas.parallel import is_first_process
-    from cli.show_search import Display, cells
+
+    from .show_search import Display, cells
 
     out = options["out"]
     try:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from certnas.certifier import Certificates
     from certnas.proofs import Writer, Written
     from certnas.verifier.proof import Proof
-    from cli.complete import Completion
+
+    from .complete import Completion
 
 Shard = tuple["Certificates", list["Written"]]
 

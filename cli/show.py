@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from certnas.certifier import Certificates, Progress
-from cli.bars import bar
+
+from .bars import bar
 
 COLOURS = {"certified": "green", "misclassified": "red", "zero": "yellow"}
 ROWS = 50
@@ -36,7 +37,7 @@ def table(certificates: Certificates) -> Table:
     shown = Table(
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, title_justify="left"
     )
-    import bounds
+    from certnas import bounds
 
     shown.title = f"{bounds.NORMS[certificates.norm].symbol} radii, in [0, 1] pixels"
     for header in ("image", "label", "predicted"):

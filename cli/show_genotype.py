@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.failure import refusals
+from .failure import refusals
 
 
 @click.command()

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from certnas.certifier.certification import Progress
 from certnas.pipeline import Watch
-from cli import show, show_search, show_train
+
+from . import show, show_search, show_train
 
 
 def watching(console: Console, stack: ExitStack) -> Watch:

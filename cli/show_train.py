@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from certnas.training import Progress, Recipe, Trained
-from cli.bars import bar
+
+from .bars import bar
 
 HIDDEN = ("lr", "kappa", "beta")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.failure import INTERRUPTED, Ended, refusals
-from cli.values import Number
+from .failure import INTERRUPTED, Ended, refusals
+from .values import Number
 
 if TYPE_CHECKING:
     from certnas.training import Recipe
@@ -96,7 +96,8 @@ def chosen_recipe(options: dict[str, Any]) -> Recipe:
     from certnas.errors import UserError
     from certnas.runs import merged, read_toml, setting
     from certnas.training import recipe
-    from cli.search import nested
+
+    from .search import nested
 
     table: dict[str, Any] = {}
     if options["config"] is not None:
@@ -122,7 +123,8 @@ def run(options: dict[str, Any]) -> None:
     from certnas.parallel import is_first_process
     from certnas.training import train as trained
     from certnas.training import training_images
-    from cli.show_train import Display, summary
+
+    from .show_train import Display, summary
 
     given, out = options["genotype"], options["out"]
     genotype = open_genotype(Path(given) / GENOTYPE if os.path.isdir(given) else given)

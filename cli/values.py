@@ -58,7 +58,7 @@ class NormName(click.ParamType):
         return "NORM"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from bounds import NORMS
+        from certnas.bounds import NORMS
 
         if value not in NORMS:
             self.fail(f"{value!r} is not one of {', '.join(map(repr, NORMS))}.", param, ctx)

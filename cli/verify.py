@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.engine import chosen_engine, with_engine
-from cli.failure import INTERRUPTED, UNSOUND, Ended, one_line, refusals
-from cli.opening import with_opening
-from cli.values import Bytes
+from .engine import chosen_engine, with_engine
+from .failure import INTERRUPTED, UNSOUND, Ended, one_line, refusals
+from .opening import with_opening
+from .values import Bytes
 
 if TYPE_CHECKING:
     from certnas.verifier import Step, Verdict
@@ -126,7 +126,7 @@ class Verification:
         """Shows and keeps the answers to these instances."""
         from contextlib import closing
 
-        from cli.answers import Answers
+        from .answers import Answers
 
         alone = self.options["instances"] is None
         job = Answers(self.options, self.root, self.category, alone, self.memory)

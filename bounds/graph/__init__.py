@@ -5,7 +5,7 @@ function of one image.  `folding` and `batch_norm` hold the formulas of batch no
 off a graph once.
 """
 
-from bounds.graph.graph import Call, Graph, Network
-from bounds.graph.node import FLOATS, Node, Ref, execute, resolve
+from .graph import Call, Graph, Network
+from .node import FLOATS, Node, Ref, execute, resolve
 
 __all__ = ["FLOATS", "Call", "Graph", "Network", "Node", "Ref", "execute", "resolve"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-from bounds.graph import Graph
-from bounds.operators import Affine, Nonlinear, rule_for
+from ..operators import Affine, Nonlinear, rule_for
+from . import Graph
 
 
 @dataclass(frozen=True)

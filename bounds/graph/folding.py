@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import torch
 
-from bounds.graph import Graph, Network
-from bounds.graph.node import Node, Ref
-from bounds.operators.affine import norm_scale
+from ..operators.affine import norm_scale
+from . import Graph, Network
+from .node import Node, Ref
 
 aten = torch.ops.aten
 FOLDED_INTO = (aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default)

@@ -16,9 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bounds.errors import BoundsError, InvalidInput
-from bounds.graph.batch_norm import normalised
-from bounds.graph.node import FLOATS, Node, Ref, execute, resolve
+from ..errors import BoundsError, InvalidInput
+from .batch_norm import normalised
+from .node import FLOATS, Node, Ref, execute, resolve
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.graph.batch_norm import by_channel, scale_and_shift
+from .batch_norm import by_channel, scale_and_shift
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from bounds.errors import ConstantOutput, InvalidInput, UnsupportedOp
-from bounds.graph import Graph, Node, Ref
-from bounds.graph.canonical import LIKE, SPLITS, SYNONYMS, compose, fill_of, keeps_numbers
-from bounds.graph.functionalise import functional, mutable, out_of_place
-from bounds.graph.purity import SHAPES, SWITCHES, UNWRITTEN, moves_images, random
-from bounds.operators import RULES
+from ..errors import ConstantOutput, InvalidInput, UnsupportedOp
+from ..operators import RULES
+from . import Graph, Node, Ref
+from .canonical import LIKE, SPLITS, SYNONYMS, compose, fill_of, keeps_numbers
+from .functionalise import functional, mutable, out_of_place
+from .purity import SHAPES, SWITCHES, UNWRITTEN, moves_images, random
 
 aten = torch.ops.aten
 

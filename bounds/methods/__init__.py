@@ -1,11 +1,11 @@
 """Bound methods: each a value, each a composition of the passes.  `METHODS` names them."""
 
-from bounds.errors import InvalidInput
-from bounds.methods.alpha_crown import AlphaCrown, CrownAtAlphas
-from bounds.methods.crown import Crown
-from bounds.methods.ibp import IBP, CrownIBP
-from bounds.methods.method import Method, lower_bounds, output_bounds
-from bounds.methods.zonotope import Zonotope, ZonotopeCrown
+from ..errors import InvalidInput
+from .alpha_crown import AlphaCrown, CrownAtAlphas
+from .crown import Crown
+from .ibp import IBP, CrownIBP
+from .method import Method, lower_bounds, output_bounds
+from .zonotope import Zonotope, ZonotopeCrown
 
 METHODS: dict[str, Method] = {
     "ibp": IBP(),

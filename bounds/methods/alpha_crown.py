@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.errors import InvalidInput
-from bounds.graph import Network
-from bounds.interval import Interval
-from bounds.methods.crown import Crown
-from bounds.methods.method import Method
-from bounds.operators import Nonlinear, rule_for
-from bounds.relaxation import Slope
-from bounds.rows import NodeAlphas
-from bounds.state import BoundState, Meet
+from ..errors import InvalidInput
+from ..graph import Network
+from ..interval import Interval
+from ..operators import Nonlinear, rule_for
+from ..relaxation import Slope
+from ..rows import NodeAlphas
+from ..state import BoundState, Meet
+from .crown import Crown
+from .method import Method
 
 TargetAlphas = dict[str, NodeAlphas]
 """For each target, an intermediate tensor or the output, the alphas of every nonlinear node before it."""

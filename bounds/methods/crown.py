@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bounds.interval import Interval
-from bounds.methods.method import Method
-from bounds.relaxation import Slope
-from bounds.state import BoundState
+from ..interval import Interval
+from ..relaxation import Slope
+from ..state import BoundState
+from .method import Method
 
 
 def _newer(old: Interval, new: Interval) -> Interval:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bounds.methods.method import Method
-from bounds.passes.ibp import interval_bounds
-from bounds.relaxation import Slope
-from bounds.state import BoundState
+from ..passes.ibp import interval_bounds
+from ..relaxation import Slope
+from ..state import BoundState
+from .method import Method
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bounds.chunking import budget, ran_out
-from bounds.errors import InvalidInput, OutOfMemory
-from bounds.graph import Network
-from bounds.graph.folding import folded
-from bounds.interval import Interval
-from bounds.region import Region
-from bounds.relaxation import Slope
-from bounds.state import BoundState
+from ..chunking import budget, ran_out
+from ..errors import InvalidInput, OutOfMemory
+from ..graph import Network
+from ..graph.folding import folded
+from ..interval import Interval
+from ..region import Region
+from ..relaxation import Slope
+from ..state import BoundState
 
 
 class Method(ABC):

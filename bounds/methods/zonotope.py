@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bounds.errors import InvalidInput
-from bounds.methods.method import Method
-from bounds.passes.zonotope import ZonotopePass
-from bounds.relaxation import Slope
-from bounds.state import BoundState
+from ..errors import InvalidInput
+from ..passes.zonotope import ZonotopePass
+from ..relaxation import Slope
+from ..state import BoundState
+from .method import Method
 
 
 def _check_errors(errors: int | None) -> None:

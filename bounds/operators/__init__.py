@@ -6,9 +6,9 @@ from collections import ChainMap
 from collections.abc import Callable
 from typing import Any
 
-from bounds.errors import InvalidInput, UnsupportedOp
-from bounds.graph import Graph, Node
-from bounds.operators import (
+from ..errors import InvalidInput, UnsupportedOp
+from ..graph import Graph, Node
+from . import (
     affine,
     bilinear,
     contraction,
@@ -21,7 +21,7 @@ from bounds.operators import (
     softmax,
     step,
 )
-from bounds.operators.rule import Affine, Nonlinear, Rule
+from .rule import Affine, Nonlinear, Rule
 
 RULES: dict[Any, Rule] = {
     **affine.RULES,

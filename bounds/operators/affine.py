@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.errors import InvalidInput, UnsupportedOp
-from bounds.graph import Call
-from bounds.graph.batch_norm import by_channel, scale_and_shift
-from bounds.operators.conv import by_phases
-from bounds.operators.rule import Affine, Rule
-from bounds.patch import (
+from ..errors import InvalidInput, UnsupportedOp
+from ..graph import Call
+from ..graph.batch_norm import by_channel, scale_and_shift
+from ..patch import (
     POINTWISE,
     Pair,
     Patch,
@@ -26,7 +24,9 @@ from bounds.patch import (
     reach_everywhere,
     reach_of_equal_shapes,
 )
-from bounds.relaxation import sum_to
+from ..relaxation import sum_to
+from .conv import by_phases
+from .rule import Affine, Rule
 
 aten = torch.ops.aten
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.operators.rule import Alphas, Nonlinear
-from bounds.patch import ELEMENTWISE
-from bounds.relaxation import Diagonal, Plane, Relaxation, Slope
+from ..graph import Call
+from ..interval import Interval
+from ..patch import ELEMENTWISE
+from ..relaxation import Diagonal, Plane, Relaxation, Slope
+from .rule import Alphas, Nonlinear
 
 
 def _corners(x: Interval, y: Interval) -> Tensor:

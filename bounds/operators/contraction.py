@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.errors import UnsupportedOp
-from bounds.graph import Call, Node, Ref, resolve
-from bounds.interval import Interval
-from bounds.operators.affine import applied
-from bounds.operators.rule import Affine, Alphas, Nonlinear, Rule
-from bounds.relaxation import Images, LinearMap, Plane, Relaxation, Slope, pick, sum_to
+from ..errors import UnsupportedOp
+from ..graph import Call, Node, Ref, resolve
+from ..interval import Interval
+from ..relaxation import Images, LinearMap, Plane, Relaxation, Slope, pick, sum_to
+from .affine import applied
+from .rule import Affine, Alphas, Nonlinear, Rule
 
 aten = torch.ops.aten
 

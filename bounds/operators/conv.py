@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.operators.kernels import convolve, laid_out
-from bounds.operators.rule import Affine, Rule, vjp
-from bounds.patch import Pair, Patch, PatchRule, Reach, pair
+from ..graph import Call
+from ..patch import Pair, Patch, PatchRule, Reach, pair
+from .kernels import convolve, laid_out
+from .rule import Affine, Rule, vjp
 
 aten = torch.ops.aten
 

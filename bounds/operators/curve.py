@@ -15,11 +15,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.operators.rule import Alphas, Nonlinear
-from bounds.patch import ELEMENTWISE
-from bounds.relaxation import Diagonal, Relaxation, Slope, sandwich
+from ..graph import Call
+from ..interval import Interval
+from ..patch import ELEMENTWISE
+from ..relaxation import Diagonal, Relaxation, Slope, sandwich
+from .rule import Alphas, Nonlinear
 
 Function = Callable[[Tensor], Tensor]
 BISECTIONS = {torch.float32: 32, torch.float64: 62}

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.operators.rule import Alphas, Nonlinear, Rule
-from bounds.relaxation import Diagonal, Plane, Relaxation, Slope
+from ..graph import Call
+from ..interval import Interval
+from ..relaxation import Diagonal, Plane, Relaxation, Slope
+from .rule import Alphas, Nonlinear, Rule
 
 aten = torch.ops.aten
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.memory_format import fastest_last
+from ..memory_format import fastest_last
 
 BLOCK = 1 << 18
 """Numbers that are convolved together in double precision, so that they stay in the cache."""

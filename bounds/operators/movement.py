@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.graph import Call, resolve
-from bounds.operators.affine import applied, at_zero
-from bounds.operators.rule import Affine, Rule
-from bounds.patch import POINTWISE, Pair, Patch, PatchRule, Reach, pull_by, pull_unchanged, reach_everywhere
+from ..graph import Call, resolve
+from ..patch import POINTWISE, Pair, Patch, PatchRule, Reach, pull_by, pull_unchanged, reach_everywhere
+from .affine import applied, at_zero
+from .rule import Affine, Rule
 
 aten = torch.ops.aten
 

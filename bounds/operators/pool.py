@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.errors import InvalidInput
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.operators.rule import Alphas, Nonlinear, Rule
-from bounds.patch import PatchRule, Reach
-from bounds.relaxation import Plane, Relaxation, Slope, Window, Windowed
+from ..errors import InvalidInput
+from ..graph import Call
+from ..interval import Interval
+from ..patch import PatchRule, Reach
+from ..relaxation import Plane, Relaxation, Slope, Window, Windowed
+from .rule import Alphas, Nonlinear, Rule
 
 aten = torch.ops.aten
 INF = float("inf")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.patch import PatchRule
-from bounds.relaxation import Relaxation, Slope
+from ..graph import Call
+from ..interval import Interval
+from ..patch import PatchRule
+from ..relaxation import Relaxation, Slope
 
 
 def _no_bias(call: Call) -> Tensor | None:

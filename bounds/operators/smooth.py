@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.errors import UnsupportedOp
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.operators import softplus
-from bounds.operators.curve import Curve, rule
-from bounds.operators.rule import Nonlinear, Rule
+from ..errors import UnsupportedOp
+from ..graph import Call
+from ..interval import Interval
+from . import softplus
+from .curve import Curve, rule
+from .rule import Nonlinear, Rule
 
 aten = torch.ops.aten
 TINY = 1e-300

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.errors import UnsupportedOp
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.operators.rule import Alphas, Nonlinear, Rule
-from bounds.relaxation import Images, LinearMap, Plane, Relaxation, Slope, pick
+from ..errors import UnsupportedOp
+from ..graph import Call
+from ..interval import Interval
+from ..relaxation import Images, LinearMap, Plane, Relaxation, Slope, pick
+from .rule import Alphas, Nonlinear, Rule
 
 aten = torch.ops.aten
 

@@ -13,13 +13,13 @@ from math import exp, isfinite, isnan, log1p
 import torch
 from torch import Tensor
 
-from bounds.errors import UnsupportedOp
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.operators.curve import Curve, rule
-from bounds.operators.rule import Alphas, Nonlinear
-from bounds.patch import ELEMENTWISE
-from bounds.relaxation import Diagonal, Relaxation, Slope, sandwich
+from ..errors import UnsupportedOp
+from ..graph import Call
+from ..interval import Interval
+from ..patch import ELEMENTWISE
+from ..relaxation import Diagonal, Relaxation, Slope, sandwich
+from .curve import Curve, rule
+from .rule import Alphas, Nonlinear
 
 
 def _parameters(call: Call) -> tuple[float, float]:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.operators.rule import Alphas, Nonlinear, Rule
-from bounds.patch import ELEMENTWISE
-from bounds.relaxation import Relaxation, Slope, sandwich
+from ..graph import Call
+from ..interval import Interval
+from ..patch import ELEMENTWISE
+from ..relaxation import Relaxation, Slope, sandwich
+from .rule import Alphas, Nonlinear, Rule
 
 aten = torch.ops.aten
 

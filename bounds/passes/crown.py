@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from bounds.graph import Call, Network
-from bounds.interval import Interval
-from bounds.memory_format import flat, like
-from bounds.operators import Affine, Nonlinear, rule_for
-from bounds.passes import patches
-from bounds.passes.early_stop import EarlyStop
-from bounds.patch import Patch, Rows, coefficients, dot
-from bounds.region import Region
-from bounds.relaxation import Relaxation, asked_alone, sum_to
+from ..graph import Call, Network
+from ..interval import Interval
+from ..memory_format import flat, like
+from ..operators import Affine, Nonlinear, rule_for
+from ..patch import Patch, Rows, coefficients, dot
+from ..region import Region
+from ..relaxation import Relaxation, asked_alone, sum_to
+from . import patches
+from .early_stop import EarlyStop
 
 Provider = Callable[[str], Relaxation]
 

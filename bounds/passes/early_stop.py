@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bounds.interval import Interval
-from bounds.memory_format import vectors
-from bounds.passes import patches
-from bounds.patch import Patch, Rows, coefficients, dot
-from bounds.region import Region
-from bounds.relaxation import Images
+from ..interval import Interval
+from ..memory_format import vectors
+from ..patch import Patch, Rows, coefficients, dot
+from ..region import Region
+from ..relaxation import Images
+from . import patches
 
 DUE = 1
 """A look costs about three passes over the rows, so it pays where at least as many have been made since the last."""

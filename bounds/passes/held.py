@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from bounds.graph import Network
-from bounds.graph.facts import Facts
-from bounds.interval import Interval
-from bounds.region import Region
+from ..graph import Network
+from ..graph.facts import Facts
+from ..interval import Interval
+from ..region import Region
 
 
 class Held(Protocol):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from bounds.interval import Interval
-from bounds.operators import Nonlinear, rule_for
-from bounds.passes.held import Held
+from ..interval import Interval
+from ..operators import Nonlinear, rule_for
+from .held import Held
 
 
 def interval_bounds(

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.operators import rule_for
-from bounds.patch import Grid, Pair, Patch, Reach, dot, flat
-from bounds.region import Region
-from bounds.relaxation import Diagonal, Relaxation, Windowed
+from ..graph import Call
+from ..operators import rule_for
+from ..patch import Grid, Pair, Patch, Reach, dot, flat
+from ..region import Region
+from ..relaxation import Diagonal, Relaxation, Windowed
 
 
 def reach_of(call: Call) -> Reach | None:

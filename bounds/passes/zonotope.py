@@ -14,13 +14,13 @@ from math import prod
 import torch
 from torch import Tensor
 
-from bounds.graph import Call
-from bounds.interval import Interval
-from bounds.memory_format import flat
-from bounds.operators import Affine, Nonlinear, rule_for
-from bounds.passes.held import Held
-from bounds.region import Region
-from bounds.relaxation import Slope
+from ..graph import Call
+from ..interval import Interval
+from ..memory_format import flat
+from ..operators import Affine, Nonlinear, rule_for
+from ..region import Region
+from ..relaxation import Slope
+from .held import Held
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.attacks import Adversarial, smallest_adversarial
 from certnas.certifier.certificates import Certificates, targets
 from certnas.certifier.forecast import Forecast

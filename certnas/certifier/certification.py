@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.certifier.batch import BATCH, Request, certify_batch
 from certnas.certifier.certificates import Certificates
 from certnas.certifier.constant import certify_constant

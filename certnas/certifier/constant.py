@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import bounds
+from certnas import bounds
 from certnas.certifier.batch import PROOF_MARGIN, Request
 from certnas.certifier.certificates import Certificates, targets
 from certnas.certifier.prover import search_end

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-import bounds
-from bounds.extend import BoundState
+from certnas import bounds
+from certnas.bounds.extend import BoundState
 from certnas.certifier.prover import Prover
 from certnas.certifier.radius import search_radii
 

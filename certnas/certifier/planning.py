@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import bounds
+from certnas import bounds
 from certnas.certifier.batch import BATCH, WIDE
 from certnas.certifier.request import describe
 from certnas.errors import UserError

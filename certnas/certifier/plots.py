@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-import bounds
+from certnas import bounds
 from certnas.certifier.certificates import Certificates
 
 CERTIFIED, ATTACKED, GREY = "#1f5fa8", "#c4501b", "#8a8a8a"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.certifier.request import Box
 from certnas.faithful import Faithful, dtype_of, not_evaluated, points_about
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.crosscheck.lirpa_library import auto_lirpa, bounded_module, one_line
 from certnas.errors import UserError
 from certnas.models.normalize import Normalize

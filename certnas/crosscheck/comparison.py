@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.crosscheck.auto_lirpa import LirpaBounds, Method, OracleUnusable, auto_lirpa_bounds
 from certnas.errors import UserError
 from certnas.testing.points import Reached, reached

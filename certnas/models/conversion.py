@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 from certnas.models.formats.certnas_json import structure_of
 from certnas.models.opened import OpenedModel, first_line

@@ -10,9 +10,9 @@ from math import prod
 import torch
 from torch import nn
 
-import bounds
-from bounds import BoundsError, Graph, Node, Nonlinear
-from bounds.extend import rule_for
+from certnas import bounds
+from certnas.bounds import BoundsError, Graph, Node, Nonlinear
+from certnas.bounds.extend import rule_for
 from certnas.models.normalize import Normalize
 from certnas.models.opened import OpenedModel
 

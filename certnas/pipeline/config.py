@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import bounds
+from certnas import bounds
 from certnas.certifier.request import check_numbers, chosen, resolve_method
 from certnas.errors import UserError
 from certnas.nas.search import PRESETS, SearchConfig

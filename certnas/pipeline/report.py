@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import bounds
+from certnas import bounds
 from certnas.certifier.certificates import Certificates
 from certnas.models.trained import read_network
 from certnas.nas.space import Genotype, RobNet

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import bounds
+from certnas import bounds
 from certnas.checker import Certificate, Network, Rejected
 from certnas.errors import UserError
 from certnas.proofs.arithmetic import checked

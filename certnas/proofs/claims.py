@@ -10,7 +10,7 @@ from itertools import groupby
 
 import numpy as np
 
-import bounds
+from certnas import bounds
 from certnas.checker import Certificate, Rejected
 from certnas.verifier.property import Box, Clause, Property
 

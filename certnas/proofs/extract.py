@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-import bounds
+from certnas import bounds
 from certnas.checker import Network, Unsupported
 from certnas.errors import UserError
 from certnas.proofs import linear, movement, nonlinear, windows

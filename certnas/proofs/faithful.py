@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import bounds
+from certnas import bounds
 from certnas.checker import Certificate, Network, Rejected, evaluate
 
 FAITHFUL, ROUGH = 1e-9, 1e-4

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import bounds
-from bounds.extend import BoundState, NodeAlphas, budget
+from certnas import bounds
+from certnas.bounds.extend import BoundState, NodeAlphas, budget
 from certnas.checker import Certificate, Part, Refutation
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward

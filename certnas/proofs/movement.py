@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bounds.extend import IDENTITIES, RESHAPES, SELECTIONS, Ref
+from certnas.bounds.extend import IDENTITIES, RESHAPES, SELECTIONS, Ref
 from certnas.checker import Unsupported
 from certnas.proofs.reading import Reading, Rule
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import bounds
-from bounds import Slope
-from bounds.extend import (
+from certnas import bounds
+from certnas.bounds import Slope
+from certnas.bounds.extend import (
     EVERYTHING,
     Alphas,
     BoundState,
@@ -20,7 +20,7 @@ from bounds.extend import (
     Relaxation,
     Windowed,
 )
-from bounds.extend import Plane as Engine
+from certnas.bounds.extend import Plane as Engine
 from certnas.checker import Plane
 from certnas.proofs.reading import array
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-import bounds
-from bounds.extend import TargetAlphas, budget
+from certnas import bounds
+from certnas.bounds.extend import TargetAlphas, budget
 from certnas.checker import Certificate, Part, Refutation, Split
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bounds.extend import Call
+from certnas.bounds.extend import Call
 from certnas.checker import Network
 
 Shape = tuple[int, ...]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import bounds
-from bounds.extend import NodeAlphas, Relaxation, TargetAlphas
+from certnas import bounds
+from certnas.bounds.extend import NodeAlphas, Relaxation, TargetAlphas
 from certnas.checker import Plane, Planes, Refutation, Step
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward, written

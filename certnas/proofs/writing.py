@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.certifier import Certificates
 from certnas.certifier.request import TARGETS, Box, chosen
 from certnas.checker import Certificate

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.testing.points import reached
 
 SLACK = 1e-9

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import bounds
+from certnas import bounds
 
 Function = Callable[[Tensor], Tensor]
 STEPS = 10

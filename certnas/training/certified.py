@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import bounds
-from bounds.extend import BoundState
+from certnas import bounds
+from certnas.bounds.extend import BoundState
 
 
 @dataclass(frozen=True)

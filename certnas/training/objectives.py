@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 from certnas.training.attack import pgd
 from certnas.training.certified import BoxedCrossEntropy, FusedCrossEntropy

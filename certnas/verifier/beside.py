@@ -7,9 +7,9 @@ from math import prod
 
 import torch
 
-import bounds
-from bounds import Node
-from bounds.extend import Ref
+from certnas import bounds
+from certnas.bounds import Node
+from certnas.bounds.extend import Ref
 
 aten = torch.ops.aten
 

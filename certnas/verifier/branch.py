@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bounds import Nonlinear
-from bounds.extend import BoundState, rule_for
+from certnas.bounds import Nonlinear
+from certnas.bounds.extend import BoundState, rule_for
 from certnas.verifier.deadline import Deadline
 from certnas.verifier.problem import Problem
 from certnas.verifier.proof import Note

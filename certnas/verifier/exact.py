@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 from certnas.verifier.property import Clause, Constraint, Property
 

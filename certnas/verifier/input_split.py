@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-import bounds
-from bounds.extend import BoundState, budget, lower_bound
+from certnas import bounds
+from certnas.bounds.extend import BoundState, budget, lower_bound
 from certnas.verifier.branch import State
 from certnas.verifier.deadline import Deadline
 from certnas.verifier.problem import Problem, box_region

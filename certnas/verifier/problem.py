@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import bounds
+from certnas import bounds
 from certnas.certifier import PROOF_MARGIN
 from certnas.errors import UserError
 from certnas.verifier.beside import beside_input

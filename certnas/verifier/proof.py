@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bounds.extend import TargetAlphas
+from certnas.bounds.extend import TargetAlphas
 from certnas.verifier.problem import Problem
 from certnas.verifier.relaxed import Choice, Split
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-import bounds
-from bounds import Nonlinear
-from bounds.extend import Alphas, BoundState, MemoryBudget, Relaxation, lower_bound, rule_for
+from certnas import bounds
+from certnas.bounds import Nonlinear
+from certnas.bounds.extend import Alphas, BoundState, MemoryBudget, Relaxation, lower_bound, rule_for
 
 
 @dataclass(frozen=True)

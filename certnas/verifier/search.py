@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-import bounds
-from bounds.extend import BoundState, budget
+from certnas import bounds
+from certnas.bounds.extend import BoundState, budget
 from certnas.verifier.branch import Branching, State
 from certnas.verifier.deadline import Deadline
 from certnas.verifier.exact import Equal

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 from certnas.faithful import Faithful, points_within
 from certnas.models import OpenedModel

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-import bounds
-from bounds.extend import free_memory
+from certnas import bounds
+from certnas.bounds.extend import free_memory
 from certnas.certifier import Certificates
 from certnas.certifier.request import TARGETS, Box, chosen
 from certnas.errors import UserError

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import bounds
-from bounds.extend import free_memory
+from certnas import bounds
+from certnas.bounds.extend import free_memory
 from certnas.errors import UserError
 from certnas.faithful import Faithful, dtype_of, points_within
 from certnas.verifier.attack import DESCENTS, Judge, Replay, attack

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds import Graph
-from bounds.extend import Ref
+from certnas.bounds import Graph
+from certnas.bounds.extend import Ref
 from certnas.errors import UserError
 from certnas.json_text import parse_json
 from certnas.models.formats.limits import LARGEST, check_limits

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bounds.extend import RULES
+from certnas.bounds.extend import RULES
 from certnas.errors import UserError
 from certnas.faithful import OWN, difference
 from certnas.models.formats.eager import evaluated

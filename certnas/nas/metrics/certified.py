@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 from certnas.layout import laid_out
 from certnas.nas.metrics.evaluation import BN

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 from certnas.nas.metrics.certified import DTYPES
 from certnas.nas.metrics.evaluation import BN

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import bounds
-from bounds.extend import BoundState, interval_bounds
+from certnas import bounds
+from certnas.bounds.extend import BoundState, interval_bounds
 
 
 @dataclass(frozen=True)

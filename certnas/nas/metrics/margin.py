@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 from certnas.nas.metrics.certified import Certified, Margins, RootSearch, limit, optional
 from certnas.nas.metrics.metric import Session, State, at_least, one_of, positive

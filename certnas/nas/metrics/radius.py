@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.nas.metrics.certified import Certified, Margins, RootSearch, excess, limit, optional
 from certnas.nas.metrics.metric import Session, State, at_least, positive
 from certnas.nas.metrics.traced import Traced

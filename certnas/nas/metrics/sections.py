@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bounds import Affine, Interval, InvalidInput, Linf, Network, Slope
-from bounds.extend import AffineForm, BoundState, ZonotopePass, budget, rule_for
+from certnas.bounds import Affine, Interval, InvalidInput, Linf, Network, Slope
+from certnas.bounds.extend import AffineForm, BoundState, ZonotopePass, budget, rule_for
 
 Generators = Callable[[str, Tensor], Tensor]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-import bounds
+from certnas import bounds
 from certnas.errors import UserError
 from certnas.nas.metrics.evaluation import normalising, without_none
 
