@@ -30,6 +30,7 @@ from typing import Any
 import pytest
 
 from benchmarks.mutants import Mutant, mutants
+from certnas.siblings import SIBLINGS
 
 HERE = Path(__file__).parent
 PATHS = ("bounds", *(f"certnas/{name}" for name in ("checker", "certifier", "proofs", "verifier", "nas/metrics")))
@@ -95,7 +96,7 @@ class _Finder(MetaPathFinder):
     def __init__(self, root: Path, mutant: Mutant) -> None:
         parts = Path(mutant.file).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        self.name = name if name.startswith("certnas.") else f"certnas.{name}"  # see `certnas.siblings`
+        self.name = f"certnas.{name}" if parts[0] in SIBLINGS else name
         self.path, self.source = root / mutant.file, mutant.source(root)
 
     def find_spec(
@@ -131,6 +132,7 @@ def _child(
             os.environ.pop(name, None)
         sys.path.insert(0, str(root))
         if mutant is not None:
+            importlib.import_module("certnas")  # whose own finder then comes after this one
             sys.meta_path.insert(0, _Finder(root, mutant))
         plugin = _Quickest(took, budget, folder / "took")
         options = [*PYTEST, f"--rootdir={root}", f"--basetemp={folder / 'tmp'}", *tests]
