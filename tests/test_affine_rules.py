@@ -124,6 +124,8 @@ def stack_again() -> Call:
 
 
 JOINED: dict[str, Callable[[], Call]] = {
+    "cat of one and a constant": lambda: call_of(aten.cat.default, [draw(1, 1, 3), Open((2, 3))], 1),
+    "stack of one and a constant": lambda: call_of(aten.stack.default, [Open((2, 3)), draw(1, 2, 3)], -1),
     "cat of constants": lambda: cat_again(1),
     "cat of constants, last axis": lambda: cat_again(-1),
     "stack of constants": stack_again,
@@ -140,13 +142,17 @@ GEOMETRIES = (
     dict(kernel=(3, 3), stride=[2, 3], padding=[1, 1], groups=2),
     dict(kernel=(3, 3), padding=[2, 1], dilation=[2, 1], groups=2),
     dict(kernel=(2, 2), padding=[0], stride=[2], dilation=[2]),
+    dict(kernel=(2, 3), stride=[2, 3]),
+    dict(kernel=(1, 2), stride=[3, 2], groups=2),
 )
 
 
-def conv(kernel: tuple[int, int], groups: int = 1, dtype: torch.dtype = torch.float64, **options: Any) -> Call:
+def conv(
+    kernel: tuple[int, int], groups: int = 1, dtype: torch.dtype = torch.float64, **options: Any
+) -> Call:
     weight = draw(4, 2 // groups, *kernel).to(dtype)
     bias = draw(4).to(dtype) if groups == 1 else None
-    return call_of(aten.conv2d.default, Open((2, 6, 7)), weight, bias, groups=groups, dtype=dtype, **options)
+    return call_of(aten.conv2d.default, Open((2, 7, 8)), weight, bias, groups=groups, dtype=dtype, **options)
 
 
 CONVOLUTIONS: dict[str, Callable[[], Call]] = {

@@ -56,9 +56,7 @@ def chosen(low: Sequence[float], high: Sequence[float]) -> tuple[Planes, Planes,
     below = one(centers.index(max(centers)), len(low))
     floor, ceiling, gamma = ends(low, high)
     planes = [family(low, high, gamma), tree(low, high)]
-    heights = [
-        sum(w * c for w, c in zip(ws, centers, strict=True) if c > -inf) + bias for ws, bias in planes
-    ]
+    heights = [sum(w * c for w, c in zip(ws, centers, strict=True) if c > -inf) + bias for ws, bias in planes]
     taken = int(heights[1] <= heights[0] + 1e-5 * (ceiling - floor))
     return (below, 0.0), planes[taken], float(taken)
 
@@ -162,7 +160,9 @@ def test_the_planes_taken(name: str, spread: float) -> None:
     starts = way.squeeze(1).transpose(2, 3).reshape(-1, count).tolist()
     assert starts == [below[0] for below, _, _ in taken]
     assert share.flatten().tolist() == [tree for _, _, tree in taken]
-    for found, (floor, ceiling, gamma) in zip(between.flatten().tolist(), [ends(*p) for p in pairs], strict=True):
+    for found, (floor, ceiling, gamma) in zip(
+        between.flatten().tolist(), [ends(*p) for p in pairs], strict=True
+    ):
         assert found == pytest.approx((gamma - floor) / (ceiling - floor), rel=1e-9, abs=1e-9)
 
 
@@ -188,7 +188,9 @@ def test_the_planes_that_a_tuning_chooses(name: str) -> None:
     planes = pool._relax(call, Slope.ADAPTIVE, tuning, x.unsqueeze(1))
     shares = tuning[0].squeeze(1).transpose(2, 3).flatten(0, 2).tolist()
     below, above = [], []
-    for pair, share, t, s in zip(pairs, shares, tuning[1].flatten().tolist(), tuning[2].flatten().tolist(), strict=True):
+    for pair, share, t, s in zip(
+        pairs, shares, tuning[1].flatten().tolist(), tuning[2].flatten().tolist(), strict=True
+    ):
         low, high = pair
         real = [max(0.0, w) if u > -inf else 0.0 for w, u in zip(share, high, strict=True)]
         if not sum(real):
@@ -231,7 +233,9 @@ def test_intervals_and_what_may_win(name: str) -> None:
 
 def test_a_radius_below_rounding_is_kept_by_a_pool() -> None:
     call = call_of(aten.max_pool2d.default, Open((1, 1, 3)), kernel_size=[1, 3])
-    found = pool._interval(call, Interval.around(torch.tensor([[[[1.0, 0.5, 0.0]]]]), torch.full((1, 1, 1, 3), 1e-30)))
+    found = pool._interval(
+        call, Interval.around(torch.tensor([[[[1.0, 0.5, 0.0]]]]), torch.full((1, 1, 1, 3), 1e-30))
+    )
     assert found.center.item() == 1 and found.radius.item() == pytest.approx(1e-30)
 
 
@@ -252,7 +256,11 @@ SHAPES = (
 @pytest.mark.parametrize(("target", "shape", "options", "expected"), SHAPES)
 def test_the_geometry_of_a_window(target: Any, shape: Any, options: dict[str, Any], expected: Window) -> None:
     found = pool.window_of(call_of(target, Open(shape), **options))
-    assert (found.kernel, found.stride, found.dilation) == (expected.kernel, expected.stride, expected.dilation)
+    assert (found.kernel, found.stride, found.dilation) == (
+        expected.kernel,
+        expected.stride,
+        expected.dilation,
+    )
     assert (found.size, found.output) == (expected.size, expected.output)
     assert found.padding[::2] == expected.padding[::2]
     assert all(a >= b for a, b in zip(found.padding, expected.padding, strict=True))
@@ -264,7 +272,9 @@ def test_the_geometry_of_a_window(target: Any, shape: Any, options: dict[str, An
 
 def test_a_pool_of_one_dimension_is_one_of_two_that_is_flat() -> None:
     flat = call_of(aten.max_pool1d.default, Open((2, 6)), kernel_size=[3], stride=[2], padding=[1])
-    call = call_of(aten.max_pool2d.default, Open((2, 1, 6)), kernel_size=[1, 3], stride=[1, 2], padding=[0, 1])
+    call = call_of(
+        aten.max_pool2d.default, Open((2, 1, 6)), kernel_size=[1, 3], stride=[1, 2], padding=[0, 1]
+    )
     x = Interval(*(side.reshape(6, 2, 1, 10)[..., :6] for side in boxed(1.0)))
     line = Interval(x.lower.squeeze(2), x.upper.squeeze(2))
     for slope in (Slope.ADAPTIVE, Slope.PARALLEL):
