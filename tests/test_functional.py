@@ -167,9 +167,12 @@ CUT: dict[str, tuple[Callable[..., Any], list[str]]] = {
         lambda x, y: aten.slice.Tensor(aten.cat.default([x, y], 1), 1, 0, 8, 2), ["cat.default", "slice.Tensor"]
     ),
     "with a step of one": (lambda x, y: aten.slice.Tensor(aten.cat.default([x, y], 1), 1, 6, 8, 1), ["slice.Tensor"]),
-    "of nothing": (lambda x, y: aten.slice.Tensor(aten.cat.default([x, y], 1), 1, 4, 2), ["cat.default", "slice.Tensor"]),
+    "of nothing": (
+        lambda x, y: aten.slice.Tensor(aten.cat.default([x, y], 1), 1, 4, 2), ["cat.default", "slice.Tensor"]
+    ),
     "along the first axis": (
-        lambda x, y: aten.slice.Tensor(aten.cat.default([x, y]), 0, 2, 4), ["slice.Tensor", "slice.Tensor", "cat.default"]
+        lambda x, y: aten.slice.Tensor(aten.cat.default([x, y]), 0, 2, 4),
+        ["slice.Tensor", "slice.Tensor", "cat.default"],
     ),
     "of all": (lambda x, y: aten.relu.default(aten.slice.Tensor(x, 1, 0, 2**63 - 1)), ["relu.default"]),
     "of a slice": (
@@ -184,7 +187,8 @@ CUT: dict[str, tuple[Callable[..., Any], list[str]]] = {
         lambda x, y: aten.cat.default([x, aten.cat.default([y, x], 1), y], 1), ["cat.default"]
     ),
     "joins along other axes": (
-        lambda x, y: aten.cat.default([aten.cat.default([x, y], 2), aten.cat.default([y, x], 2)], 1), ["cat.default"] * 3
+        lambda x, y: aten.cat.default([aten.cat.default([x, y], 2), aten.cat.default([y, x], 2)], 1),
+        ["cat.default"] * 3,
     ),
     "joins counted from the end": (
         lambda x, y: aten.cat.default([aten.cat.default([x, y], -2), y], -2), ["cat.default"]

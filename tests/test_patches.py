@@ -176,7 +176,9 @@ AFFINE: dict[str, tuple[Callable[[], Call], Reach]] = {
     ),
     "conv, one number": (one(aten.conv2d.default, CONV, None, [2], [1]), Reach((2, 2), (-1, -1), (3, 2), True)),
     "conv, padded above": (one(aten.conv2d.default, CONV, None, [1, 1], [1, 0]), Reach((1, 1), (-1, 0), (3, 2), True)),
-    "conv same": (one(aten.conv2d.padding, draw(2, 2, 3, 1), None, [1, 1], "same"), Reach((1, 1), (-1, 0), (3, 1), True)),
+    "conv same": (
+        one(aten.conv2d.padding, draw(2, 2, 3, 1), None, [1, 1], "same"), Reach((1, 1), (-1, 0), (3, 1), True)
+    ),
     "conv valid": (one(aten.conv2d.padding, CONV, None, [1, 2], "valid", [2, 1]), Reach((1, 2), (0, 0), (5, 2))),
     "average": (one(aten.avg_pool2d.default, [2, 3]), Reach((2, 3), (0, 0), (2, 3), True)),
     "average, not counted": (

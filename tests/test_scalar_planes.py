@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import erf, exp, inf, log, log1p, pi, sqrt, tanh
 from typing import Any
 
@@ -73,7 +74,10 @@ OPERATORS: dict[str, tuple[Any, dict[str, Any], Callable[[Tensor], Tensor]]] = {
 }  # fmt: skip
 ON_POSITIVE = ("reciprocal", "sqrt", "rsqrt", "log")
 STRAIGHT = ("relu", "leaky relu", "leaky relu, steep", "leaky relu, falling", "abs")
-KINKED = ("hardtanh", "hardtanh, apart", "relu6", "hardsigmoid", "clamp", "clamp below", "clamp above", "clamp_min", "clamp_max")  # fmt: skip
+KINKED = (
+    "hardtanh", "hardtanh, apart", "relu6", "hardsigmoid", "clamp", "clamp below", "clamp above", "clamp_min",
+    "clamp_max",
+)  # fmt: skip
 
 
 def subject(name: str) -> tuple[Any, Nonlinear, Interval, Tensor, Tensor]:
@@ -115,7 +119,7 @@ def gaps(found: tuple[Tensor, Tensor, Tensor, Tensor], grid: Tensor, value: Tens
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_range(name: str) -> None:
-    call, rule, x, grid, value = subject(name)
+    call, rule, x, _, value = subject(name)
     found = rule.interval(call, Interval(x.lower[0], x.upper[0]))
     assert bool((found.lower <= value.amin(0) + 1e-12).all())
     assert bool((found.upper >= value.amax(0) - 1e-12).all())
@@ -190,7 +194,7 @@ def test_a_tuning_gives_the_default_and_others_that_are_sound(name: str) -> None
 
 @pytest.mark.parametrize("name", KINKED)
 def test_straight_pieces_are_loose_where_a_kink_lies_inside(name: str) -> None:
-    call, rule, x, grid, value = subject(name)
+    call, rule, x, _, value = subject(name)
     (mask,) = rule.unstable(call, Interval(x.lower[0], x.upper[0]))
     steps = value[1:GRID] - value[: GRID - 1]
     bent = (steps.amax(0) - steps.amin(0)) > 1e-9
@@ -255,8 +259,9 @@ def test_two_straight_pieces(a: float) -> None:
         assert side.reshape(2, -1)[0].tolist() == pytest.approx(numbers, rel=1e-12, abs=1e-12)
     found = rule.interval(wide, Interval(both.lower[0], both.upper[0]))
     values = [
-        sorted((y if y > 0 else a * y) for y in (l, u, *([0.0] if l < 0 < u else []))) for l, u in HINGES
-    ]  # noqa: E741
+        sorted((y if y > 0 else a * y) for y in (*ends, *([0.0] if ends[0] < 0 < ends[1] else [])))
+        for ends in HINGES
+    ]
     assert found.lower[0, 0].tolist() == pytest.approx([v[0] for v in values])
     assert found.upper[0, 0].tolist() == pytest.approx([v[-1] for v in values])
 
@@ -305,7 +310,7 @@ def test_curves_turn_where_they_say(name: str) -> None:
             [PLAIN[name](float(v)) for v in x], rel=1e-12, abs=1e-13
         )
     edges = [low, *curve.turns, 7.0]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         steps = curve.slope(torch.linspace(a + 1e-3, b - 1e-3, 801, dtype=torch.float64)).diff()
         assert bool((steps >= -1e-15).all()) or bool((steps <= 1e-15).all())
     for turn in curve.turns:

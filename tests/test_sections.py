@@ -76,7 +76,7 @@ def test_a_section(errors: int | None) -> None:
 
 
 def test_before_the_first_end_nothing_is_perturbed() -> None:
-    model, network, x = subject()
+    _, network, x = subject()
     found = sections(network, x.float(), ["add"], lambda _, value: value.unsqueeze(1))
     assert found["add"].value.dtype is torch.float64 and not found["add"].radius.any()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ class Subject:
 def subject() -> Subject:
     torch.manual_seed(1)
     layers: list[nn.Module] = []
-    for a, b in zip(SIZES, SIZES[1:], strict=False):
+    for a, b in pairwise(SIZES):
         layers += [nn.Linear(a, b), nn.ReLU()]
     model = nn.Sequential(*layers[:-1]).double().requires_grad_(False)
     for layer in model[::2]:
