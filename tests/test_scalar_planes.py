@@ -410,3 +410,42 @@ def test_softplus_of_no_function_is_refused(beta: float, threshold: float) -> No
     object.__setattr__(node, "arguments", {**node.arguments, "beta": beta, "threshold": threshold})
     with pytest.raises(UnsupportedOp, match="softplus needs a finite beta other than 0"):
         softplus._parameters(call)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_lines_of_sign(tuned: bool) -> None:
+    """−1 + t·2x/u and 1 − t·2x/l; from zero where an end is zero; level where the sign is one."""
+    pairs = [
+        (-0.5, 2.0),
+        (-2.0, 0.5),
+        (-1.0, 1.0),
+        (0.0, 0.5),
+        (-0.25, 0.0),
+        (0.0, 0.0),
+        (0.2, 0.9),
+        (-0.9, -0.2),
+    ]
+    slopes = ([1.0, 4.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0], [4.0, 1.0, 2.0, 0.0, 4.0, 0.0, 0.0, 0.0])
+    bias = ([-1.0, -1.0, -1.0, 0.0, -1.0, 0.0, 1.0, -1.0], [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, -1.0])
+    start = ([1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    low, high = torch.tensor(pairs, dtype=torch.float64).T.reshape(2, 1, 1, -1)
+    call, x = call_of(aten.sign.default, Open((len(pairs),))), Interval(low, high)
+    rule = rule_for(call.node)
+    assert isinstance(rule, Nonlinear)
+    assert tuple(t.flatten().tolist() for t in rule.tuning(call, x)) == start
+    ways = ([0.25] * 8, [0.5] * 8) if tuned else start
+    tuning = tuple(torch.tensor(way, dtype=torch.float64).reshape(low.shape) for way in ways) if tuned else ()
+    found = lines(rule.relax(call, Slope.ADAPTIVE, tuning, x))
+    assert found[0].tolist() == [s * t for s, t in zip(slopes[0], ways[0], strict=True)]
+    assert found[2].tolist() == [s * t for s, t in zip(slopes[1], ways[1], strict=True)]
+    assert (found[1].tolist(), found[3].tolist()) == bias
+    level = rule.relax(call, Slope.PARALLEL, (), x)
+    assert level.lower.map is level.upper.map and not lines(level)[0].any()
+    assert (lines(level)[1].tolist(), lines(level)[3].tolist()) == bias
+    (loose,) = rule.unstable(call, Interval(low[0], high[0]))
+    assert loose.flatten().tolist() == [True] * 5 + [False] * 3
+    ranges = rule.interval(call, Interval(low[0], high[0]))
+    assert (ranges.lower.flatten().tolist(), ranges.upper.flatten().tolist()) == bias
+    near = Interval(torch.tensor([[[0.0, -5e-324]]]).double(), torch.tensor([[[5e-324, 1.0]]]).double())
+    two = call_of(aten.sign.default, Open((2,)))
+    assert bool(torch.isfinite(torch.stack(lines(rule.relax(two, Slope.ADAPTIVE, (), near)))).all())
