@@ -327,3 +327,12 @@ def test_the_planes_of_a_block(kernel: int, stride: int, padding: int, spread: f
         torch.testing.assert_close(weights.expand(3, -1, -1), dense.flatten(2), rtol=1e-9, atol=1e-9)
         assert bias.flatten().tolist() == pytest.approx([b for _, b in planes], rel=1e-9, abs=1e-9)
     assert isinstance(block.lower[1], Tensor)
+
+
+def test_an_input_without_an_end_counts_from_zero_to_the_other() -> None:
+    """Of [−∞, 3] and [1.2, 1.9] the middle of the second is the greater."""
+    x = Interval(torch.tensor([[[[[-inf, 1.2]]]]]), torch.tensor([[[[[3.0, 1.9]]]]]))
+    call = call_of(aten.max_pool2d.default, Open((1, 1, 2)), kernel_size=[1, 2], dtype=torch.float32)
+    planes = pool._relax(call, Slope.ADAPTIVE, (), x)
+    assert rows_of(planes.lower)[0][0] == [0.0, 1.0]
+    assert pool._tuning(call, x)[0].flatten().tolist() == [0.0, 1.0]
