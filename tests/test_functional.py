@@ -11,8 +11,10 @@ import torch
 from fx_programs import program, same, targets
 from torch import Tensor
 
+import bounds
 from bounds import functional as f
 from bounds.functional import REWRITTEN
+from bounds.trace import program_of
 
 aten = torch.ops.aten
 X = torch.arange(60.0, dtype=torch.float64).reshape(3, 5, 4)
@@ -241,3 +243,21 @@ def test_an_unbind_is_read_as_the_views_that_it_returns() -> None:
 def test_a_program_that_writes_nothing_is_left_alone() -> None:
     made = program(lambda x: aten.relu_.default(aten.mul.Tensor(x, 2.0)), X.clone())
     assert f.functional(made) is made
+
+
+class Written(torch.nn.Module):
+    """Two columns are replaced, and two others read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = 2 * x
+        y[:, 1:3] = torch.relu(x[:, :2])
+        return y[:, :1] + y[:, 2:3]
+
+
+def test_what_was_overwritten_is_not_read_any_more() -> None:
+    """A slice of what was put together anew is a slice of its parts."""
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    made = program_of(Written(), x)
+    cuts = [n for n in made.graph.nodes if n.target is aten.slice.Tensor]
+    assert cuts and all(n.args[0].target is not aten.cat.default for n in cuts)
+    torch.testing.assert_close(bounds.trace(Written(), x).bind()(x), Written()(x))
