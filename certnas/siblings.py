@@ -21,7 +21,10 @@ SIBLINGS = ("bounds", "cli")
 
 
 class _SecondName(Loader):
-    """Loads a module `bounds.x` by importing `certnas.bounds.x`: it is the same module."""
+    """Loads a module `bounds.x` by importing `certnas.bounds.x`: it is the same module.
+
+    The import system then sets `bounds.x` to the module, so no package here may export a function by its module's name.
+    """
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         self._module = import_module(f"certnas.{spec.name}")
@@ -45,11 +48,16 @@ class _Finder(MetaPathFinder):
             return spec_from_file_location(
                 fullname, folder / "__init__.py", submodule_search_locations=[str(folder)]
             )
-        if first in SIBLINGS and (_ours(first) if path is None else list(path) == [str(FOLDER / first)]):
+        if first in SIBLINGS and (_ours(first) if path is None else _inside(path, fullname)):
             return ModuleSpec(
                 fullname, _SecondName(), is_package=(FOLDER / fullname.replace(".", "/")).is_dir()
             )
         return None
+
+
+def _inside(path: Sequence[str], fullname: str) -> bool:
+    """Whether a package's path is the folder beside this one that the module's name says."""
+    return list(path) == [str(FOLDER.joinpath(*fullname.split(".")[:-1]))]
 
 
 def _ours(name: str) -> bool:
