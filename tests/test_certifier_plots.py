@@ -113,3 +113,23 @@ def test_the_axis_ends_a_little_beyond_the_greatest_radius() -> None:
     assert plots._end(many) == pytest.approx(4.2)
     lower, upper = plots._radii(many)
     assert lower.tolist() == [4, 2, 1] and upper.tolist() == [1, 0.5]
+
+
+def test_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    (axes,) = drawn(plots.accuracy_plot, CERTIFICATES, monkeypatch).axes
+    assert [line.get_linewidth() for line in axes.get_lines()] == [2, 2, 1.2]
+    assert [line.get_zorder() for line in axes.get_lines()][:2] == [3, 3]
+    (between,) = axes.collections
+    assert (between.get_alpha(), between.get_linewidth().tolist()) == (0.18, [0])
+    assert to_hex(between.get_facecolor()[0]) == "#8a8a8a" and not axes.get_legend().get_frame_on()
+    assert (axes.title.get_fontsize(), axes.title.get_fontweight()) == (11, "bold")
+    assert axes.xaxis.label.get_fontsize() == 10 and not axes.spines["right"].get_visible()
+    assert axes.get_axisbelow() is True and axes.get_xgridlines()[0].get_alpha() == 0.25
+    assert axes.get_xgridlines()[0].get_visible()
+    (second,) = axes.child_axes
+    assert second.xaxis.label.get_fontsize() == 9 and second.xaxis.get_ticklabels()[0].get_fontsize() == 8.5
+    (axes,) = drawn(plots.radii_plot, CERTIFICATES, monkeypatch).axes
+    assert axes.patches[0].get_alpha() == 0.75 and axes.patches[-1].get_linewidth() == 2
+    (middle,) = axes.get_lines()
+    assert (middle.get_linewidth(), middle.get_linestyle()) == (1.4, "--")
+    assert not axes.get_legend().get_frame_on() and to_hex(axes.patches[0].get_facecolor()) == "#1f5fa8"
