@@ -180,7 +180,7 @@ def test_wide_images_climb_through_the_methods(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(batch, "_search", search)
     monkeypatch.setattr(batch, "_start", lambda part, centre, start, end: start / 2)
-    part = Lines(tensor(4, 5, 6, 7), tensor(1, 1, 1, 1))
+    part = Lines(tensor(4, 5, 6, 7), tensor(2, 2, 2, 2))
     request = asked(bounds.IBP(), bounds.CrownIBP(), bounds.Crown())
     attacked = tensor(1.0, 2.0, 0.78, 1e9)
     found = batch._climb(replace(request, eps_max=1.5), part, attacked, told)
@@ -188,17 +188,17 @@ def test_wide_images_climb_through_the_methods(monkeypatch: pytest.MonkeyPatch) 
     assert seen[0] == (
         bounds.IBP(),
         [4, 5, 6, 7],
-        [1] * 4,
+        [2] * 4,
         [4, 5, 6, 7],
-        [2, 2.5, 3, 3.5],
+        [1, 1.25, 1.5, 1.75],
         pytest.approx(ends),
     )
     # where nothing is proved the start stays; elsewhere a little above what is
-    starts = [5, 0.5 * 1.05, 0.25 * 1.05]
-    assert seen[1][:4] == (bounds.CrownIBP(), [5, 6, 7], [1] * 3, [5, 6, 7])
+    starts = [2.5, 0.5 * 1.05, 0.25 * 1.05]
+    assert seen[1][:4] == (bounds.CrownIBP(), [5, 6, 7], [2] * 3, [5, 6, 7])
     assert seen[1][4] == pytest.approx(starts) and seen[1][5] == pytest.approx(ends[1:])
     # 0.75 is more than 0.95 · 0.78
-    assert seen[2][:2] == (bounds.Crown(), [5, 7]) and seen[2][4] == pytest.approx([5, 0.25 * 1.05])
+    assert seen[2][:2] == (bounds.Crown(), [5, 7]) and seen[2][4] == pytest.approx([2.5, 0.25 * 1.05])
     assert found.radius.tolist() == [0.951, 0, 0.75, 0.5] and found.place.tolist() == [0, 0, 1, 2]
     reach = [0.951 * 1.002, 0, 0.75 * 1.002, 0.5]
     assert found.upper.tolist() == pytest.approx(reach) and found.upper.dtype == DOUBLE

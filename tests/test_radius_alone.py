@@ -203,3 +203,18 @@ def test_what_cannot_be_searched_is_not() -> None:
     found = search_radii(lambda eps, image: 1 - eps, centre, torch.ones_like(centre), upper)
     assert found.radius[1:].tolist() == [0, 0, 0, 0, 0, 0.25]
     assert found.evaluations[1:].tolist() == [0, 0, 0, 0, 0, 1] and not bool(found.unlimited.any())
+
+
+@pytest.mark.parametrize(("share", "evaluations"), [(1.0, 1), (1 + 1e-9, 2)])
+def test_a_root_foretold_at_the_tolerance_ends_the_search(share: float, evaluations: int) -> None:
+    asked: list[Tensor] = []
+
+    def margin(eps: Tensor, image: Tensor) -> Tensor:
+        asked.append(eps)
+        return affine(eps, image)
+
+    def foretell(image: Tensor) -> Tensor:
+        return asked[-1] * (1 + 1e-3) * (share if len(asked) == 1 else 1)
+
+    found = search_radii(margin, CENTRE[:1], 0.5 * ROOT[:1], FREE[:1], foretell=foretell)
+    assert found.evaluations.tolist() == [evaluations]
