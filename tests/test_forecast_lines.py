@@ -214,3 +214,32 @@ def test_methods_note_and_recall() -> None:
     one = bounds.Slope.ONE
     noting = _Noting(bounds.Crown(one))
     assert (noting.slope, noting.intervals, _Recalling({}, one).slope) == (one, {}, one)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a forecast reads of a prover before the first evaluation."""
+
+    single: str
+    x: Tensor
+    rows: Tensor
+    memory: int
+
+
+def test_at_the_beginning_the_values_themselves_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def lower_bounds(network: Any, region: bounds.Region, rows: Tensor, method: Any, *, memory: int) -> None:
+        assert isinstance(method, _Noting) and method.method == bounds.IBP() and not torch.is_grad_enabled()
+        method.intervals = interval(CENTRE)
+        seen.append((network, type(region), region.x, region.eps, rows, memory))
+
+    monkeypatch.setattr(bounds, "lower_bounds", lower_bounds)
+    x, rows = torch.rand(3, 2, dtype=DOUBLE), torch.rand(3, 1, 2, dtype=DOUBLE)
+    made = Forecast(Asked("single", x, rows, 77), CENTRE, 9 * CENTRE, 0.25)  # type: ignore[arg-type]
+    ((network, kind, centre, eps, given, memory),) = seen
+    assert (network, kind, eps, memory) == ("single", bounds.Linf, 0.0, 77)
+    assert torch.equal(centre, x.float()) and torch.equal(given, rows.float())
+    assert made.other is made.last and made.last.eps.tolist() == [0, 0, 0] and made.last.margin is CENTRE
+    assert (made.rounds, made.tol) == (0, 0.25) and torch.equal(made.end, 9 * CENTRE)
+    assert torch.equal(made.last.intervals["a"].lower, CENTRE.float().unsqueeze(1))
