@@ -116,9 +116,7 @@ def test_what_is_refuted_is_above_zero_by_the_slack() -> None:
     record = Record(SimpleNamespace(), 0.25)  # type: ignore[arg-type]
     assert record.backed(np.array([0.0, 3.0, -1.0])).tolist() == [-0.25, 2.0, -1.5]
     third = 1 / 3  # 1/3 less (1 + 1/3) / 4 is 0
-    excess = np.array(
-        [[0.1, 1.0], [third, -9], [0.34, 0.0], [np.nan, 2.0], [np.nan, -1], [-1, -2]]
-    )
+    excess = np.array([[0.1, 1.0], [third, -9], [0.34, 0.0], [np.nan, 2.0], [np.nan, -1], [-1, -2]])
     found, places = record.refuted(excess, [10, 11, 12, 13, 14, 15], {"r": "planes0"}, 2)
     assert places == [0, 2, 3] and found.clauses == (10, 12, 13) and found.planes == {"r": "planes0"}
     assert found.bounds.tolist() == [0.5, pytest.approx(0.005), 1.25]

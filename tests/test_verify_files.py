@@ -95,6 +95,14 @@ def test_a_stored_network_is_replayed_as_it_is(batch: int | str, tmp_path: Path)
     assert opened.network(torch.tensor([[0.25, -1.0]], dtype=torch.float64)).tolist() == [[0.5, 0.0]]
 
 
+def test_an_inner_tensor_can_be_the_output(tmp_path: Path) -> None:
+    opened = open_onnx(stored(tmp_path / "a.onnx", 1), output="r")
+    assert opened.replay is not None and opened.replay(np.array([0.25, -1], np.float32)).tolist() == [
+        0.25,
+        0.0,
+    ]
+
+
 def test_networks_are_known_by_their_names(tmp_path: Path) -> None:
     assert [is_onnx(name) for name in ("a.onnx", "a.onnx.gz", "a.pt", "onnx")] == [True, True, False, False]
     with pytest.raises(UserError, match="cannot read"):
