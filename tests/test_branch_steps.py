@@ -61,7 +61,7 @@ def seen_by(made: Branching, domain: Domain) -> tuple[Any, Any, dict[str, list[T
 
 
 def test_the_units_whose_planes_cost_most_come_first(relu: Problem) -> None:
-    """Above a unit on [l, u] the chord is −l·u / (u − l) too high at 0; its lower plane misses the shorter side's end."""
+    """On [l, u] the chord is −l·u / (u − l) too high at 0; the lower plane misses the end of the shorter side."""
     made, _ = branching(relu)
     domain, expected = Domain(1, (), -9.0, None), []
     batch, choice, seen, row = seen_by(made, domain)
