@@ -161,9 +161,10 @@ def staged(asked: Search, monkeypatch: pytest.MonkeyPatch, settled: int | None =
 
     search_of = Searched()
     monkeypatch.setattr(asked, "_settled", settle)
-    monkeypatch.setattr(asked, "_alpha", lambda seconds: stages.append(f"alpha {seconds >= 0}") or [])
+    monkeypatch.setattr(asked, "_alpha", lambda seconds: stages.append(f"alpha {0 <= seconds < 900}") or [])
     monkeypatch.setattr(search, "InputSplitting", halving)
     monkeypatch.setattr(search, "Branching", branching)
+    asked.deadline.began -= 1000
     asked.progress = lambda step: stages.append(step.stage)
     asked.go()
     return stages
