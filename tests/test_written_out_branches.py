@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import bounds
 from bounds.chunking import budget
 from bounds.passes.early_stop import EarlyStop
-from bounds.passes.zonotope import ZonotopePass
+from bounds.passes.zonotope import AffineForm, ZonotopePass
 from bounds.relaxation import Slope
 from bounds.state import BoundState
 
