@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_proofs_tampering import claim, flat, lines
+from checker_networks import claim, flat, lines
 
 from certnas.checker import (
     Certificate,
