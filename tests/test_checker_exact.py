@@ -125,7 +125,7 @@ def test_sigmoids_are_compared_by_the_far_ends_of_their_enclosures() -> None:
 @pytest.mark.parametrize("tanh", [False, True])
 def test_ends_of_curves_are_rounded_outward(tanh: bool) -> None:
     values = np.array([-30.0, -1.0, 0.0, 2.0**-30, 0.3, 5.0])
-    low, high = (curves.curve_end(tanh, values, side) for side in (-1, 1))
+    low, high = (curves.curve_end(tanh, values, up=up) for up in (False, True))
     for x, below, above in zip(values.tolist(), low.tolist(), high.tolist(), strict=True):
         truth = curves._sigma((1 + tanh) * Fraction(x)) * (1 + tanh) - tanh
         assert curves._real(Fraction(below)).b < truth.a and truth.b < curves._real(Fraction(above)).a

@@ -82,10 +82,10 @@ def _sigma(q: Fraction):  # type: ignore[no-untyped-def]
     return 1 / (1 + REALS.exp(-_real(q)))
 
 
-def curve_end(tanh: bool, values: np.ndarray, side: int) -> np.ndarray:
-    """σ or tanh as float64, rounded down (side −1) or up (1)."""
+def curve_end(tanh: bool, values: np.ndarray, *, up: bool) -> np.ndarray:
+    """σ or tanh as float64, rounded up or down."""
     ends = []
     for x in values.reshape(-1).tolist():
         found = 2 * _sigma(2 * Fraction(x)) - 1 if tanh else _sigma(Fraction(x))
-        ends.append(float((found.a if side < 0 else found.b).mid))
-    return np.nextafter(np.array(ends), side * np.inf).reshape(values.shape)
+        ends.append(float((found.b if up else found.a).mid))
+    return np.nextafter(np.array(ends), np.inf if up else -np.inf).reshape(values.shape)

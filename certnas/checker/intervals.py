@@ -80,7 +80,8 @@ class Boxes:
             case "piecewise":
                 return _piecewise(node, low, high)
             case "sigmoid" | "tanh":
-                return curve_end(node.op == "tanh", low, -1), curve_end(node.op == "tanh", high, 1)
+                tanh = node.op == "tanh"
+                return curve_end(tanh, low, up=False), curve_end(tanh, high, up=True)
         return self._affine(node, node.affine)
 
     def _affine(self, node: Node, affine: Affine) -> Box:
