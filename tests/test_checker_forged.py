@@ -150,7 +150,7 @@ def test_numbers_changed_at_random_prove_nothing_false(exact: bool) -> None:
     rng = np.random.default_rng(0)
     special = [5e-324, -5e-324, 2.0**-1022, 0.0, -0.0, 2.0**100, 2.0**101, 1e308, -1.0, 1.0]
     accepted = 0
-    for _ in range(300):
+    for _ in range(120):
         name = NAMES[rng.integers(len(NAMES))]
         array, put = arrays(made)[name]
         changed = array.copy()
@@ -164,7 +164,7 @@ def test_numbers_changed_at_random_prove_nothing_false(exact: bool) -> None:
             continue
         accepted += 1
         assert true(lie, derived), f"{name} = {changed.tolist()}"
-    assert 20 < accepted < 280
+    assert 10 < accepted < 110
 
 
 @BOTH
@@ -287,7 +287,7 @@ def test_a_ball_outside_of_the_pixels_is_no_claim_about_pixels() -> None:
 
 
 def stored(**changed: Any) -> bytes:
-    """A file of one certificate; `header` changes the header's value or gives its text, `numbers` changes the numbers."""
+    """A file of one certificate; `header` changes the header or gives its text, `numbers` changes the numbers."""
     with np.load(io.BytesIO(encode([honest()[0]]))) as held:
         text, numbers = held["header"].tobytes(), held["numbers"]
     if "header" in changed:

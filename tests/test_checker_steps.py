@@ -214,7 +214,7 @@ def test_every_operator_evaluates_to_its_function() -> None:
         ("piecewise", hardtanh, np.clip(x, -1, 1)),
         ("sigmoid", {}, 1 / (1 + np.exp(-x))),
         ("tanh", {}, np.tanh(x)),
-        ("max", {"index": np.array([[0, 1], [3, -1], [2, 0], [1, 1]])}, np.array([-0.25, 3.0, 0.5, -0.25])),
+        ("max", {"index": np.array([[0, 1], [3, -1], [2, 0], [0, 0]])}, np.array([-0.25, 3.0, 0.5, -2.0])),
         ("select", {"index": np.array([3, -1, 0, 0])}, np.array([3.0, 0, -2, -2])),
         ("scale", {name: np.full(1, v) for name, v in columns.items()}, 3 * (x - 0.5) / 2 + 1),
     ]
@@ -240,10 +240,11 @@ def test_boxes_hold_sums_of_many_operands() -> None:
         network.add("select", (network.input,), (1,), {"index": np.array([index])}) for index in (0, 1)
     )
     network.add("add", (first, *[tiny] * count), (1,), {})
-    for sign in (1.0, -1.0):
+    for sign in (1.0, -1.0, 2.0**60, -(2.0**60)):
         low, high = known(network, area(sign * np.array([1.0, HALF_ULP]))).boxes.of(network.output)
         truth = int(sign) * (1 + count * Fraction(HALF_ULP))
         assert Fraction(float(low[0, 0])) <= truth <= Fraction(float(high[0, 0]))
+        assert high[0, 0] - low[0, 0] < 1e-11 * abs(sign)
 
 
 def test_weights_of_both_signs_take_the_right_ends() -> None:
@@ -446,21 +447,23 @@ def test_tanh_and_lower_planes_become_upper_planes_of_the_sigmoid() -> None:
         assert line.slope * x + line.bias == 1 - (mirrored.slope * -x + mirrored.bias)
 
 
-def test_tangents_are_judged_by_where_they_touch() -> None:
-    """The tangent at 1 is above σ by nothing there: a little less of it fails where 1 is inside."""
+@pytest.mark.parametrize("at", [1.0, 2.0, 3.5])
+def test_tangents_are_judged_by_where_they_touch(at: float) -> None:
+    """The tangent at a point is above σ by nothing there: a little less of it fails where the point is inside."""
+    top = 1 / (1 + np.exp(-at))
+    slope = top * (1 - top)
+    tangent = top - at * slope
 
     def accepted(bias: float, low: float, high: float) -> bool:
-        point = 1 / (1 + np.exp(-1.0))
-        plane = Plane(np.full((1, 1), point * (1 - point)), np.full((1, 1), bias))
+        plane = Plane(np.full((1, 1), slope), np.full((1, 1), bias))
         under = Plane(np.zeros((1, 1)), np.zeros((1, 1)))
         return curve_between(False, Planes(under, plane), np.array([low]), np.array([high]))
 
-    point = 1 / (1 + np.exp(-1.0))
-    tangent = point - point * (1 - point)
-    assert accepted(tangent + 1e-12, 0.0, 9.0) and not accepted(tangent - 1e-12, 0.0, 2.0)
-    assert not accepted(tangent - 1e-12, 0.5, 1.1) and not accepted(tangent - 1e-12, 0.9, 5.0)
-    assert accepted(tangent - 1e-4, 1.5, 9.0) and accepted(tangent - 1e-4, 0.0, 0.5)
-    assert not accepted(tangent - 1e-4, 0.999, 0.9999) and not accepted(tangent - 1e-4, 1.0001, 1.001)
+    assert accepted(tangent + 1e-12, 0.0, 9.0) and not accepted(tangent - 1e-12, 0.0, 9.0)
+    assert not accepted(tangent - 1e-12, at - 0.5, at + 0.1) and not accepted(tangent - 1e-12, at - 0.1, 9.0)
+    assert accepted(tangent - 1e-5, at + 0.5, 9.0) and accepted(tangent - 1e-5, 0.0, at - 0.5)
+    assert not accepted(tangent - 1e-5, at - 1e-3, at - 1e-4)
+    assert not accepted(tangent - 1e-5, at + 1e-4, at + 1e-3)
 
 
 def test_enclosures_of_rationals_hold_them() -> None:

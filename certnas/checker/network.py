@@ -76,8 +76,9 @@ class Node:
     @cached_property
     def terms(self) -> int:
         """How many products an element of W x, or of a row times W, adds up at most."""
-        sums = self.arrays["weight"].shape[1:] if self.op == "linear" else (len(self.operands),)
-        return max(*sums, len(self.layers) if "index" in self.arrays else 1)
+        if self.op == "linear":
+            return max(self.arrays["weight"].shape[1:])
+        return len(self.layers) if "index" in self.arrays else len(self.operands)
 
     @cached_property
     def layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
