@@ -63,8 +63,8 @@ class Node:
 
     def _scale(self) -> Affine:
         columns = np.broadcast_arrays(*(self.arrays[name] for name in SCALE))
-        flat = [column.reshape(-1).tolist() for column in columns]
-        units = [scaling(*values) for values in zip(*flat, strict=True)]
+        flat = np.stack(columns, -1).reshape(-1, len(SCALE))
+        units = [scaling(*values) for values in flat.tolist()]
 
         def wide(name: str) -> np.ndarray:
             values = np.array([getattr(unit, name) for unit in units], dtype=np.float64)
