@@ -391,6 +391,13 @@ def test_files_that_are_not_as_they_are_written_are_refused(name: str) -> None:
         read(io.BytesIO(stored(**FILES[name])))
 
 
+@pytest.mark.parametrize("shape", [[-1], [2, -1], [0, -1], [True], [2.0], ["1"]])
+def test_shapes_of_arrays_are_whole_numbers_from_0(shape: list[Any]) -> None:
+    """A length below 0 would take numbers twice."""
+    with pytest.raises(ValueError, match="whole numbers from 0"):
+        formats._Unpacking(np.arange(4.0), []).array(shape)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", ["header.npy", "numbers.npy", "seal.npy"])
 def test_an_entry_that_stands_twice_is_refused(name: str) -> None:
