@@ -644,6 +644,14 @@ def test_each_clause_is_refuted_by_its_own_bound(exact: bool) -> None:
     assert check(scaled, network, exact=exact) == pytest.approx([1, 1], abs=1e-12)
 
 
+def test_each_clause_may_have_planes_of_its_own() -> None:
+    network, name, made = bent()
+    both = made.planes["q"]
+    sides = (Plane(np.repeat(p.slope, 2, 0), np.repeat(p.bias, 2, 0)) for p in (both.lower, both.upper))
+    own = refuting(replace(made, planes={"q": Planes(*sides)}), name)
+    assert check(own, network) == pytest.approx([0.5, 0.25], abs=1e-12)
+
+
 CLAUSES: dict[str, dict[str, Any]] = {
     "one left out": {"clauses": (0,)},
     "a bound too many": {"bounds": np.full(3, 2.0**-20)},
