@@ -53,7 +53,7 @@ def certified(
 def enclosure(network: Network, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of f(x) in real arithmetic at one image x [*shape].  [K] each"""
     point = Certificate(network.output, "linf", x, 0.0, (x, x), x, x, (), {}, {})
-    low, high = Known(point, network, Arithmetic(False)).box(network.output)
+    low, high = Known.of(point, network, Arithmetic(False)).boxes.of(network.output)
     return low[0], high[0]
 
 
@@ -361,13 +361,13 @@ def test_the_checker_stands_alone_in_functions_that_can_be_seen_whole(path: Path
 
 def test_every_step_of_the_theorem_is_named_where_it_is_computed() -> None:
     """(a) to (f) stand in the theorem, and each at the head of one function that computes it."""
-    (path,) = (path for path in CHECKER if path.stem == "check")
-    tree = ast.parse(path.read_text())
-    heads = [
-        (ast.get_docstring(node) or "")[:3] for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    trees = {path.stem: ast.parse(path.read_text()) for path in CHECKER}
+    functions = [
+        node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
     ]
+    heads = [(ast.get_docstring(function) or "")[:3] for function in functions]
     for step in "abcdef":
-        assert f"({step})" in (ast.get_docstring(tree) or "") and heads.count(f"({step})") == 1
+        assert f"({step})" in (ast.get_docstring(trees["check"]) or "") and heads.count(f"({step})") == 1
 
 
 def test_the_checker_loads_neither_torch_nor_the_bound_engine() -> None:
