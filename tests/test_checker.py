@@ -111,6 +111,33 @@ def test_alpha_crown_certificates_are_proved() -> None:
     check(tuned, network, exact=True)
 
 
+@pytest.mark.parametrize("norm", [bounds.Linf, bounds.L2, bounds.L1])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, padding=1)], ids=["plain", "padded"])
+def test_windows_of_dead_units_are_certified_as_far_as_they_are_bounded(
+    norm: type[bounds.Region], pool: nn.Module
+) -> None:
+    """Moved outward, units that are all 0 would differ, and the planes of their windows be far apart."""
+    torch.manual_seed(2)
+    first = nn.Conv2d(1, 6, 3)
+    model = nn.Sequential(first, nn.ReLU(), pool, nn.Flatten()).double().eval()
+    model.append(nn.Linear(model(torch.zeros(1, 1, 8, 8).double()).shape[1], 2).double())
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        first.bias += 0.5 - first(x).amax((0, 2, 3))  # a unit or two of each channel are on
+    network, plain_ = network_of(model, x)
+    rows = bounds.margins(model(x).argmax(1), 2, dtype=torch.float64)
+    holds, fails = 0.0, 8.0
+    for _ in range(40):
+        middle = (holds + fails) / 2
+        asked = network, norm(x, middle, 0.0, 1.0), rows, bounds.Crown()
+        proved = bool((bounds.lower_bounds(*asked) > 0).all())
+        holds, fails = (middle, fails) if proved else (holds, middle)
+    assert 0.01 < holds < 7
+    region = norm(x, holds * 0.9999, 0.0, 1.0)
+    found = certificate_of(network, plain_, region, rows, bounds.Crown())
+    assert found is not None and check(found, plain_.network)[0] > 0
+
+
 def test_rows_that_only_intervals_prove_are_certified() -> None:
     """CROWN is the better of planes and of intervals that the last layer reads; certificates reach as far."""
     found = 0
@@ -238,10 +265,23 @@ def test_extracted_networks_are_the_models(name: str) -> None:
         assert (high - low).max() < 1e-11
 
 
+class Gram(nn.Module):
+    """A product of two tensors that both depend on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear((x @ x.transpose(-1, -2)).flatten(1))
+
+
 def test_an_operator_that_the_checker_lacks_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)).eval()
     with pytest.raises(UserError, match=r"checker knows no aten\.gelu\.default at node 'gelu'"):
         network_of(model, torch.rand(1, 3))
+    with pytest.raises(UserError, match="a product whose right factor is not one constant matrix"):
+        network_of(Gram(), torch.rand(1, 2, 2))
     with pytest.raises(ValueError, match="no operator 'softmax'"):
         Network((3,)).add("softmax", (), (3,), {})
 

@@ -251,8 +251,13 @@ class Known:
         w = None if weight is None else arithmetic.read(weight)
         shapes = [self.network.nodes[operand].shape for operand in node.operands]
         parts = pull(node, rows.n, None if w is None else w.n, shapes)
-        const = arithmetic.dot(rows, arithmetic.read(np.zeros((1, *node.shape)) if bias is None else bias))
-        const = arithmetic.plus(const, arithmetic.dot(-abs(rows), arithmetic.read(self._unsure(node))))
+        const = (
+            arithmetic.read(np.zeros(len(rows.n)))
+            if bias is None
+            else arithmetic.dot(rows, arithmetic.read(bias))
+        )
+        if node.op == "scale":
+            const = arithmetic.plus(const, arithmetic.dot(-abs(rows), arithmetic.read(self._unsure(node))))
         const = arithmetic.below(const, node.terms, lambda: _dot(rows.n, self._size(node)))
         return [Numbers(part, rows.k + (0 if w is None else w.k)) for part in parts], const
 
