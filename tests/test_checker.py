@@ -16,15 +16,18 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from oracles import sample_region
 from random_networks import build, recipes
+from shared_data import checkpoint, mnist_test
 from torch import Tensor, nn
 
 import bounds
+import certnas
 from bounds.analysis import Analysis
 from bounds.memory import budget
 from certnas.checker import Certificate, Known, Network, Rejected, check
 from certnas.checker.numbers import Arithmetic, dyadic, lowered
 from certnas.checker.region import Region
 from certnas.errors import UserError
+from certnas.models import open_model
 from certnas.proofs import certificate_of, plain
 
 
@@ -111,31 +114,14 @@ def test_alpha_crown_certificates_are_proved() -> None:
     check(tuned, network, exact=True)
 
 
-@pytest.mark.parametrize("norm", [bounds.Linf, bounds.L2, bounds.L1])
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, padding=1)], ids=["plain", "padded"])
-def test_windows_of_dead_units_are_certified_as_far_as_they_are_bounded(
-    norm: type[bounds.Region], pool: nn.Module
-) -> None:
-    """Moved outward, units that are all 0 would differ, and the planes of their windows be far apart."""
-    torch.manual_seed(2)
-    first = nn.Conv2d(1, 6, 3)
-    model = nn.Sequential(first, nn.ReLU(), pool, nn.Flatten()).double().eval()
-    model.append(nn.Linear(model(torch.zeros(1, 1, 8, 8).double()).shape[1], 2).double())
-    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with torch.no_grad():
-        first.bias += 0.5 - first(x).amax((0, 2, 3))  # a unit or two of each channel are on
-    network, plain_ = network_of(model, x)
-    rows = bounds.margins(model(x).argmax(1), 2, dtype=torch.float64)
-    holds, fails = 0.0, 8.0
-    for _ in range(40):
-        middle = (holds + fails) / 2
-        asked = network, norm(x, middle, 0.0, 1.0), rows, bounds.Crown()
-        proved = bool((bounds.lower_bounds(*asked) > 0).all())
-        holds, fails = (middle, fails) if proved else (holds, middle)
-    assert 0.01 < holds < 7
-    region = norm(x, holds * 0.9999, 0.0, 1.0)
-    found = certificate_of(network, plain_, region, rows, bounds.Crown())
-    assert found is not None and check(found, plain_.network)[0] > 0
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_max_pooling_is_certified_as_far_as_it_is_bounded(norm: str) -> None:
+    """Units that are 0 stay 0 when bounds are moved outward; else a window's planes would be far apart."""
+    x, y = mnist_test(1)
+    model = open_model(str(checkpoint("Convnet_maxpool.onnx"))).module
+    radius = float(certnas.certify(model, x, y, norm=norm, attack=False).radius_lower[0])
+    found, _ = certified(model, x.double(), norm, radius)
+    assert radius > 0.05 and found is not None
 
 
 def test_rows_that_only_intervals_prove_are_certified() -> None:

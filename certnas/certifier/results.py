@@ -87,13 +87,13 @@ def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
             return config, None
         for image in images:
             image["radius_upper"] = math.inf if image["radius_upper"] is None else image["radius_upper"]
-        texts = {name: tuple(_column(images, name, str)) for name in TEXTS}
-        whole = {name: np.array(_column(images, name, int), dtype=np.int64) for name in WHOLE}
-        real = {name: np.array(_column(images, name, float), dtype=np.float64) for name in REAL}
+        columns: dict[str, Any] = {name: tuple(_column(images, name, str)) for name in TEXTS}
+        columns |= {name: np.array(_column(images, name, int), dtype=np.int64) for name in WHOLE}
+        columns |= {name: np.array(_column(images, name, float), dtype=np.float64) for name in REAL}
         notes, named = tuple(record["notes"]), (record["norm"], record["method"])
         if not all(isinstance(text, str) for text in (*notes, *named)):
             raise ValueError("its notes, norm or method are no texts")
-        return config, Certificates(norm=named[0], method=named[1], notes=notes, **texts, **whole, **real)
+        return config, Certificates(norm=named[0], method=named[1], notes=notes, **columns)
     except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {path}: {error}; choose another folder") from error
 
