@@ -67,9 +67,13 @@ class Form:
         """
         known, arithmetic, affine = self.known, self.known.arithmetic, node.affine
         weight = None if affine.weight is None else arithmetic.read(affine.weight)
-        bias = arithmetic.read(np.zeros((1, *node.shape)) if affine.bias is None else affine.bias)
-        unsure = arithmetic.read(known.boxes.unsure(node))
-        constant = arithmetic.plus(arithmetic.dot(coef, bias), arithmetic.dot(-abs(coef), unsure))
+        if affine.bias is None:
+            constant = arithmetic.read(np.zeros(len(coef.n)))
+        else:
+            constant = arithmetic.dot(coef, arithmetic.read(affine.bias))
+        if affine.weight_error is not None and affine.bias_error is not None:
+            unsure = arithmetic.read(known.boxes.unsure(node))
+            constant = arithmetic.plus(constant, arithmetic.dot(-abs(coef), unsure))
         constant = arithmetic.below(constant, node.terms, lambda: _weighed(coef.n, known.boxes.size(node)))
         self.add_constant(constant)
         shapes = [known.network.nodes[operand].shape for operand in node.operands]

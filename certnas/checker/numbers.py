@@ -145,7 +145,8 @@ class Arithmetic:
 
     def dot(self, a: Numbers, b: Numbers) -> Numbers:
         """A lower bound of ⟨a, b⟩ for each row.  a [S, *shape], b [1 or S, *shape] -> [S]"""
-        return self.below((a * b).total(), a.n[:1].size + 1, lambda: (abs(a) * abs(b)).total().n)
+        products = a * b
+        return self.below(products.total(), a.n[:1].size + 1, lambda: abs(products).total().n)
 
     def plus(self, a: Numbers, b: Numbers) -> Numbers:
         """A lower bound of a + b."""
