@@ -57,7 +57,8 @@ class Analysis(Known):
         def some(images: Images, rows: slice) -> Tensor:
             return coef[images][:, rows]
 
-        return self._chunked(target, [coef.shape[1]] * len(coef), some, tunings)
+        found = self._chunked(target, [coef.shape[1]] * len(coef), some, tunings)
+        return self.defined(coef, found) if target == self.network.graph.output else found
 
     def rows_at(
         self,

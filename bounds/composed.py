@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import fx, ops
 
+from bounds.errors import UnsupportedOp
+
 aten = ops.aten
 
 
@@ -67,6 +69,11 @@ def _layer_norm(
     cudnn_enable: bool = True,
 ) -> fx.Node:
     """(x − mean) / √(mean of (x − mean)² + ε) · weight + bias over the last axes.  Ba, Kiros, Hinton 2016."""
+    if not eps > 0:
+        raise UnsupportedOp(
+            f"trace: aten.layer_norm.default with eps={eps:g}: where all numbers are equal it divides by zero, or by what "
+            "rounding leaves; accepted: eps > 0"
+        )
     dims = list(range(-len(normalized_shape), 0))
     centered = write(aten.sub.Tensor, x, write(aten.mean.dim, x, dims, True))
     variance = write(aten.mean.dim, write(aten.square.default, centered), dims, True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bounds.backward import lower_bound, lower_bound_from_boxes
 from bounds.cost import row_cost
+from bounds.defined import undefined, without
 from bounds.errors import BoundsError
 from bounds.graph import Network
 from bounds.interval import Interval
@@ -172,9 +173,14 @@ class Known:
         """Lower bounds of rows of the output through its affine tail, then from intervals.  [N, S]"""
         for name in self.plan.tail_ends:
             self.interval(name)
-        return lower_bound_from_boxes(
+        found = lower_bound_from_boxes(
             self.network, self.region, self.interval, self.network.graph.output, coef
         )
+        return self.defined(coef, found)
+
+    def defined(self, coef: Tensor, lower: Tensor) -> Tensor:
+        """Lower bounds [N, S] of rows [N, S, *out] of the output, −∞ where one may have no value in the region."""
+        return without(undefined(self), coef, lower)
 
     def relaxed_before(self, target: str) -> list[str]:
         """The nonlinear nodes that a row of `target` passes."""

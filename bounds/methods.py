@@ -77,7 +77,7 @@ class Zonotope(Method):
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         analysis.restart()
         forms = Forms(analysis, self.errors)
-        formed = forms.lower(forms.run(), coef)
+        formed = analysis.defined(coef, forms.lower(forms.run(), coef))
         return torch.fmax(formed, analysis.boxed_rows(coef))
 
 

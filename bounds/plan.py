@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
+from bounds.defined import partial_nodes
 from bounds.graph import Graph
 from bounds.ops import Affine, Nonlinear, rule_for
 
@@ -27,7 +28,7 @@ class Plan:
     arithmetic from a box is exact (at most one mixing operator on the way).  readers: every tensor that a nonlinear
     node reads, in topological order, concatenations and reshapes looked through, so each cell state has its own.
     linear_tail: the affine nodes after the last nonlinearity.  tail_ends: the nonlinear nodes where it begins.
-    children: the nodes that read each tensor.
+    children: the nodes that read each tensor.  partial: the nodes whose operator is not defined everywhere.
     """
 
     prefix: frozenset[str]
@@ -37,6 +38,7 @@ class Plan:
     linear_tail: frozenset[str]
     tail_ends: tuple[str, ...]
     children: dict[str, tuple[str, ...]]
+    partial: tuple[str, ...]
 
 
 @lru_cache(maxsize=64)
@@ -68,6 +70,7 @@ def plan_of(graph: Graph) -> Plan:
         linear_tail=tail,
         tail_ends=tuple(name for name in graph.nodes if name in starts and name not in tail),
         children=children,
+        partial=partial_nodes(graph),
     )
 
 

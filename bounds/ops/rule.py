@@ -92,6 +92,7 @@ class Nonlinear:
     unstable(call, *operands): which operand units the relaxation is loose on, one mask [N, *in] each: only these
     deserve tighter bounds.  elementwise: that mask depends on a unit's own interval alone.  by_sign: and on nothing but
     whether zero lies inside of it.
+    domain(call, *operands): where the operator is defined on all of the intervals, [N, *out]; None: everywhere.
     """
 
     interval: Callable[..., Interval]
@@ -100,6 +101,7 @@ class Nonlinear:
     unstable: Callable[..., tuple[Tensor, ...]] = _all_units
     elementwise: bool = True
     by_sign: bool = False
+    domain: Callable[..., Tensor] | None = None
 
 
 Rule = Affine | Nonlinear

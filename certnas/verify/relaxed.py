@@ -17,6 +17,7 @@ from torch import Tensor
 import bounds
 from bounds.analysis import Analysis
 from bounds.backward import lower_bound
+from bounds.defined import undefined, without
 from bounds.memory import Budget
 from bounds.ops import Nonlinear, rule_for
 from bounds.ops.rule import Tuning
@@ -114,6 +115,7 @@ class Batch:
                 x = root.interval(operand)
                 self.analysis.give({operand: x.at(group)})
         self.signs = self._restrict(splits)
+        self.lost = undefined(self.analysis)
 
     def _restrict(self, splits: Sequence[Sequence[Split]]) -> dict[str, Tensor]:
         """Meets intervals with the splits; returns the sides that are split, [B, *operand] of −1, 0, 1."""
@@ -187,7 +189,8 @@ class Batch:
             mixed = (share @ coef.flatten(2)).reshape(len(coef), 1, *coef.shape[2:])
             coef = torch.cat([coef, mixed], 1)
             offset = torch.cat([offset, (share @ offset.unsqueeze(2)).squeeze(2)], 1)
-        return lower_bound(self.network, region, provide, self.network.graph.output, coef) - offset
+        found = lower_bound(self.network, region, provide, self.network.graph.output, coef)
+        return without(self.lost, coef, found) - offset
 
     def _lagrange(self, name: str, multiplier: Tensor) -> tuple[Tensor, Tensor]:
         """(−γ, Σ γ·bound) with γ ≥ 0 where z is split above, γ ≤ 0 where below, 0 elsewhere."""
