@@ -91,6 +91,8 @@ class Interval:
         square root of the precision, times 1 + the largest side.
         Raises BoundsError where the sides cross by more: then one of them is no bound.
         """
+        if _least(upper - lower) >= 0:
+            return cls(lower, upper)
         crossed = lower > upper
         if not bool(crossed.any()):
             return cls(lower, upper)
@@ -103,6 +105,8 @@ class Interval:
 
     def ordered(self, where: str) -> Interval:
         """The same.  Raises BoundsError, which says `where`, if a lower bound exceeds its upper bound."""
+        if _least(self.upper - self.lower if self._ball is None else self._ball[1]) >= 0:
+            return self
         crossed = self.lower > self.upper if self._ball is None else self._ball[1] < 0
         if bool(crossed.any()):
             gap = (self.lower - self.upper)[crossed].max()
@@ -124,6 +128,11 @@ _CROSSED = (
     "the lower bound exceeds the upper bound by {:g}; a rule of the engine is wrong, or numbers are too large for the "
     "precision; take float64, and report it if it happens there"
 )
+
+
+def _least(widths: Tensor) -> float:
+    """The least, NaN where any is; several times cheaper than a comparison of each."""
+    return float(widths.detach().min()) if widths.numel() else 0.0
 
 
 def _finite(*tensors: Tensor) -> bool:

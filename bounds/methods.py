@@ -21,6 +21,7 @@ from bounds.forward import Zonotope as Forms
 from bounds.graph import Network
 from bounds.interval import Interval
 from bounds.memory import budget, ran_out
+from bounds.ops import Nonlinear, rule_for
 from bounds.region import Region
 from bounds.relaxation import Slope
 
@@ -107,7 +108,8 @@ class Crown(Method):
     With `slope=Slope.PARALLEL` it is Fast-Lin and CNN-Cert, with ADAPTIVE CNN-Cert-Ada.  intersect: whether the
     intermediate bounds are met with interval arithmetic's.  That is tighter on average, but a tighter interval may flip
     the adaptive slope of a ReLU, so a single row can come out looser; False gives the bounds of auto_LiRPA, or tighter
-    ones where intervals met on the way decide the sign of a unit that CROWN alone would leave open.
+    ones where intervals met on the way decide the sign of a unit that CROWN alone would leave open.  The output of a
+    nonlinear operator is met with its range on the operand's interval in any case: planes of it reach beyond that.
     """
 
     slope: Slope = Slope.ADAPTIVE
@@ -115,8 +117,10 @@ class Crown(Method):
 
     def lower(self, analysis: Analysis, coef: Tensor) -> Tensor:
         analysis.restart()
+        nodes = analysis.network.graph.nodes
         for target in analysis.plan.readers:
-            analysis.refine(target, meet=Interval.intersect if self.intersect else _newer)
+            ranged = target in nodes and isinstance(rule_for(nodes[target]), Nonlinear)
+            analysis.refine(target, meet=Interval.intersect if self.intersect or ranged else _newer)
         boxed = analysis.boxed_rows(coef)
         return torch.fmax(boxed, analysis.rows(analysis.network.graph.output, coef))
 

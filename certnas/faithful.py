@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 import bounds
 from certnas.errors import UserError
@@ -68,7 +69,7 @@ class Faithful:
                 shape = None if own is None else list(own.shape)
                 raise UserError(
                     f"{what} and the model differ in shape: {list(got.shape)} for {len(points)} images, not {shape}; "
-                    "a network must give each image one row of scores"
+                    "a network must give each image one row of scores, also a batch of one (squeeze() drops it: give a dim)"
                 )
             found = difference(own, got)
             if found > tolerance:
@@ -220,6 +221,11 @@ def first_output(value: object) -> Tensor:
         value = value[0]
     if isinstance(value, dict):
         value = next(iter(value.values()))
+    if isinstance(value, FakeTensor):
+        raise UserError(
+            "the model keeps a tensor from call to call outside of its parameters and buffers; accepted: models that are "
+            "a function of their input"
+        )
     if not isinstance(value, Tensor):
         raise UserError(f"the model returns {type(value).__name__}; accepted: a tensor of scores")
     return value
