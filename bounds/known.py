@@ -116,14 +116,14 @@ class Known:
     def _evaluate(self, name: str) -> Interval:
         graph = self.network.graph
         if name == graph.input:
-            return self.region.box().known().ordered(self._where(name))
+            return self.region.box().settled(lambda: self._where(name))
         node = graph.nodes[name]
         if self._is_exact(name):
             with self.naming(name):
                 return self._exact(name)
         operands = [self.interval(operand) for operand in node.operands]
         found = rule_for(node).interval(self.network.call(node), *operands)
-        return found.known().ordered(self._where(name))
+        return found.settled(lambda: self._where(name))
 
     def _is_exact(self, name: str) -> bool:
         """Whether a tensor is bounded against the region itself, whatever is known of others."""
