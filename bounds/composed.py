@@ -71,8 +71,8 @@ def _layer_norm(
     """(x − mean) / √(mean of (x − mean)² + ε) · weight + bias over the last axes.  Ba, Kiros, Hinton 2016."""
     if not eps > 0:
         raise UnsupportedOp(
-            f"trace: aten.layer_norm.default with eps={eps:g}: where all numbers are equal it divides by zero, or by what "
-            "rounding leaves; accepted: eps > 0"
+            f"trace: aten.layer_norm.default with eps={eps:g}: where all numbers are equal it divides by zero, or by "
+            "what rounding leaves; accepted: eps > 0"
         )
     dims = list(range(-len(normalized_shape), 0))
     centered = write(aten.sub.Tensor, x, write(aten.mean.dim, x, dims, True))

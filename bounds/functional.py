@@ -33,9 +33,11 @@ def functional(program: Any) -> Any:
 
 
 def without_modes(program: Any) -> None:
-    """Writes out the blocks of an exported program in which gradients are recorded, or not: no value depends on that."""
+    """Writes out the blocks of an exported program that switch gradients on or off: no value depends on that."""
     graph, module = program.graph, program.graph_module
-    blocks = [node for node in graph.nodes if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled]
+    blocks = [
+        node for node in graph.nodes if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled
+    ]
     for block in blocks:
         _, inner, *operands = block.args
         body = getattr(module, inner.target).graph

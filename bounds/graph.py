@@ -91,8 +91,8 @@ class Graph:
         """Resolve parameters and every node that does not depend on the input.
 
         params: name -> tensor, as in the module's `named_parameters()` and `named_buffers()`; names left out keep
-        the traced module's tensors, also where they were replaced.  batch [M, *input_shape]: for a network traced in training mode, the images
-        whose statistics its batch normalisations use; they count as constants.
+        the traced module's tensors, also where they were replaced.  batch [M, *input_shape]: for a network traced in
+        training mode, the images whose statistics its batch normalisations use; they count as constants.
         Raises InvalidInput for an unknown name, one that the module has no longer, a wrong shape, NaN among the
         parameters, or a batch normalisation by a variance that is not above 0.
         """

@@ -28,7 +28,10 @@ def fill_of(target: Any, arguments: dict[str, Any]) -> float | None:
 def narrows(target: Any, value: Any) -> bool:
     """Whether an operator casts to a type that holds no large numbers: no identity, whatever is rounded."""
     casts = (aten.to, aten.type_as, aten._to_copy)
-    return getattr(target, "overloadpacket", None) in casts and value.dtype not in (torch.float32, torch.float64)
+    return getattr(target, "overloadpacket", None) in casts and value.dtype not in (
+        torch.float32,
+        torch.float64,
+    )
 
 
 def keeps_numbers(target: Any, value: Any) -> bool:

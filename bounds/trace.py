@@ -180,8 +180,8 @@ class _Reader:
             self.defaults[name] = self.tensors[name] if name in self.tensors else self.program.constants[name]
             if isinstance(self.defaults[name], FakeTensor):
                 raise InvalidInput(
-                    "trace: the model keeps a tensor that it computed outside of its parameters and buffers, and reads it "
-                    "at the next call: it is no function of its input"
+                    "trace: the model keeps a tensor that it computed outside of its parameters and buffers, and reads "
+                    "it at the next call: it is no function of its input"
                 )
             self._refuse_changed(name)
         self.values[node.name] = node.meta["val"]

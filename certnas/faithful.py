@@ -42,7 +42,7 @@ class Faithful:
         self._beside: nn.Module | None = None
 
     def check(self, points: Tensor) -> None:
-        """Compares at points [M, *shape] of the model's domain, each alone and all in company, without and with gradients.
+        """Compares at points [M, *shape] of the model's domain, alone with gradients and in company without.
 
         Every part of the model that was read from a file is compared with the file's own runtime on what the part is
         given at these points, in the model's own type.
@@ -63,13 +63,16 @@ class Faithful:
             raise
         except Exception as error:  # whatever somebody's module may raise
             raise not_evaluated(points, error) from error
-        expected, alone = first_output(expected), [first_output(value).detach() for value in alone]
-        for own, what in ((expected, "the traced network"), (_joined(alone), "the model on one image alone")):
+        expected, single = first_output(expected), [first_output(value).detach() for value in alone]
+        for own, what in (
+            (expected, "the traced network"),
+            (_joined(single), "the model on one image alone"),
+        ):
             if own is None or own.shape != got.shape:
                 shape = None if own is None else list(own.shape)
                 raise UserError(
                     f"{what} and the model differ in shape: {list(got.shape)} for {len(points)} images, not {shape}; "
-                    "a network must give each image one row of scores, also a batch of one (squeeze() drops it: give a dim)"
+                    "a network must give each image one row of scores, also a batch of one (squeeze() drops it)"
                 )
             found = difference(own, got)
             if found > tolerance:
@@ -223,8 +226,8 @@ def first_output(value: object) -> Tensor:
         value = next(iter(value.values()))
     if isinstance(value, FakeTensor):
         raise UserError(
-            "the model keeps a tensor from call to call outside of its parameters and buffers; accepted: models that are "
-            "a function of their input"
+            "the model keeps a tensor from call to call outside of its parameters and buffers; accepted: models that "
+            "are a function of their input"
         )
     if not isinstance(value, Tensor):
         raise UserError(f"the model returns {type(value).__name__}; accepted: a tensor of scores")
@@ -238,7 +241,7 @@ def _alone(model: nn.Module, point: Tensor) -> object:
         try:
             with torch.enable_grad():
                 return model(laid_out(point.clone().requires_grad_()))
-        except Exception:  # noqa: S112, of some models a write to a view is an error where it is recorded
+        except Exception:  # of some models a write to a view is an error where it is recorded
             continue
     return _plainly(model, point)
 

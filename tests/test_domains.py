@@ -94,9 +94,12 @@ def test_a_mask_of_minus_infinity_is_read_and_a_whole_row_of_it_is_not() -> None
     for mask, known in (([[0.0, -torch.inf], [0.0, 0.0]], True), ([[-torch.inf] * 2, [0.0, 0.0]], False)):
 
         def f(x: Tensor, mask: list[list[float]] = mask) -> Tensor:
-            return torch.softmax(x + torch.full((2, 2), 1.0) * torch.tensor(1.0) + torch.stack(
-                [torch.cat([torch.full((1,), value) for value in row]) for row in mask]
-            ), -1)
+            return torch.softmax(
+                x
+                + torch.full((2, 2), 1.0) * torch.tensor(1.0)
+                + torch.stack([torch.cat([torch.full((1,), value) for value in row]) for row in mask]),
+                -1,
+            )
 
         network = bounds.trace(Function(f), x).bind(dtype=torch.float64)
         found = bounds.output_bounds(network, region, bounds.Crown())

@@ -153,7 +153,7 @@ def test_a_model_that_runs_without_gradients_alone_is_no_other_function() -> Non
     for function in (
         lambda h, x: h + x.view(-1, 4)[:, :3],
         lambda h, x: torch.stack([piece.mul_(2.0) for piece in (h * 1).unbind(1)], 1),
-        lambda h, x: torch.squeeze(h.unsqueeze(2)).reshape(len(x), 3),
+        lambda h, x: torch.squeeze(h.unsqueeze(2)).reshape(-1, 3),
     ):
         model = Net(function).eval()
         Faithful(model, bounds.trace(model, IMAGES)).check(IMAGES)

@@ -328,7 +328,7 @@ def test_bind_takes_what_the_module_has_under_its_names_now() -> None:
         assert not torch.allclose(before, model(x))
     with_fewer = nn.Linear(3, 3, bias=False)
     model.fc = with_fewer
-    with pytest.raises(InvalidInput, match="no parameter 'fc.bias' any more"):
+    with pytest.raises(InvalidInput, match=r"no parameter 'fc\.bias' any more"):
         graph.bind()
 
 

@@ -216,7 +216,7 @@ REFUSED = {
     "half precision": (lambda m, h: h.half().float(), "casts to torch.float16, which rounds"),
     "NaN for an option": (lambda m, h: F.leaky_relu(h, float("nan")), "takes NaN for negative_slope"),
     "the mean of nothing": (lambda m, h: h + h[:, 9:].mean(1, keepdim=True), "mean of no numbers"),
-    "a layer normalisation that may divide by zero": (lambda m, h: F.layer_norm(h, h.shape[1:], eps=0.0), "accepted: eps > 0"),
+    "division by no variance": (lambda m, h: F.layer_norm(h, h.shape[1:], eps=0.0), "accepted: eps > 0"),
     "integers": (lambda m, h: h.to(torch.int32), "leaves floating point"),
 }  # fmt: skip
 

@@ -163,7 +163,9 @@ def check_model(model: nn.Module) -> torch.device:
                 f"the model's {name} is not initialised; run the model on an image once, so that its size is known"
             )
         if tensor.layout is not torch.strided:
-            raise UserError(f"the model's {name} is {tensor.layout}; accepted: dense tensors, call to_dense()")
+            raise UserError(
+                f"the model's {name} is {tensor.layout}; accepted: dense tensors, call to_dense()"
+            )
     tensors = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
     for tensor in tensors:
         if tensor.dtype not in (torch.float32, torch.float64):
