@@ -341,4 +341,4 @@ def test_blocks_that_record_gradients_are_read() -> None:
             return y * z
 
     x = torch.rand(2, 3)
-    torch.testing.assert_close(bounds.trace(Lambda(f), x).bind()(x), f(x))
+    torch.testing.assert_close(bounds.trace(made(lambda m, x: f(x)), x).bind()(x), f(x))
