@@ -104,7 +104,7 @@ def test_ends_that_rounding_crosses_do_not_stay_crossed() -> None:
 def test_what_a_nonlinear_operator_gives_stays_in_its_range() -> None:
     """Planes of tanh on [−3, 3] reach beyond its values at the ends; what reads it knows them in any case."""
     x = torch.zeros(1, 2).double()
-    network = bounds.trace(nn.Sequential(nn.Tanh(), nn.ReLU()), x).bind()
+    network = bounds.trace(nn.Sequential(nn.Tanh(), nn.ReLU()), x).bind(dtype=x.dtype)
     analysis = Analysis(network, bounds.Linf(x, 3.0), budget(None, x.dtype, x.device), Slope.ADAPTIVE)
     bounds.Crown(intersect=False).lower(analysis, torch.eye(2).double().unsqueeze(0))
     found = analysis.interval("tanh")
