@@ -19,6 +19,7 @@ from .interval import Interval
 from .operators import Nonlinear, rule_for
 from .operators.rule import Alphas
 from .passes.crown import lower_bound, lower_bound_from_boxes
+from .passes.domain import undefined, without
 from .patch import unit_rows
 from .region import Region
 from .relaxation import EVERYTHING, Images, Relaxation, Slope
@@ -115,14 +116,14 @@ class IntermediateBounds:
     def _evaluate(self, name: str) -> Interval:
         graph = self.network.graph
         if name == graph.input:
-            return self.region.box().known().ordered(self._where(name))
+            return self.region.box().settled(lambda: self._where(name))
         node = graph.nodes[name]
         if self._is_exact(name):
             with self.naming(name):
                 return self._exact(name)
         operands = [self.interval(operand) for operand in node.operands]
         found = rule_for(node).interval(self.network.call(node), *operands)
-        return found.known().ordered(self._where(name))
+        return found.settled(lambda: self._where(name))
 
     def _is_exact(self, name: str) -> bool:
         """Whether a tensor is bounded against the region itself, whatever is known of others."""
@@ -172,9 +173,14 @@ class IntermediateBounds:
         """Lower bounds of rows of the output through its affine tail, then from intervals.  [N, S]"""
         for name in self.facts.tail_ends:
             self.interval(name)
-        return lower_bound_from_boxes(
+        found = lower_bound_from_boxes(
             self.network, self.region, self.interval, self.network.graph.output, coef
         )
+        return self.defined(coef, found)
+
+    def defined(self, coef: Tensor, lower: Tensor) -> Tensor:
+        """Lower bounds [N, S] of rows [N, S, *out] of the output, −∞ where one may have no value in the region."""
+        return without(undefined(self), coef, lower)
 
     def relaxed_before(self, target: str) -> list[str]:
         """The nonlinear nodes that a row of `target` passes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import isfinite
 
 import torch
@@ -100,6 +100,15 @@ class Interval:
         if not float(gap.max()) <= torch.finfo(lower.dtype).eps ** 0.5 * scale:
             raise BoundsError(_CROSSED.format(float(gap.max())))
         return cls(torch.minimum(lower, upper), torch.maximum(lower, upper))
+
+    def settled(self, where: Callable[[], str]) -> Interval:
+        """`known`, then `ordered`: by two reductions of the widths where they are finite and none is below 0."""
+        width = self.upper - self.lower if self._ball is None else self._ball[1]
+        if width.numel():
+            least, most = (float(end) for end in width.detach().aminmax())
+            if least >= 0 and isfinite(most) and (self._ball is None or _finite(self._ball[0])):
+                return self
+        return self.known().ordered(where())
 
     def ordered(self, where: str) -> Interval:
         """The same.  Raises BoundsError, which says `where`, if a lower bound exceeds its upper bound."""

@@ -55,7 +55,8 @@ class BoundState(IntermediateBounds):
         node_alphas: the choice of planes for each nonlinear node before the tensor; the default planes for None.
         """
         cost = row_cost(self.network, target, unit=False)
-        return self._bounded(target, LinearForms(coef), node_alphas, cost, early_stop=False).squeeze(1)
+        found = self._bounded(target, LinearForms(coef), node_alphas, cost, early_stop=False).squeeze(1)
+        return self.defined(coef, found) if target == self.network.graph.output else found
 
     def unit_bounds(
         self,

@@ -27,7 +27,7 @@ class Facts:
     arithmetic from a box is exact (at most one mixing operator on the way).  readers: every tensor that a nonlinear
     node reads, in topological order, concatenations and reshapes looked through, so each cell state has its own.
     linear_tail: the affine nodes after the last nonlinearity.  tail_ends: the nonlinear nodes where it begins.
-    children: the nodes that read each tensor.
+    children: the nodes that read each tensor.  partial: the nodes whose operator is not defined everywhere.
     """
 
     prefix: frozenset[str]
@@ -37,6 +37,7 @@ class Facts:
     linear_tail: frozenset[str]
     tail_ends: tuple[str, ...]
     children: dict[str, tuple[str, ...]]
+    partial: tuple[str, ...]
 
 
 @lru_cache(maxsize=64)
@@ -68,6 +69,7 @@ def facts_of(graph: Graph) -> Facts:
         linear_tail=tail,
         tail_ends=tuple(name for name in graph.nodes if name in starts and name not in tail),
         children=children,
+        partial=_partial(graph),
     )
 
 
@@ -107,3 +109,11 @@ def _linear_tail(graph: Graph) -> frozenset[str]:
             tail.add(name)
             stack += graph.nodes[name].operands
     return frozenset(tail)
+
+
+def _partial(graph: Graph) -> tuple[str, ...]:
+    """The nodes whose operator is not defined everywhere."""
+    rules = {name: rule_for(node) for name, node in graph.nodes.items()}
+    return tuple(
+        name for name, rule in rules.items() if isinstance(rule, Nonlinear) and rule.domain is not None
+    )

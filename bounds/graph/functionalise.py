@@ -32,6 +32,28 @@ def functional(program: Any) -> Any:
     return program
 
 
+def without_modes(program: Any) -> None:
+    """Writes out the blocks of an exported program that switch gradients on or off: no value depends on that."""
+    graph, module = program.graph, program.graph_module
+    blocks = [
+        node for node in graph.nodes if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled
+    ]
+    for block in blocks:
+        _, inner, *operands = block.args
+        body = getattr(module, inner.target).graph
+        given = (node for node in body.nodes if node.op == "placeholder")
+        with graph.inserting_before(block):
+            found = graph.graph_copy(body, dict(zip(given, operands, strict=True)))
+        for piece in list(block.users):
+            piece.replace_all_uses_with(found[piece.args[1]])
+            graph.erase_node(piece)
+        graph.erase_node(block)
+        graph.erase_node(inner)
+        delattr(module, inner.target)
+    if blocks:
+        module.recompile()
+
+
 def mutable(target: Any) -> bool:
     """Whether an operator writes to one of its arguments."""
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BoundsError, InvalidInput
 from .batch_norm import normalised
@@ -26,7 +26,8 @@ class Graph:
     """A network's structure: nodes in topological order, from `input` to `output`.
 
     `parameters` maps a node name to the parameter's or buffer's name in the module; `defaults` holds the traced
-    module's own tensors under those names (not copies), used where `bind` is given none.
+    module's own tensors under those names (not copies), as they were when it was traced.  Where `bind` is given none,
+    it takes those that `owner`, the module, has under the names then; `owned` are its parameters and buffers.
     """
 
     input: str
@@ -37,6 +38,8 @@ class Graph:
     parameters: Mapping[str, str]
     defaults: Mapping[str, Tensor] = field(repr=False)
     batch_sizes: tuple[str, ...] = ()
+    owner: nn.Module | None = field(default=None, repr=False)
+    owned: frozenset[str] = frozenset()
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -86,9 +89,10 @@ class Graph:
         """Resolve parameters and every node that does not depend on the input.
 
         params: name -> tensor, as in the module's `named_parameters()` and `named_buffers()`; names left out keep
-        the traced module's tensors.  batch [M, *input_shape]: for a network traced in training mode, the images
-        whose statistics its batch normalisations use; they count as constants.
-        Raises InvalidInput for an unknown name, a wrong shape, or NaN among the parameters.
+        the traced module's tensors, also where they were replaced.  batch [M, *input_shape]: for a network traced in
+        training mode, the images whose statistics its batch normalisations use; they count as constants.
+        Raises InvalidInput for an unknown name, one that the module has no longer, a wrong shape, NaN among the
+        parameters, or a batch normalisation by a variance that is not above 0.
         """
         given = dict(params or {})
         unknown = sorted(set(given) - set(self.parameters.values()))
@@ -98,7 +102,7 @@ class Graph:
             )
         values: dict[str, Any] = {}
         for node_name, name in self.parameters.items():
-            tensor = given.get(name, self.defaults[name])
+            tensor = given[name] if name in given else self._current(name)
             if tensor.shape != self.defaults[name].shape:
                 raise InvalidInput(
                     f"bind: parameter '{name}' has shape {list(tensor.shape)}, "
@@ -119,8 +123,34 @@ class Graph:
         )
         for node in self.constants:
             values[node.name] = execute(node, values, run_dtype, run_device)
+        self._check_variances(values)
         network = Network(self, values, run_dtype, run_device)
         return network.with_statistics(batch) if any(_uses_batch(n) for n in self.nodes.values()) else network
+
+    def _current(self, name: str) -> Tensor:
+        """What the traced module has under a name now; what a constant of its code was when it was traced."""
+        found: Any = self.owner
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, Tensor):
+            return found
+        if name in self.owned:
+            raise InvalidInput(
+                f"bind: the traced module has no parameter '{name}' any more; trace it again, or give one"
+            )
+        return self.defaults[name]
+
+    def _check_variances(self, values: Mapping[str, Any]) -> None:
+        """Raises InvalidInput for a batch normalisation that divides by the root of what is not above 0."""
+        for node in self.nodes.values():
+            if node.op != "aten.batch_norm.default" or node.arguments["training"]:
+                continue
+            variance = resolve(node.arguments["running_var"], values)
+            if not bool((variance + node.arguments["eps"] > 0).all()):
+                raise InvalidInput(
+                    f"bind: {node.where()} divides by the root of a variance + eps of "
+                    f"{float((variance + node.arguments['eps']).min()):g}; accepted: numbers above 0"
+                )
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
@@ -150,9 +180,15 @@ class Network:
         return last[1]
 
     def run(
-        self, x: Tensor, normalise: Callable[[Node, Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        normalise: Callable[[Node, Tensor], Tensor] | None = None,
+        read_as: Callable[[Node, Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[str, Tensor]]:
-        """Every node and its value; `normalise` evaluates the batch normalisations by batch statistics."""
+        """Every node and its value; `normalise` evaluates the batch normalisations by batch statistics.
+
+        read_as: what later nodes read in place of a node's value.
+        """
         graph = self.graph
         if tuple(x.shape[1:]) != graph.input_shape:
             expected = ", ".join(["N", *map(str, graph.input_shape)])
@@ -172,6 +208,8 @@ class Network:
                     values[node.name] = execute(node, values, self.dtype, self.device)
             except RuntimeError as error:
                 raise BoundsError(f"evaluating {node.where()}: {str(error).splitlines()[0]}") from error
+            if read_as is not None:
+                values[node.name] = read_as(node, values[node.name])
             yield node.name, values[node.name]
             for operand in graph.last_reads.get(node.name, ()):
                 del values[operand]

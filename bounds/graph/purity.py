@@ -40,8 +40,6 @@ def moves_images(target: Any, arguments: dict[str, Any], rank: int) -> bool:
     """
     if target is aten.index.Tensor:
         return arguments["indices"][0] is not None
-    if target is aten.squeeze.default:
-        return True  # a batch of one image loses its dimension
     if target in _PADS:
         return len(arguments["pad"]) >= 2 * rank and any(arguments["pad"][2 * rank - 2 :])
     if target is aten.layer_norm.default:

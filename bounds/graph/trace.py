@@ -5,16 +5,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from inspect import Parameter, signature
+from math import isnan
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
-from ..errors import ConstantOutput, InvalidInput, UnsupportedOp
+from ..errors import BoundsError, ConstantOutput, InvalidInput, UnsupportedOp
 from ..operators import RULES
 from . import Graph, Node, Ref
-from .canonical import LIKE, SPLITS, SYNONYMS, compose, fill_of, keeps_numbers
-from .functionalise import functional, mutable, out_of_place
+from .canonical import LIKE, PRODUCTS, SPLITS, SYNONYMS, compose, fill_of, keeps_numbers, narrows
+from .functionalise import functional, mutable, out_of_place, without_modes
 from .purity import SHAPES, SWITCHES, UNWRITTEN, moves_images, random
 
 aten = torch.ops.aten
@@ -39,7 +43,8 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    return _Reader(program, tensors, tuple(example.shape[1:])).graph()
+    graph = _Reader(program, tensors, tuple(example.shape[1:])).graph()
+    return replace(graph, owner=model, owned=frozenset(tensors) & frozenset(graph.defaults))
 
 
 def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
@@ -50,7 +55,9 @@ def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgra
     example = example.detach()
     if len(example) < 2:
         example = torch.cat([example, example])
-    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    dynamic: Any = ({0: torch.export.Dim.DYNAMIC},)
+    if next(iter(signature(model.forward).parameters.values())).kind is Parameter.VAR_POSITIONAL:
+        dynamic = (dynamic,)  # a wrapper's forward(*inputs), as compiled and parallel modules have
     with _as_it_is(model):
         try:
             program = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=False)
@@ -60,8 +67,11 @@ def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgra
                 f"{_first_line(error)}"
             ) from error
         try:
+            without_modes(program)
             compose(program)
             program = functional(program)
+        except BoundsError:
+            raise
         except Exception as error:
             raise InvalidInput(
                 "trace: torch cannot say what the model's in-place operators do, use the out-of-place forms: "
@@ -167,6 +177,11 @@ class _Reader:
             name = source or lifted
             self.parameters[node.name] = name
             self.defaults[name] = self.tensors[name] if name in self.tensors else self.program.constants[name]
+            if isinstance(self.defaults[name], FakeTensor):
+                raise InvalidInput(
+                    "trace: the model keeps a tensor that it computed outside of its parameters and buffers, and reads "
+                    "it at the next call: it is no function of its input"
+                )
             self._refuse_changed(name)
         self.values[node.name] = node.meta["val"]
 
@@ -240,8 +255,11 @@ class _Reader:
         target: Any = out_of_place(node.target) if mutable(node.target) else node.target
         target = SYNONYMS.get(target, target)
         arguments = self._bound(node, target)
+        if target is aten.squeeze.default:
+            target, arguments = self._squeezed(arguments)
         call = _Call(node.name, target, arguments, value, _module(node))
         self._refuse_chance(call)
+        self._refuse_nan(call)
         if target in LIKE and self._perturbed(arguments["other"]):
             call = self._shaped(call)
             target, arguments = call.target, call.arguments
@@ -250,11 +268,16 @@ class _Reader:
             self._constant(call)
             return
         self._refuse_sizes(call)
+        if narrows(target, value) and value.is_floating_point():
+            raise UnsupportedOp(
+                f"trace: {call.where()} casts to {value.dtype}, which rounds, and makes infinity of large numbers; "
+                "accepted: casts to float32 and float64"
+            )
         if keeps_numbers(target, value) and self._perturbed(arguments["self"]):
             self.alias[node.name] = arguments["self"].name
             return
         fill = fill_of(target, arguments)
-        if fill is not None:
+        if fill is not None and not (target in PRODUCTS and self._partial(operands)):
             self._filled(call, fill)
             return
         twin = self.same.setdefault((target, repr(arguments)), node.name)
@@ -314,6 +337,12 @@ class _Reader:
         dtype = torch.float32 if call.value.is_floating_point() else call.value.dtype
         arguments = {"size": size, "fill_value": fill, "dtype": dtype, "device": torch.device("cpu")}
         self.constants[call.name] = Node(call.name, aten.full.default, arguments, (), (), call.module)
+
+    def _squeezed(self, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """A squeeze of all that has one element, which it is as the batch of one image is not: that is compared."""
+        whole = self.values[arguments["self"].name].shape
+        dims = [dim for dim, size in enumerate(whole) if not isinstance(size, torch.SymInt) and size == 1]
+        return aten.squeeze.dims, {"self": arguments["self"], "dim": dims}
 
     def _shaped(self, call: _Call) -> _Call:
         """The same with the shape written out, where a tensor that depends on the input gives its shape alone."""
@@ -381,6 +410,19 @@ class _Reader:
         self.constants[name] = Node(name, aten._to_copy.default, arguments, (), (), module)
         return Ref(name)
 
+    def _partial(self, names: tuple[str, ...]) -> bool:
+        """Whether tensors are computed from an operator that is not defined everywhere: 0 times NaN is NaN."""
+        stack, seen = list(names), set(names)
+        while stack:
+            node = self.nodes.get(stack.pop())
+            if node is None:
+                continue
+            if getattr(RULES.get(node.target), "domain", None) is not None:
+                return True
+            stack += set(node.operands) - seen
+            seen.update(node.operands)
+        return False
+
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.input_shape if name == self.input else self.nodes[name].shape
 
@@ -411,6 +453,14 @@ class _Reader:
             raise UnsupportedOp(
                 f"trace: {call.where()} is memory that nothing has written to when it is read"
             )
+
+    def _refuse_nan(self, call: _Call) -> None:
+        for key, value in call.arguments.items():
+            if isinstance(value, float) and isnan(value):
+                raise UnsupportedOp(f"trace: {call.where()} takes NaN for {key}; accepted: a number")
+        read = self.values.get(call.arguments["self"].name) if call.target is aten.mean.dim else None
+        if isinstance(read, Tensor) and any(size == 0 for size in read.shape[1:]):
+            raise UnsupportedOp(f"trace: {call.where()} is the mean of no numbers, which is NaN")
 
     def _refuse_sizes(self, call: _Call) -> None:
         """Raises UnsupportedOp where the size of the batch is more than a length."""

@@ -31,7 +31,7 @@ class Zonotope(Method):
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
         forms = ZonotopePass(state, self.errors)
-        formed = forms.lower(forms.run(), coef)
+        formed = state.defined(coef, forms.lower(forms.run(), coef))
         return torch.fmax(formed, state.lower_bounds_by_intervals(coef))
 
 

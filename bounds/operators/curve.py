@@ -22,6 +22,7 @@ from ..relaxation import Diagonal, Relaxation, Slope, sandwich
 from .rule import Alphas, Nonlinear
 
 Function = Callable[[Tensor], Tensor]
+Domain = Callable[[Tensor, Tensor], Tensor]
 BISECTIONS = {torch.float32: 32, torch.float64: 62}
 
 
@@ -45,7 +46,7 @@ class Curve:
     stationary: Callable[[Tensor], Sequence[Tensor]] | None = None
     bend: Function | None = None
     fractions: tuple[float, ...] = field(default=(0.5,))
-    domain: Callable[[Tensor, Tensor], Tensor] | None = None
+    domain: Domain | None = None
     touchable: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def interval(self, x: Interval) -> Interval:
@@ -211,8 +212,8 @@ def _levelled(planes: Relaxation, inside: Tensor, range_: Interval) -> Relaxatio
     )  # fmt: skip
 
 
-def rule(curve: Callable[[Call], Curve]) -> Nonlinear:
-    """The record for an element-wise function."""
+def rule(curve: Callable[[Call], Curve], domain: Domain | None = None) -> Nonlinear:
+    """The record for an element-wise function; domain: its curve's."""
 
     def interval(call: Call, x: Interval) -> Interval:
         return curve(call).interval(x)
@@ -233,4 +234,8 @@ def rule(curve: Callable[[Call], Curve]) -> Nonlinear:
         width = torch.where(most > least, most - least, 1)
         return tuple(((s - least) / width).clamp(0, 1) for s in function.best(x))
 
-    return Nonlinear(interval, relax, alphas, patches=ELEMENTWISE)
+    def defined(call: Call, x: Interval) -> Tensor:
+        assert domain is not None
+        return domain(x.lower, x.upper)
+
+    return Nonlinear(interval, relax, alphas, domain=None if domain is None else defined, patches=ELEMENTWISE)

@@ -103,6 +103,7 @@ class Nonlinear:
     unstable(call, *operands): which operand units the relaxation is loose on, one mask [N, *in] each: only these
     deserve tighter bounds.  elementwise: that mask depends on a unit's own interval alone.  by_sign: and on nothing but
     whether zero lies inside of it.  variadic, patches, work: as in `Affine`.
+    domain(call, *operands): where the operator is defined on all of the intervals, [N, *out]; None: everywhere.
     """
 
     interval: Callable[..., Interval]
@@ -114,6 +115,7 @@ class Nonlinear:
     variadic: bool = False
     patches: PatchRule | None = None
     work: Callable[[Call], int] = _one
+    domain: Callable[..., Tensor] | None = None
 
 
 Rule = Affine | Nonlinear

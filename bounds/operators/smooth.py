@@ -265,6 +265,11 @@ LOG = Curve(
 )
 
 
+def _partial(curve: Curve) -> Nonlinear:
+    """A function that is not defined everywhere."""
+    return rule(lambda call: curve, curve.domain)
+
+
 def _gelu(call: Call) -> Curve:
     return GELU_TANH if call["approximate"] == "tanh" else GELU
 
@@ -289,8 +294,8 @@ RULES: dict[Any, Rule] = {
     aten.clamp.default: _straight(_bounds_of),
     aten.clamp_min.default: _straight(lambda call: _piecewise(float(call["min"]), inf)),
     aten.clamp_max.default: _straight(lambda call: _piecewise(-inf, float(call["max"]))),
-    aten.reciprocal.default: rule(lambda call: RECIPROCAL),
-    aten.sqrt.default: rule(lambda call: SQRT),
-    aten.rsqrt.default: rule(lambda call: RSQRT),
-    aten.log.default: rule(lambda call: LOG),
+    aten.reciprocal.default: _partial(RECIPROCAL),
+    aten.sqrt.default: _partial(SQRT),
+    aten.rsqrt.default: _partial(RSQRT),
+    aten.log.default: _partial(LOG),
 }
