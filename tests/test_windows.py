@@ -20,7 +20,7 @@ from bounds.chunking import budget
 from bounds.cost_model import row_cost
 from bounds.operators import RULES, Nonlinear
 from bounds.passes import patches
-from bounds.passes.patches import reach_of
+from bounds.passes.patches import receptive_field_of
 from bounds.patch import ELEMENTWISE
 from bounds.state import BoundState
 
@@ -261,9 +261,9 @@ def test_an_operator_without_a_patch_rule_is_written_out() -> None:
     model, x = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1)), torch.rand(1, 1, 5, 5)
     network = bounds.trace(model, x).bind()
     (node,) = (node for node in network.graph.nodes.values() if node.op == "aten.relu.default")
-    assert reach_of(network.call(node)) is not None
+    assert receptive_field_of(network.call(node)) is not None
     assert RULES[torch.ops.aten.softmax.int].patches is None
-    assert reach_of(network.call(replace(node, target=torch.ops.aten.softmax.int))) is None
+    assert receptive_field_of(network.call(replace(node, target=torch.ops.aten.softmax.int))) is None
 
 
 def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,7 +223,7 @@ def rule(curve: Callable[[Call], Curve]) -> Nonlinear:
         if inside is None:
             return _planes(function, slope, alphas, x)
         planes = _planes(function, slope, alphas, _within(x, inside))
-        return _levelled(planes, inside, function.interval(x).known())
+        return _levelled(planes, inside, function.interval(x).overflow_as_infinite())
 
     def alphas(call: Call, x: Interval) -> Alphas:
         function = curve(call)

@@ -164,7 +164,7 @@ def _relax(logarithm: bool) -> Any:
         inside = small.unsqueeze(-1)
         q = _Sum.of(torch.where(inside, least, 0.0), torch.where(inside, most, 0.0), others)
         place = alphas[0].movedim(axis, -1) if alphas else None
-        ends = exact(call, x).known()
+        ends = exact(call, x).overflow_as_infinite()
         bounded = torch.isfinite(x.lower) & torch.isfinite(x.upper)
         box = Interval(torch.where(bounded, x.lower, 0.0), torch.where(bounded, x.upper, 0.0))
         center = box.center.movedim(axis, -1).unsqueeze(-1)
