@@ -16,7 +16,7 @@ from .interval import Interval
 from .operators.rule import Alphas
 from .passes.crown import lower_bound
 from .passes.early_stop import EarlyStop
-from .patch import Rows, unit_rows
+from .patch import Coefficients, unit_rows
 from .relaxation import Images, Relaxation
 
 NodeAlphas = dict[str, Alphas]
@@ -34,7 +34,7 @@ class Specification(Protocol):
     def sides(self) -> int:
         """Linear forms per row: 2 if a row stands for itself and its negative, otherwise 1."""
 
-    def at(self, images: Images, chunk: slice) -> Rows:
+    def at(self, images: Images, chunk: slice) -> Coefficients:
         """Return the coefficients of some rows of some images.  [n, sides·m, *shape]"""
 
 
@@ -50,7 +50,7 @@ class LinearForms:
     def counts(self) -> Sequence[int]:
         return [self.coef.shape[1]] * len(self.coef)
 
-    def at(self, images: Images, chunk: slice) -> Rows:
+    def at(self, images: Images, chunk: slice) -> Coefficients:
         return self.coef[images][:, chunk]
 
 
@@ -72,7 +72,7 @@ class Units:
     def sides(self) -> int:
         return 2 if self.signs is None else 1
 
-    def at(self, images: Images, chunk: slice) -> Rows:
+    def at(self, images: Images, chunk: slice) -> Coefficients:
         signs = None if self.signs is None else self.signs[images][:, chunk]
         return unit_rows(self.index[images][:, chunk], self.shape, self.dtype, signs)
 

@@ -104,7 +104,7 @@ def test_planes_that_rarely_part_pull_as_all_others(images: int, monkeypatch) ->
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(relaxation.Relaxation, "_few_loose", watched)
+    monkeypatch.setattr(relaxation.Relaxation, "_few_unstable", watched)
 
     def bound(large: int) -> tuple[Tensor, list[Tensor]]:
         monkeypatch.setattr(relaxation, "LARGE", large)

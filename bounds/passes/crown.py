@@ -10,9 +10,9 @@ from ..graph import Call, Network
 from ..interval import Interval
 from ..memory_format import flat, like
 from ..operators import Affine, Nonlinear, rule_for
-from ..patch import Patch, Rows, coefficients, dot
+from ..patch import Coefficients, Patch, coefficients, dot
 from ..region import Region
-from ..relaxation import Relaxation, asked_alone, sum_to
+from ..relaxation import Relaxation, ignoring_unused_infinities, sum_to
 from . import patches
 from .early_stop import EarlyStop
 
@@ -20,7 +20,7 @@ Provider = Callable[[str], Relaxation]
 """Returns the relaxation of a nonlinear node by its name."""
 
 
-def _constant(rows: Rows, bias: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _constant(rows: Coefficients, bias: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return ⟨coef, bias⟩ for each row.  bias [1, *out or broadcastable]; `shape` is that of out."""
     if isinstance(rows, Patch) and max(bias.shape[-2:]) > 1:
         (windows,) = rows.gather(bias.expand(1, *shape).unsqueeze(1))
@@ -34,7 +34,7 @@ def lower_bound(
     region: Region,
     relaxation: Provider,
     target: str,
-    coef: Rows,
+    coef: Coefficients,
     early_stop: EarlyStop | None = None,
 ) -> Tensor:
     """Return a lower bound of min over R of Σ coef·target(x').  [N, S]
@@ -57,13 +57,13 @@ def _backward(
     network: Network,
     region: Region,
     target: str,
-    coef: Rows,
+    coef: Coefficients,
     relaxation: Provider | None,
     interval: Callable[[str], Interval] | None,
     early_stop: EarlyStop | None = None,
 ) -> Tensor:
     graph = network.graph
-    pending: dict[str, Rows] = {target: coef}
+    pending: dict[str, Coefficients] = {target: coef}
     total: Tensor | float = 0.0
     names = list(graph.nodes)
     start = names.index(target) + 1 if target in graph.nodes else 0
@@ -102,22 +102,24 @@ def _backward(
     return total if early_stop is None else early_stop.close(total)
 
 
-def _through_affine(rule: Affine, call: Call, rows: Rows) -> Sequence[Rows]:
+def _through_affine(rule: Affine, call: Call, rows: Coefficients) -> Sequence[Coefficients]:
     moved = patches.pull(call, rows) if isinstance(rows, Patch) else None
     return rule.pull(call, as_dense(rows)) if moved is None else moved
 
 
-def _through_relaxation(relaxation: Relaxation, call: Call, rows: Rows) -> tuple[Sequence[Rows], Tensor]:
+def _through_relaxation(
+    relaxation: Relaxation, call: Call, rows: Coefficients
+) -> tuple[Sequence[Coefficients], Tensor]:
     found = patches.relax(call, relaxation, rows) if isinstance(rows, Patch) else None
     return relaxation.pull(as_dense(rows)) if found is None else found
 
 
-def _sum(one: Rows, other: Rows) -> Rows:
+def _sum(one: Coefficients, other: Coefficients) -> Coefficients:
     both = one + other if isinstance(one, Patch) and isinstance(other, Patch) else None
     return both or as_dense(one) + as_dense(other)
 
 
-def as_dense(rows: Rows) -> Tensor:
+def as_dense(rows: Coefficients) -> Tensor:
     """Return dense coefficients."""
     return rows.dense() if isinstance(rows, Patch) else rows
 
@@ -126,4 +128,4 @@ def _minimum_in_interval(coef: Tensor, box: Interval) -> Tensor:
     """Return min Σ coef·x over the box.  [N, S]"""
     lower, upper = (like(coef, side.unsqueeze(1)) for side in box)
     least = flat(coef.clamp(min=0) * lower + coef.clamp(max=0) * upper, 2).sum(-1)
-    return asked_alone(least, coef, lower, upper)
+    return ignoring_unused_infinities(least, coef, lower, upper)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..interval import Interval
 from ..memory_format import vectors
-from ..patch import Patch, Rows, coefficients, dot
+from ..patch import Coefficients, Patch, coefficients, dot
 from ..region import Region
 from ..relaxation import Images
 from . import patches
@@ -41,7 +41,7 @@ class EarlyStop:
         region: Region,
         intervals: Mapping[str, Interval],
         images: Images,
-        rows: Rows,
+        rows: Coefficients,
         unproductive: frozenset[str],
         sides: int = 2,
     ) -> None:
@@ -60,7 +60,7 @@ class EarlyStop:
         self._bounds = torch.zeros(n, sides, units, dtype=region.x.dtype, device=device)
         self._processed: int | None = None
 
-    def passed(self, parts: Sequence[Rows], *, relaxed: bool) -> None:
+    def passed(self, parts: Sequence[Coefficients], *, relaxed: bool) -> None:
         """Count the coefficients of an operator's operands.
 
         Before the first relaxation a backward pass is no tighter than interval arithmetic, so counting starts there.
@@ -68,13 +68,15 @@ class EarlyStop:
         if self._processed is not None or relaxed:
             self._processed = (self._processed or 0) + sum(_size(part) for part in parts)
 
-    def due(self, name: str, pending: dict[str, Rows]) -> bool:
+    def due(self, name: str, pending: dict[str, Coefficients]) -> bool:
         """Return whether a check before node `name` is worth its cost."""
         if self._processed is None or name in self.unproductive:
             return False
         return self._processed >= DUE * sum(_size(rows) for rows in pending.values())
 
-    def look(self, at: str, pending: dict[str, Rows], total: Tensor) -> tuple[dict[str, Rows], Tensor]:
+    def look(
+        self, at: str, pending: dict[str, Coefficients], total: Tensor
+    ) -> tuple[dict[str, Coefficients], Tensor]:
         """Check the signs before node `at`.
 
         Returns the rows [n, sides·m, …] and constants [n, sides·m] of the units that remain undecided, no rows if none
@@ -124,11 +126,11 @@ class EarlyStop:
         self._bounds = self._bounds.scatter(2, index, kept)
 
 
-def _size(rows: Rows) -> int:
+def _size(rows: Coefficients) -> int:
     return coefficients(rows).numel()
 
 
-def _minimum_in_interval(rows: Rows, box: Interval) -> Tensor:
+def _minimum_in_interval(rows: Coefficients, box: Interval) -> Tensor:
     """Return min Σ coef·x over the box.  [n, S]"""
     center, radius = box.center.unsqueeze(1), box.radius.unsqueeze(1)
     if isinstance(rows, Patch):
@@ -139,7 +141,7 @@ def _minimum_in_interval(rows: Rows, box: Interval) -> Tensor:
     return (torch.matmul(coef, center.transpose(1, 2)) - fall).squeeze(2)
 
 
-def _select_units(rows: Rows, index: Tensor, both: Tensor) -> Rows:
+def _select_units(rows: Coefficients, index: Tensor, both: Tensor) -> Coefficients:
     """Return the rows of the units `index` [n, m], whose indices among all rows are `both` [n, sides·m]."""
     if isinstance(rows, Patch):
         top, left = rows.top.gather(1, index), rows.left.gather(1, index)
