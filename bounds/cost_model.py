@@ -38,24 +38,24 @@ def _backward_cost(network: Network, target: str, unit: bool) -> tuple[int, int]
     """Return (the largest number of coefficients alive at once, multiplications) of one row's backward pass."""
     graph = network.graph
     start = graph.shape(target)
-    live: dict[str, Grid | None] = {target: Grid() if unit and len(start) == 3 else None}
-    sizes = {target: _size(start, live[target])}
+    grids: dict[str, Grid | None] = {target: Grid() if unit and len(start) == 3 else None}
+    sizes = {target: _size(start, grids[target])}
     widest, work = sizes[target], 0
     for name in reversed(list(graph.nodes)):
-        if name not in live:
+        if name not in grids:
             continue
-        node, grid = graph.nodes[name], live.pop(name)
+        node, grid = graph.nodes[name], grids.pop(name)
         call = network.call(node)
         work += sizes[name] * rule_for(node).work(call)
         field = receptive_field_of(call) if grid is not None else None
         for operand in node.operands:
             shape = graph.shape(operand)
             pulled = field.on(grid) if field is not None and grid is not None and len(shape) == 3 else None
-            present = live.get(operand)
-            if operand in live:
+            present = grids.get(operand)
+            if operand in grids:
                 pulled = pulled.joined(present) if pulled is not None and present is not None else None
-            live[operand] = pulled if pulled is not None and pulled.small(shape) else None
-            sizes[operand] = _size(shape, live[operand])
+            grids[operand] = pulled if pulled is not None and pulled.small(shape) else None
+            sizes[operand] = _size(shape, grids[operand])
         widest = max(widest, sum(sizes.values()))
         sizes.pop(name, None)
     return max(1, widest), work

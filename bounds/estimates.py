@@ -40,7 +40,7 @@ def estimates(network: Network, rows: int, *, iterations: int = AlphaCrown.itera
     graph, facts = network.graph, facts_of(network.graph)
     work = {n.name: prod(n.shape) * rule_for(n).work(network.call(n)) for n in graph.nodes.values()}
     total, count = sum(work.values()), len(graph.nodes)
-    position = {name: place for place, name in enumerate(facts.order)}
+    position = {name: index for index, name in enumerate(facts.order)}
     targets = {name: 2 * prod(graph.shape(name)) for name in facts.readers if name not in facts.prefix}
     backward = sum(n * row_work(network, name, unit=True) for name, n in targets.items())
     visited = sum(position[name] for name in targets)

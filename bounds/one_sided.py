@@ -13,7 +13,7 @@ from .memory_format import flat
 from .operators import rule_for
 from .region import Region
 
-PAYS = 0.5
+MOST_UNDECIDED = 0.5
 """Two one-sided passes are worthwhile if the first leaves at most this share of the units undecided.  Chosen by
 hand.
 """
@@ -35,9 +35,9 @@ class OneSided:
         self._undecided_share = 0.0
 
     @property
-    def pays(self) -> bool:
+    def worthwhile(self) -> bool:
         """Whether the first side decided enough units of the last tensor."""
-        return self._undecided_share <= PAYS
+        return self._undecided_share <= MOST_UNDECIDED
 
     def bounds(
         self,

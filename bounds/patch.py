@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .graph import Call
 
-LARGEST = 0.7
+LARGEST_SHARE = 0.7
 """Largest window, as a share of the image, that is kept as a patch; larger ones become dense.  Chosen by hand."""
 
 
@@ -57,7 +57,7 @@ class Grid:
 
     def small(self, image: tuple[int, ...]) -> bool:
         """Return whether windows of this size are worth keeping on an image [..., H, W]."""
-        return self.size[0] * self.size[1] <= LARGEST * image[-2] * image[-1]
+        return self.size[0] * self.size[1] <= LARGEST_SHARE * image[-2] * image[-1]
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,11 @@ class Patch:
         device = self.coef.device
         down = torch.arange(h, device=device) - (self.top * sh + oh).unsqueeze(-1)
         across = torch.arange(w, device=device) - (self.left * sw + ow).unsqueeze(-1)
-        place = down.clamp(0, kh - 1).unsqueeze(-1) * kw + across.clamp(0, kw - 1).unsqueeze(-2)
+        inner = down.clamp(0, kh - 1).unsqueeze(-1) * kw + across.clamp(0, kw - 1).unsqueeze(-2)
         inside = ((down >= 0) & (down < kh)).unsqueeze(-1) & ((across >= 0) & (across < kw)).unsqueeze(-2)
         k = s // self.top.shape[1]
         row = torch.arange(n * s, device=device).reshape(n, s, 1, 1) * (kh * kw)
-        index = torch.where(inside.repeat(1, k, 1, 1), place.repeat(1, k, 1, 1) + row, n * s * kh * kw)
+        index = torch.where(inside.repeat(1, k, 1, 1), inner.repeat(1, k, 1, 1) + row, n * s * kh * kw)
         flat = self.coef.permute(0, 1, 3, 4, 2).reshape(-1, c)
         written = torch.cat([flat, flat.new_zeros(1, c)]).index_select(0, index.flatten())
         return written.reshape(n, s, h, w, c).permute(0, 1, 4, 2, 3)
@@ -261,12 +261,15 @@ def flat(windows: Tensor) -> Tensor:
 
 
 def dot(coef: Tensor, windows: Tensor) -> Tensor:
-    """coef [N, k, M, C, kh, kw], windows [N, 1, M, C, kh, kw] -> [N, k·M]"""
+    """Return the product of each linear form with its window.
+
+    coef [N, k, M, C, kh, kw], windows [N, 1, M, C, kh, kw] -> [N, k·M]
+    """
     return torch.einsum("nkmd,nmd->nkm", flat(coef), flat(windows)[:, 0]).flatten(1)
 
 
 def _margins(first: Tensor, count: int, size: int) -> tuple[int, int]:
-    """How far windows of `count` positions leave [0, size) on either side."""
+    """Return how far windows of `count` positions leave [0, size) on either side."""
     low, high = (int(first.min()), int(first.max())) if first.numel() else (0, 0)
     return max(0, -low), max(0, high + count - size)
 

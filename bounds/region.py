@@ -20,7 +20,7 @@ from .interval import Interval
 from .memory_format import vectors
 
 Number = float | Tensor
-LARGEST = 32
+FEW_COEFFICIENTS = 32
 """Number of largest coefficients of a row that are tried first if an l1 ball is intersected with a box.  Chosen by
 hand.
 """
@@ -263,7 +263,7 @@ class L1(Region):
         every μ ≥ 0.  Coefficients below μ do not contribute, so the few largest are enough if they use up the budget.
         """
         coef = torch.where(room > 0, coef, 0)
-        room, few = room.expand_as(coef), min(LARGEST, coef.shape[-1])
+        room, few = room.expand_as(coef), min(FEW_COEFFICIENTS, coef.shape[-1])
         found, enough = _packed(coef, room, few)
         if few == coef.shape[-1]:
             return found

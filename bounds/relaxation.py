@@ -19,12 +19,12 @@ from torch import Tensor
 
 from .memory_format import channels_last, flat, like, vectors
 
-RARE = 0.2
+SPARSE_SHARE = 0.2
 """Largest share of units with different planes for which `Relaxation.pull` treats these units separately.  Chosen by
 hand.
 """
-LARGE = 1_000_000
-"""Number of coefficients from which on it does so.  Chosen by hand."""
+SPARSE_COEFFICIENTS = 1_000_000
+"""Number of coefficients from which on `Relaxation.pull` does so.  Chosen by hand."""
 Images = slice | Tensor
 """An index of some images: a slice, or a tensor of their indices [n]."""
 EVERYTHING = slice(None)
@@ -140,10 +140,13 @@ class Window:
     """
 
     kernel: tuple[int, int]
+    """Height and width of the window."""
     stride: tuple[int, int]
+    """Distance between neighbouring windows."""
     padding: tuple[int, int, int, int]
     """Top, bottom, left, right."""
     dilation: tuple[int, int]
+    """Distance between neighbouring inputs of a window."""
     size: tuple[int, int]
     """The operand's height and width."""
     output: tuple[int, int]
@@ -308,14 +311,19 @@ class Relaxation:
         if not (isinstance(low, Diagonal) and isinstance(high, Diagonal)) or len(low.slopes) > 1:
             return None
         (a,), (b,) = low.slopes, high.slopes
-        if a.shape[1] > 1 or b.shape != a.shape or a.shape[2:] != coef.shape[2:] or coef.numel() < LARGE:
+        if (
+            a.shape[1] > 1
+            or b.shape != a.shape
+            or a.shape[2:] != coef.shape[2:]
+            or coef.numel() < SPARSE_COEFFICIENTS
+        ):
             return None
         apart = ((a != b) | (self.lower.bias != self.upper.bias) | (self.lower.bias != 0)).any(
             0, keepdim=True
         )
         (mask,) = vectors(coef, apart)[1:]
         found = mask.flatten().nonzero().flatten()
-        return found if len(found) <= RARE * mask.numel() else None
+        return found if len(found) <= SPARSE_SHARE * mask.numel() else None
 
     def _pull_few(self, coef: Tensor, unstable: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Apply `pull` to planes that differ only at the units `unstable`."""

@@ -45,6 +45,7 @@ class LinearForms:
     coef: Tensor
     """The coefficients, [N, S, *shape]."""
     sides: int = 1
+    """Each row is one linear form."""
 
     @property
     def counts(self) -> Sequence[int]:
@@ -65,6 +66,7 @@ class Units:
     shape: tuple[int, ...]
     """The shape of the tensor without its batch dimension."""
     dtype: torch.dtype
+    """The type of the coefficients."""
     signs: Tensor | None = None
     """The sign of each unit, [N, M]; None for both sides."""
 

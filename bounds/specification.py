@@ -32,9 +32,9 @@ def margins(labels: Tensor, classes: int, *, dtype: torch.dtype | None = None) -
     """
     labels = _checked(labels, classes, "labels")
     eye = torch.eye(classes, dtype=dtype or torch.get_default_dtype(), device=labels.device)
-    every = eye[labels].unsqueeze(1) - eye
+    differences = eye[labels].unsqueeze(1) - eye
     others = torch.arange(classes, device=labels.device).expand(len(labels), -1) != labels.unsqueeze(1)
-    return every[others].reshape(len(labels), classes - 1, classes)
+    return differences[others].reshape(len(labels), classes - 1, classes)
 
 
 def targeted(labels: Tensor, targets: Tensor, classes: int, *, dtype: torch.dtype | None = None) -> Tensor:

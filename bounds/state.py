@@ -20,7 +20,7 @@ from .region import Region
 from .relaxation import Slope
 from .rows import LinearForms, NodeAlphas, RowBlocks, Specification, Units
 
-MANY = 1_000_000
+ONE_SIDED_COEFFICIENTS = 1_000_000
 """Number of coefficients of a tensor's rows from which on its units are bounded one side at a time.  Chosen by hand."""
 Meet = Callable[[Interval, Interval], Interval]
 """Combines the old and the new interval of a tensor."""
@@ -202,8 +202,8 @@ class BoundState(IntermediateBounds):
         flattened = Interval(*(flat(side, 1) for side in old))
         current = Interval(flattened.lower.gather(1, units), flattened.upper.gather(1, units))
         sign_suffices = self._by_sign(target) and not _has_own_alphas(node_alphas)
-        large = sum(counts) * row_cost(self.network, target, unit=True) > MANY
-        if sign_suffices and large and self.one_sided.pays:
+        large = sum(counts) * row_cost(self.network, target, unit=True) > ONE_SIDED_COEFFICIENTS
+        if sign_suffices and large and self.one_sided.worthwhile:
 
             def bound_signed(
                 subset: Tensor, signs: Tensor, needed: Sequence[int], early_stop: bool

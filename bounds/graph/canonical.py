@@ -186,8 +186,8 @@ def _maximum(write: _CallWriter, x: fx.Node, dim: list[int] | int = (), keepdim:
     moved = write(aten.permute.default, x, [0, *dims, *rest])
     columns = write(aten.reshape.default, moved, [-1, 1, count, others])
     found = write(aten.max_pool2d.default, columns, [count, 1])
-    kept = [1 if d in dims else sizes[d - 1] for d in range(1, rank) if keepdim or d not in dims]
-    return write(aten.reshape.default, found, [-1, *kept])
+    shape = [1 if d in dims else sizes[d - 1] for d in range(1, rank) if keepdim or d not in dims]
+    return write(aten.reshape.default, found, [-1, *shape])
 
 
 def _minimum(write: _CallWriter, x: fx.Node, dim: list[int] | int = (), keepdim: bool = False) -> fx.Node:  # type: ignore[assignment]
@@ -196,7 +196,7 @@ def _minimum(write: _CallWriter, x: fx.Node, dim: list[int] | int = (), keepdim:
 
 
 def _values(extreme: Callable[..., fx.Node]) -> Callable[..., tuple[fx.Node, ...]]:
-    """Return the rewrite of an operator that returns values and indices, as one that returns the values."""
+    """Return the rewrite of an operator that returns values and indices: one that returns the values alone."""
 
     def composed(write: _CallWriter, x: fx.Node, dim: int, keepdim: bool = False) -> tuple[fx.Node, ...]:
         return (extreme(write, x, dim, keepdim),)

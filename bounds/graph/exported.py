@@ -1,4 +1,4 @@
-"""One operator call of an exported program, and what its nodes say about it."""
+"""One operator call of an exported program, and the queries on its nodes and arguments."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def has_free_size(value: Any) -> bool:
 
 
 def names_of(call: ExportedCall) -> list[str]:
+    """Return the names of the nodes in a call's arguments."""
     return [ref.name for ref in refs_of(call.arguments)]
 
 

@@ -52,14 +52,14 @@ def _folded(graph: Graph) -> tuple[Graph, Mapping[str, str]]:
         and reads[node.operands[0]] == 1
         and _can_absorb(graph.nodes.get(node.operands[0]))
     }
-    gone = set(pairs.values())
+    absorbing = set(pairs.values())
     nodes = {}
     for name, node in graph.nodes.items():
         if name in pairs:
             before = graph.nodes[pairs[name]]
             arguments = {**before.arguments, "weight": Ref(f"{name}.weight"), "bias": Ref(f"{name}.bias")}
             nodes[name] = replace(before, name=name, arguments=arguments)
-        elif name not in gone:
+        elif name not in absorbing:
             nodes[name] = node
     return (replace(graph, nodes=nodes) if pairs else graph), pairs
 

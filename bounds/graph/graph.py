@@ -200,16 +200,16 @@ class Network:
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Network:
         """Return the same function in another dtype or on another device."""
-        place = torch.device(device) if device is not None else self.device
+        target = torch.device(device) if device is not None else self.device
         values = {
-            name: _cast(v, dtype, place)
+            name: _cast(v, dtype, target)
             if isinstance(v, Tensor)
-            else tuple(_cast(t, dtype, place) for t in v)
+            else tuple(_cast(t, dtype, target) for t in v)
             if isinstance(v, tuple)
             else v
             for name, v in self.values.items()
         }
-        return Network(self.graph, values, dtype, place)
+        return Network(self.graph, values, dtype, target)
 
     def with_statistics(self, batch: Tensor | None) -> Network:
         """Return the network with the statistics of `batch`, as constants, in every training-mode batch

@@ -53,6 +53,7 @@ class ProgramReader:
         self.batch: Any = None
 
     def graph(self) -> Graph:
+        """Return the graph.  Raises as `trace` does."""
         nodes = self.program.graph.nodes
         last = self._output()
         needed = ancestors(last)
@@ -76,7 +77,7 @@ class ProgramReader:
             batch_sizes=tuple(self.batch_sizes),
         )  # fmt: skip
 
-    # What the program takes and gives
+    # Inputs and outputs of the program
 
     def _output(self) -> fx.Node:
         """Return the network's output: the first tensor that the model itself returns, after the buffers that it

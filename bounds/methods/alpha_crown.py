@@ -107,7 +107,7 @@ class AlphaCrown(Method):
             return best
         for parameter in parameters:
             parameter.requires_grad_()
-        kept = [parameter.detach().clone() for parameter in parameters]
+        best_parameters = [parameter.detach().clone() for parameter in parameters]
         best_sum = torch.full_like(best[:, 0], -torch.inf)
         optimiser = torch.optim.Adam(_parameters_by_step(state, alpha_set.alphas, self.step))
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, self.decay)
@@ -119,8 +119,8 @@ class AlphaCrown(Method):
             better = bound.detach().sum(1) > best_sum
             best_sum = torch.where(better, bound.detach().sum(1), best_sum)
             with torch.no_grad():
-                for parameter, keep in zip(parameters, kept, strict=True):
-                    keep[better] = parameter[better]
+                for parameter, best_parameter in zip(parameters, best_parameters, strict=True):
+                    best_parameter[better] = parameter[better]
             if last:
                 break
             down = torch.full_like(bound, -1)
@@ -132,8 +132,8 @@ class AlphaCrown(Method):
             with torch.no_grad():
                 for parameter in parameters:
                     parameter.clamp_(0, 1)
-        for parameter, keep in zip(parameters, kept, strict=True):
-            parameter.requires_grad_(False).copy_(keep)
+        for parameter, best_parameter in zip(parameters, best_parameters, strict=True):
+            parameter.requires_grad_(False).copy_(best_parameter)
         return best
 
 

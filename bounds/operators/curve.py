@@ -177,7 +177,7 @@ class Curve:
         slack = 64 * torch.finfo(chord.dtype).eps * (1 + at_end.abs())
         touches = (low.detach() >= at_end - slack, high.detach() <= at_end + slack)
         slopes = (least + (most - least) * t for t in alphas)
-        lower, upper = (torch.where(kept, chord, s) for kept, s in zip(touches, slopes, strict=True))
+        lower, upper = (torch.where(is_tight, chord, s) for is_tight, s in zip(touches, slopes, strict=True))
         return lower, upper
 
     def spread(self, x: Interval) -> tuple[Tensor, Tensor]:

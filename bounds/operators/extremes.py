@@ -61,13 +61,15 @@ def _relax(sign: int) -> RelaxRule:
         a, b = _both(call, operands, sign)
         low, high, undecided, decided_weight = _difference(a, b)
         width = torch.where(undecided, high - low, 1.0)
-        across = torch.where(undecided, high / width, decided_weight)
-        bias = torch.where(undecided, -across * low, 0.0)
-        free = alphas[0] if alphas else _greater_center(a, b)
-        below = torch.where(undecided, across if slope is Slope.PARALLEL else free, decided_weight)
+        chord_weight = torch.where(undecided, high / width, decided_weight)
+        bias = torch.where(undecided, -chord_weight * low, 0.0)
+        choice = alphas[0] if alphas else _greater_center(a, b)
+        lower_weight = torch.where(
+            undecided, chord_weight if slope is Slope.PARALLEL else choice, decided_weight
+        )
         # (1 − λ)·a + λ·b itself is below max(a, b), so both planes may share the chord's weights
-        lower = _plane(call, operands, (a, b), sign, below, torch.zeros_like(bias))
-        upper = _plane(call, operands, (a, b), sign, across, bias)
+        lower = _plane(call, operands, (a, b), sign, lower_weight, torch.zeros_like(bias))
+        upper = _plane(call, operands, (a, b), sign, chord_weight, bias)
         if slope is Slope.PARALLEL:
             upper = Plane(lower.map, upper.bias)
         return Relaxation(lower, upper) if sign > 0 else Relaxation(upper, lower)
@@ -80,13 +82,15 @@ def _plane(
     operands: tuple[Interval, ...],
     both: tuple[Interval, Interval],
     sign: int,
-    share: Tensor,
+    weight_of_other: Tensor,
     bias: Tensor,
 ) -> Plane:
-    """Return the plane sign·((1 − share)·a + share·b + bias) of the operands; constants go into the bias."""
+    """Return the plane sign·((1 − w)·a + w·b + bias) of the operands, w being `weight_of_other`; constants go into the
+    bias.
+    """
     slopes: dict[str, Tensor] = {}
     bias = sign * bias
-    for key, x, weight in zip(("self", "other"), both, (1 - share, share), strict=True):
+    for key, x, weight in zip(("self", "other"), both, (1 - weight_of_other, weight_of_other), strict=True):
         value = call.node.arguments[key]
         if call.is_operand(value):
             slopes[value.name] = slopes[value.name] + weight if value.name in slopes else weight

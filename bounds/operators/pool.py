@@ -107,8 +107,8 @@ def _dominating(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
     """Return the mask of the inputs that may be the maximum of a window which no input dominates."""
     window, low, high = _columns(call, x)
-    _, settled = _dominating(low, high)
-    contenders = (high > low.amax(-2, keepdim=True)) & ~settled
+    _, dominated = _dominating(low, high)
+    contenders = (high > low.amax(-2, keepdim=True)) & ~dominated
     mask = window.scatter(contenders.to(x.lower.dtype)) > 0
     return (mask.reshape(x.lower.shape),)
 
@@ -116,22 +116,22 @@ def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
 def _family(low: Tensor, high: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     """Return CNN-Cert's upper plane for a γ: (weights [*, k, L], bias [*, L])."""
     width = high - low
-    live = (high > gamma) & (width > 0)
-    weights = torch.where(live, (high - gamma) / torch.where(live, width, 1), 0.0)
-    offset = torch.where(live, weights * torch.where(live, low, 0), 0.0)
+    active = (high > gamma) & (width > 0)
+    weights = torch.where(active, (high - gamma) / torch.where(active, width, 1), 0.0)
+    offset = torch.where(active, weights * torch.where(active, low, 0), 0.0)
     return weights, (gamma - offset.sum(-2, keepdim=True)).squeeze(-2)
 
 
 def _cnn_cert_gamma(low: Tensor, high: Tensor) -> Tensor:
     """Return the γ for which the weights sum to 1, so that both planes share one slope; clamped as in CNN-Cert."""
     best = low.amax(-2, keepdim=True)
-    live = high > best
-    inverse = torch.where(live, 1 / torch.where(live, high - low, 1), 0.0)
+    active = high > best
+    inverse = torch.where(active, 1 / torch.where(active, high - low, 1), 0.0)
     total = inverse.sum(-2, keepdim=True)
-    gamma = ((torch.where(live, high, 0) * inverse).sum(-2, keepdim=True) - 1) / torch.where(
+    gamma = ((torch.where(active, high, 0) * inverse).sum(-2, keepdim=True) - 1) / torch.where(
         total > 0, total, 1
     )
-    ceiling = torch.where(live, high, INF).amin(-2, keepdim=True)
+    ceiling = torch.where(active, high, INF).amin(-2, keepdim=True)
     gamma = torch.maximum(torch.minimum(gamma, ceiling), best)
     return torch.where(total > 0, gamma, best)
 
@@ -162,26 +162,27 @@ def _finite(columns: Tensor) -> Tensor:
 
 def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
     window, low, high = _columns(call, x)
-    one, settled = _dominating(low, high)
+    greatest, dominated = _dominating(low, high)
     center = (_finite(low) + _finite(high)) / 2
     lead = low.shape[:2]
 
     def plane(weights: Tensor, bias: Tensor) -> Plane:
-        weights = torch.where(settled, one, weights)
-        bias = torch.where(settled.squeeze(-2), 0.0, bias)
+        weights = torch.where(dominated, greatest, weights)
+        bias = torch.where(dominated.squeeze(-2), 0.0, bias)
         return Plane(
             Windowed(weights, window, call.shapes[0], call.shape), bias.reshape(*bias.shape[:2], *call.shape)
         )
 
     if slope is Slope.PARALLEL:
         weights, bias = _family(low, high, _cnn_cert_gamma(low, high))
-        share = weights.sum(-2)
+        total = weights.sum(-2)
         # max − Σwx ≥ (1 − Σw)·max, and max lies in [max l, max u]: CNN-Cert's lower intercept
-        rest = 1 - share
+        rest = 1 - total
         floor = torch.where(rest >= 0, low.amax(-2), high.amax(-2)) * rest
         upper = plane(weights, bias)
         return Relaxation(
-            Plane(upper.map, torch.where(settled.squeeze(-2), 0.0, floor).reshape(*lead, *call.shape)), upper
+            Plane(upper.map, torch.where(dominated.squeeze(-2), 0.0, floor).reshape(*lead, *call.shape)),
+            upper,
         )
     upper_weights, upper_bias = _upper(low, high, center, alphas)
     chosen = _simplex(alphas[0], high) if alphas else _greatest_center(high, center)
@@ -223,10 +224,10 @@ def _upper(low: Tensor, high: Tensor, center: Tensor, alphas: Alphas) -> tuple[T
     if alphas:
         gamma = floor + (ceiling - floor) * alphas[1]
         family, tree = _family(low, high, gamma), _tree(low, high)
-        share = alphas[2]
-        weights = family[0] * (1 - share) + tree[0] * share
-        share = share.squeeze(-2)
-        return weights, family[1] * (1 - share) + tree[1] * share
+        tree_share = alphas[2]
+        weights = family[0] * (1 - tree_share) + tree[0] * tree_share
+        tree_share = tree_share.squeeze(-2)
+        return weights, family[1] * (1 - tree_share) + tree[1] * tree_share
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
     tree_wins = _tree_wins(heights, floor, ceiling)
@@ -252,8 +253,8 @@ def _alphas(call: Call, x: Interval) -> Alphas:
     position = ((gamma - floor) / span).clamp(0, 1)
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
-    share = _tree_wins(heights, floor, ceiling).to(low.dtype).unsqueeze(-2)
-    return _greatest_center(high, center), position, share
+    tree_share = _tree_wins(heights, floor, ceiling).to(low.dtype).unsqueeze(-2)
+    return _greatest_center(high, center), position, tree_share
 
 
 def _receptive_field(call: Call) -> ReceptiveField:

@@ -80,28 +80,28 @@ def _relax(negative: NegativeSlope) -> UnaryRelaxRule:
         a = negative(call)
         l, u = x.lower, x.upper  # noqa: E741
         unstable = (l < 0) & (u > 0)
-        across = chord(l, u, a)
-        chord_bias = torch.where(unstable, a * l - across * l, torch.zeros_like(l))
+        chord_slope = chord(l, u, a)
+        chord_bias = torch.where(unstable, a * l - chord_slope * l, torch.zeros_like(l))
         zero = torch.zeros_like(l)
         if slope is Slope.PARALLEL:
             # the free plane passes through zero with the chord's slope, above or below it as f is concave or convex
             low, high = torch.minimum(chord_bias, zero), torch.maximum(chord_bias, zero)
-            return sandwich(across, low, across, high)
-        fixed = {
+            return sandwich(chord_slope, low, chord_slope, high)
+        default = {
             Slope.ADAPTIVE: _adaptive(l, u, a),
             Slope.ZERO: torch.zeros_like(l),
             Slope.ONE: torch.ones_like(l),
         }[slope]
-        position = alphas[0] if alphas else fixed
-        free = torch.where(unstable, a + (1 - a) * position, across)
+        position = alphas[0] if alphas else default
+        free_slope = torch.where(unstable, a + (1 - a) * position, chord_slope)
         if isinstance(a, float):
             if a <= 1:
-                return sandwich(free, zero, across, chord_bias)
-            return sandwich(across, chord_bias, free, zero)
+                return sandwich(free_slope, zero, chord_slope, chord_bias)
+            return sandwich(chord_slope, chord_bias, free_slope, zero)
         convex = a <= 1
         return sandwich(
-            torch.where(convex, free, across), torch.where(convex, zero, chord_bias),
-            torch.where(convex, across, free), torch.where(convex, chord_bias, zero),
+            torch.where(convex, free_slope, chord_slope), torch.where(convex, zero, chord_bias),
+            torch.where(convex, chord_slope, free_slope), torch.where(convex, chord_bias, zero),
         )  # fmt: skip
 
     return relax

@@ -168,14 +168,14 @@ def _relax(logarithm: bool) -> UnaryRelaxRule:
         small = ((most <= steep) & (least >= -steep)).all(-1)  # false for infinity and NaN
         inside = small.unsqueeze(-1)
         q = _Sum.of(torch.where(inside, least, 0.0), torch.where(inside, most, 0.0), others)
-        place = alphas[0].movedim(axis, -1) if alphas else None
+        alpha = alphas[0].movedim(axis, -1) if alphas else None
         ends = exact(call, x).overflow_as_infinite()
         bounded = torch.isfinite(x.lower) & torch.isfinite(x.upper)
         box = Interval(torch.where(bounded, x.lower, 0.0), torch.where(bounded, x.upper, 0.0))
         center = box.center.movedim(axis, -1).unsqueeze(-1)
         planes = []
         for (matrix, bias), end, sign in (
-            (_lower(logarithm, q, place), ends.lower, 1),
+            (_lower(logarithm, q, alpha), ends.lower, 1),
             (_upper(logarithm, q), ends.upper, -1),
         ):
             end = end.movedim(axis, -1)

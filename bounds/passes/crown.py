@@ -72,9 +72,9 @@ def _backward(
             continue
         node = graph.nodes[name]
         rule, call = rule_for(node), network.call(node)
-        if early_stop is not None and isinstance(rule, Nonlinear) and early_stop.due(name, pending):
+        if early_stop is not None and isinstance(rule, Nonlinear) and early_stop.is_due(name, pending):
             assert isinstance(total, Tensor)
-            pending, total = early_stop.look(name, pending, total)
+            pending, total = early_stop.check_signs(name, pending, total)
             if not pending:
                 return early_stop.close(None)
         rows = pending.pop(name)
@@ -92,7 +92,7 @@ def _backward(
             pulled, const = _through_relaxation(relaxation(name), call, rows)
             total = total + const
         if early_stop is not None:
-            early_stop.passed(pulled, relaxed=isinstance(rule, Nonlinear))
+            early_stop.count_coefficients(pulled, relaxed=isinstance(rule, Nonlinear))
         for operand, part in zip(node.operands, pulled, strict=True):
             pending[operand] = _sum(pending[operand], part) if operand in pending else part
     if graph.input in pending:

@@ -15,13 +15,13 @@ from ..region import Region
 from ..relaxation import Images
 from . import patches
 
-DUE = 1
+CHECK_COST = 1
 """A check costs about three passes over the coefficients, so it is worthwhile if at least this multiple of them has
 been processed since the last check.  Chosen by hand.
 """
-FEW = 0.05
+LEAST_DECIDED = 0.05
 """If a check decides at most this share of the undecided units, later rows are not checked there.  Chosen by hand."""
-WORTH = 0.9
+MOST_REMAINING = 0.9
 """Decided rows are removed if at most this share of the rows remains.  Chosen by hand."""
 
 
@@ -60,7 +60,7 @@ class EarlyStop:
         self._bounds = torch.zeros(n, sides, units, dtype=region.x.dtype, device=device)
         self._processed: int | None = None
 
-    def passed(self, parts: Sequence[Coefficients], *, relaxed: bool) -> None:
+    def count_coefficients(self, parts: Sequence[Coefficients], *, relaxed: bool) -> None:
         """Count the coefficients of an operator's operands.
 
         Before the first relaxation a backward pass is no tighter than interval arithmetic, so counting starts there.
@@ -68,13 +68,13 @@ class EarlyStop:
         if self._processed is not None or relaxed:
             self._processed = (self._processed or 0) + sum(_size(part) for part in parts)
 
-    def due(self, name: str, pending: dict[str, Coefficients]) -> bool:
+    def is_due(self, name: str, pending: dict[str, Coefficients]) -> bool:
         """Return whether a check before node `name` is worth its cost."""
         if self._processed is None or name in self.unproductive:
             return False
-        return self._processed >= DUE * sum(_size(rows) for rows in pending.values())
+        return self._processed >= CHECK_COST * sum(_size(rows) for rows in pending.values())
 
-    def look(
+    def check_signs(
         self, at: str, pending: dict[str, Coefficients], total: Tensor
     ) -> tuple[dict[str, Coefficients], Tensor]:
         """Check the signs before node `at`.
@@ -97,12 +97,12 @@ class EarlyStop:
         self._keep(value, decided)
         before = int(self._undecided.sum())
         self._undecided = self._undecided & ~decided
-        if int(self._undecided.sum()) >= (1 - FEW) * before:
+        if int(self._undecided.sum()) >= (1 - LEAST_DECIDED) * before:
             self.unproductive |= {at}
         remaining = int(self._undecided.sum(1).max())
         if remaining == 0:
             return {}, total
-        if remaining > WORTH * self._undecided.shape[1]:
+        if remaining > MOST_REMAINING * self._undecided.shape[1]:
             return pending, total
         index = self._undecided.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :remaining]
         self._index, self._undecided = self._index.gather(1, index), self._undecided.gather(1, index)
@@ -120,10 +120,10 @@ class EarlyStop:
             self._keep(total.unflatten(1, (self._sides, -1)), self._undecided)
         return self._bounds.flatten(1)
 
-    def _keep(self, value: Tensor, which: Tensor) -> None:
+    def _keep(self, value: Tensor, mask: Tensor) -> None:
         index = self._index.unsqueeze(1).expand_as(value)
-        kept = torch.where(which.unsqueeze(1), value, self._bounds.gather(2, index))
-        self._bounds = self._bounds.scatter(2, index, kept)
+        updated = torch.where(mask.unsqueeze(1), value, self._bounds.gather(2, index))
+        self._bounds = self._bounds.scatter(2, index, updated)
 
 
 def _size(rows: Coefficients) -> int:

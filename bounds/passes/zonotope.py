@@ -177,18 +177,18 @@ def _split(error: Tensor, errors: int | None) -> tuple[Tensor | None, Tensor | N
     """Return (the largest errors as symbols [N, k, *shape], the others as a box).  errors None keeps all of them."""
     errors_of = flat(error, 1)
     nonzero = errors_of.detach() > 0
-    most = int(nonzero.sum(1).max()) if errors_of.numel() else 0
-    kept = most if errors is None else min(errors, most)
-    if most == 0:
+    count = int(nonzero.sum(1).max()) if errors_of.numel() else 0
+    kept_count = count if errors is None else min(errors, count)
+    if count == 0:
         return None, None
-    if kept == 0:
+    if kept_count == 0:
         return None, error
-    top = errors_of.detach().topk(kept, dim=1).indices
+    top = errors_of.detach().topk(kept_count, dim=1).indices
     values = errors_of.gather(1, top)
-    blocks = torch.zeros(len(error), kept, errors_of.shape[1], dtype=error.dtype, device=error.device)
+    blocks = torch.zeros(len(error), kept_count, errors_of.shape[1], dtype=error.dtype, device=error.device)
     symbols = blocks.scatter(2, top.unsqueeze(2), values.unsqueeze(2)).reshape(
-        len(error), kept, *error.shape[1:]
+        len(error), kept_count, *error.shape[1:]
     )
-    if kept == most:
+    if kept_count == count:
         return symbols, None
     return symbols, errors_of.scatter(1, top, 0.0).reshape(error.shape)
