@@ -32,7 +32,7 @@ _PAIRS = {
 }
 NAMES = _PAIRS | {after: before for before, after in _PAIRS.items()}
 CLAMPS = {"clamp", "clamp_", "clip"}
-SYMMETRIC = {"min", "max", "minimum", "maximum", "fmin", "fmax"}
+SYMMETRIC = {"min", "max", "minimum", "maximum", "fmin", "fmax", "plus", "dot"}
 """Calls whose first two arguments may stand in either order."""
 LOGGERS = {"logging", "logger", "log"}
 

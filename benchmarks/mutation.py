@@ -33,7 +33,10 @@ from benchmarks.mutants import Mutant, mutants
 from certnas.siblings import SIBLINGS
 
 HERE = Path(__file__).parent
-PATHS = ("bounds", *(f"certnas/{name}" for name in ("checker", "certifier", "proofs", "verifier", "nas/metrics")))
+PATHS = (
+    "bounds",
+    *(f"certnas/{name}" for name in ("checker", "certifier", "proofs", "verifier", "nas/metrics")),
+)
 PRELOADED = (
     *("torch", "torch.export", "torch.fx.experimental.proxy_tensor", "torch._dynamo", "torchvision", "numpy"),
     *("scipy.optimize", "mpmath", "onnx", "onnxruntime", "h5py", "safetensors.torch", "matplotlib.pyplot"),

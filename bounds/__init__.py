@@ -10,7 +10,7 @@
 import certnas as _certnas  # noqa: F401  which makes this package `certnas.bounds` as well
 
 from .errors import BoundsError, ConstantOutput, InvalidInput, MemoryWarning, OutOfMemory, UnsupportedOp
-from .estimates import Estimate, estimates
+from .estimation import Estimate, estimates
 from .graph import Graph, Network, Node
 from .graph.trace import program_of, trace
 from .interval import Interval

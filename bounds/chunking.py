@@ -89,8 +89,8 @@ class MemoryBudget:
 
 
 def _groups(counts: Sequence[int], capacity: int, padding: int) -> Iterator[list[int]]:
-    """Group the images, those with most rows first, into groups of at most `capacity` rows and `padding` padding
-    rows.
+    """Group the images, those with most rows first, into groups of at most `capacity` rows, `padding` of them
+    padding.
     """
     group: list[int] = []
     padded = 0
@@ -122,9 +122,7 @@ def budget(memory: int | None, dtype: torch.dtype, device: torch.device) -> Memo
 
 
 def recomputed(several: bool, block: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """Return `block(*arguments)`; if there are several blocks, autograd recomputes each of them in its backward
-    pass.
-    """
+    """Return `block(*arguments)`; autograd recomputes each of several blocks in its backward pass."""
     if several and torch.is_grad_enabled():
         return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
     return block(*arguments)

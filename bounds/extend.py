@@ -16,6 +16,7 @@ from .operators.curve import rule as curve_rule
 from .operators.movement import IDENTITIES, RESHAPES, SELECTIONS
 from .operators.rule import Alphas
 from .passes.crown import lower_bound
+from .passes.domain import undefined, without
 from .passes.ibp import interval_bounds
 from .passes.zonotope import AffineForm, ZonotopePass
 from .patch import ELEMENTWISE, PatchRule
@@ -56,4 +57,6 @@ __all__ = [
     "interval_bounds",
     "lower_bound",
     "rule_for",
+    "undefined",
+    "without",
 ]

@@ -19,6 +19,7 @@ from .interval import Interval
 from .operators import Nonlinear, rule_for
 from .operators.rule import Alphas
 from .passes.crown import lower_bound, lower_bound_from_intervals
+from .passes.domain import undefined, without
 from .patch import unit_rows
 from .region import Region
 from .relaxation import EVERYTHING, Images, Relaxation, Slope
@@ -48,9 +49,7 @@ class IntermediateBounds:
         return MappingProxyType(self._intervals)
 
     def hold(self, new: Mapping[str, Interval]) -> None:
-        """Store intermediate bounds by tensor name, and drop everything that was derived from the bounds they
-        replace.
-        """
+        """Store intermediate bounds by tensor name, and drop all bounds that were derived from those they replace."""
         stack, seen = [name for name in new if name in self._intervals], set()
         self._intervals.update(new)
         self._derived.difference_update(new)
@@ -117,23 +116,21 @@ class IntermediateBounds:
     def _evaluate(self, name: str) -> Interval:
         graph = self.network.graph
         if name == graph.input:
-            return self.region.box().overflow_as_infinite().ordered(self._where(name))
+            return self.region.box().checked(lambda: self._where(name))
         node = graph.nodes[name]
         if self._is_exact(name):
             with self.naming(name):
                 return self._exact(name)
         operands = [self.interval(operand) for operand in node.operands]
         found = rule_for(node).interval(self.network.call(node), *operands)
-        return found.overflow_as_infinite().ordered(self._where(name))
+        return found.checked(lambda: self._where(name))
 
     def _is_exact(self, name: str) -> bool:
         """Return whether a tensor is concretised on the region itself, independently of all other bounds."""
         return name in self.facts.prefix and not (self.region.is_box and name in self.facts.plain)
 
     def _exact(self, name: str) -> Interval:
-        """Return exact bounds of a tensor that is affine in the input.  Its coefficients are the same for every
-        image.
-        """
+        """Return exact bounds of a tensor that is affine in the input; all images share its coefficients."""
         shape, region = self.network.graph.shape(name), self.region
         units = torch.arange(prod(shape), device=self.network.device).unsqueeze(0)
 
@@ -177,13 +174,19 @@ class IntermediateBounds:
 
     def lower_bounds_by_intervals(self, coef: Tensor) -> Tensor:
         """Return lower bounds of a specification from intervals; affine nodes after the last nonlinearity are exact.
-        [N, S]
+
+        coef [N, S, *out] -> [N, S]
         """
         for name in self.facts.tail_ends:
             self.interval(name)
-        return lower_bound_from_intervals(
+        found = lower_bound_from_intervals(
             self.network, self.region, self.interval, self.network.graph.output, coef
         )
+        return self.defined(coef, found)
+
+    def defined(self, coef: Tensor, lower: Tensor) -> Tensor:
+        """Return the lower bounds [N, S] of a specification [N, S, *out], with −∞ for rows that may have no value."""
+        return without(undefined(self), coef, lower)
 
     def relaxed_before(self, target: str) -> list[str]:
         """Return the nonlinear nodes that a backward pass from `target` replaces by relaxations."""

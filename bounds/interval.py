@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import isfinite
 
 import torch
@@ -90,13 +90,7 @@ class Interval:
 
     @classmethod
     def between(cls, lower: Tensor, upper: Tensor) -> Interval:
-        """Return the interval of two sides that were computed separately, or that come from two intervals which both
-        hold.
-
-        Rounding may cross two almost equal sides; each is then widened to the other.  The allowed rounding is the
-        square root of the precision, times 1 + the largest side.
-        Raises BoundsError if the sides cross by more, because one of them is then no bound.
-        """
+        """Return the interval of two sides that were computed separately or come from two valid intervals."""
         crossed = lower > upper
         if not bool(crossed.any()):
             return cls(lower, upper)
@@ -107,10 +101,21 @@ class Interval:
             raise BoundsError(_CROSSED.format(float(gap.max())))
         return cls(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
-    def ordered(self, where: str) -> Interval:
-        """Return the interval itself.  Raises BoundsError, which names `where`, if a lower bound exceeds its upper
-        bound.
+    def checked(self, where: Callable[[], str]) -> Interval:
+        """Apply `overflow_as_infinite` and `ordered`.
+
+        Two reductions of the widths are enough if all are finite and none is negative.  where(): the name for the
+        error.
         """
+        width = self.upper - self.lower if self._ball is None else self._ball[1]
+        if width.numel():
+            least, largest = (float(end) for end in width.detach().aminmax())
+            if least >= 0 and isfinite(largest) and (self._ball is None or _finite(self._ball[0])):
+                return self
+        return self.overflow_as_infinite().ordered(where())
+
+    def ordered(self, where: str) -> Interval:
+        """Return the interval itself.  Raises BoundsError, which names `where`, if a lower bound exceeds its upper."""
         crossed = self.lower > self.upper if self._ball is None else self._ball[1] < 0
         if bool(crossed.any()):
             gap = (self.lower - self.upper)[crossed].max()
@@ -137,7 +142,7 @@ _CROSSED = (
 
 
 def _finite(*tensors: Tensor) -> bool:
-    """Return whether every number is finite, judged by sums.  A sum of finite numbers that overflows gives False as
-    well.
+    """Return whether every number is finite, judged by sums.  It is False as well if a sum of finite numbers
+    overflows.
     """
     return all(isfinite(float(tensor.detach().sum())) for tensor in tensors)

@@ -29,9 +29,7 @@ def flat(tensor: Tensor, lead: int) -> Tensor:
 
 
 def vectors(rows: Tensor, *images: Tensor) -> list[Tensor]:
-    """Return coefficients [N, S, *shape] and images [N, *, *shape] as vectors, in the order in which the coefficients
-    are stored.
-    """
+    """Return coefficients [N, S, *shape] and images [N, *, *shape] as vectors in the order of their storage."""
     if not channels_last(rows):
         return [flat(tensor, 2) for tensor in (rows, *images)]
     return [tensor.movedim(2, -1).flatten(2) for tensor in (rows, *images)]

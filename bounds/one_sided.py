@@ -14,9 +14,7 @@ from .operators import rule_for
 from .region import Region
 
 MOST_UNDECIDED = 0.5
-"""Two one-sided passes are worthwhile if the first leaves at most this share of the units undecided.  Chosen by
-hand.
-"""
+"""Largest share of undecided units after the first side for which two passes are worthwhile.  Chosen by hand."""
 
 BoundSigned = Callable[[Tensor, Tensor, Sequence[int], bool], Tensor]
 """Computes (units [N, M], signs [N, M], units needed per image, early stop) -> lower bounds of sign·unit [N, M]."""

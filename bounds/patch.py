@@ -22,9 +22,7 @@ LARGEST_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Grid:
-    """The positions of the windows of all units of a tensor: at stride·unit + offset.  Pairs are (vertical,
-    horizontal).
-    """
+    """The positions of all units' windows: stride·unit + offset.  Pairs are (vertical, horizontal)."""
 
     stride: tuple[int, int] = (1, 1)
     """Distance between the windows of neighbouring units."""
@@ -34,9 +32,7 @@ class Grid:
     """Size of every window."""
 
     def through(self, stride: tuple[int, int], shift: tuple[int, int], span: tuple[int, int]) -> Grid:
-        """Return the grid on the operand of an operator whose output i reads its operand from stride·i + shift on,
-        `span` far.
-        """
+        """Return the grid on an operand, if output i reads `span` positions of it from stride·i + shift on."""
         (a, b), (c, d), (e, f) = self.stride, self.offset, self.size
         return Grid(
             (a * stride[0], b * stride[1]),
@@ -210,9 +206,7 @@ class PatchRule:
     receptive_field: Callable[[Call], ReceptiveField | None]
     """receptive_field(call): the positions that an output depends on; None if the coefficients must be dense."""
     pull: Callable[[Call, Patch, Pair], tuple[Tensor, ...]] | None = None
-    """pull(call, patch, size): the coefficients on each operand, [B, C, *size].  A nonlinear operator has None, because
-    its relaxation determines them.
-    """
+    """pull(call, patch, size): the coefficients on each operand, [B, C, *size]; None for a nonlinear operator."""
 
 
 def pointwise(call: Call) -> ReceptiveField:

@@ -21,9 +21,7 @@ from .memory_format import vectors
 
 Number = float | Tensor
 FEW_COEFFICIENTS = 32
-"""Number of largest coefficients of a row that are tried first if an l1 ball is intersected with a box.  Chosen by
-hand.
-"""
+"""Number of largest coefficients tried first if an l1 ball is intersected with a box.  Chosen by hand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +46,7 @@ class Region(ABC):
     x: Tensor
     """The images, [N, *shape]."""
     eps: Number
-    """The radius: a number, [N] for one per image, or [N, *shape] for one per element (the ball is then an
-    ellipsoid).
-    """
+    """The radius: a number, [N] per image, or [N, *shape] per element (the ball is then an ellipsoid)."""
     lower: Number | None = None
     """The lower side of the valid box: None, a number, or a tensor that broadcasts to [N, *shape] (per channel: [C, 1,
     1]).
@@ -271,9 +267,7 @@ class L1(Region):
 
 
 def _packed(coef: Tensor, room: Tensor, few: int) -> tuple[Tensor, Tensor]:
-    """Return the value with the `few` largest coefficients alone, and whether they use up the budget.  [*, D] -> [*]
-    each
-    """
+    """Return the value with the `few` largest coefficients, and whether they use up the budget.  [*, D] -> [*] each"""
     values, order = coef.topk(few, dim=-1)
     largest = room.gather(-1, order)
     with torch.no_grad():
@@ -288,7 +282,7 @@ def _packed(coef: Tensor, room: Tensor, few: int) -> tuple[Tensor, Tensor]:
 def _replaced(
     found: Tensor, which: Tensor, work: Callable[[Tensor, Tensor], Tensor], coef: Tensor, room: Tensor
 ) -> Tensor:
-    """Return `found` [*] with the entries `which` [*] replaced by `work` of coef and room [*, D].  work: [S, D] each ->
+    """Return `found` [*] with `work` of coef and room where `which` is true.  coef, room [*, D]; work: [S, D] each ->
     [S]
     """
     rows = which.flatten().nonzero().flatten()

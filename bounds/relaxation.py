@@ -20,9 +20,7 @@ from torch import Tensor
 from .memory_format import channels_last, flat, like, vectors
 
 SPARSE_SHARE = 0.2
-"""Largest share of units with different planes for which `Relaxation.pull` treats these units separately.  Chosen by
-hand.
-"""
+"""Largest share of units with different planes that `Relaxation.pull` treats separately.  Chosen by hand."""
 SPARSE_COEFFICIENTS = 1_000_000
 """Number of coefficients from which on `Relaxation.pull` does so.  Chosen by hand."""
 Images = slice | Tensor
@@ -135,9 +133,7 @@ def pick(tensor: Tensor, images: Images) -> Tensor:
 
 @dataclass(frozen=True)
 class Window:
-    """The geometry of a pooling window over the last two axes of [C, *size] inputs.  Pairs are (vertical,
-    horizontal).
-    """
+    """The geometry of pooling windows on [C, *size] inputs.  Pairs are (vertical, horizontal)."""
 
     kernel: tuple[int, int]
     """Height and width of the window."""
@@ -304,8 +300,10 @@ class Relaxation:
         return tuple(a + b for a, b in pairs), const
 
     def _few_unstable(self, coef: Tensor) -> Tensor | None:
-        """Return the units whose planes differ, as indices into `vectors`, if there are few and the map is element-wise
-        with one operand; otherwise None.
+        """Return the units whose planes differ, if they are few and the map is element-wise with one operand, else
+        None.
+
+        The units are indices into `vectors`.
         """
         low, high = self.lower.map, self.upper.map
         if not (isinstance(low, Diagonal) and isinstance(high, Diagonal)) or len(low.slopes) > 1:

@@ -57,9 +57,9 @@ class BoundState(IntermediateBounds):
         node_alphas: the alphas of each nonlinear node before the tensor; None for the default planes.
         """
         cost = row_cost(self.network, target, unit=False)
-        return self._backward_bounds(target, LinearForms(coef), node_alphas, cost, early_stop=False).squeeze(
-            1
-        )
+        found = self._backward_bounds(target, LinearForms(coef), node_alphas, cost, early_stop=False)
+        found = found.squeeze(1)
+        return self.defined(coef, found) if target == self.network.graph.output else found
 
     def unit_bounds(
         self,
@@ -135,9 +135,7 @@ class BoundState(IntermediateBounds):
         return now
 
     def _follow_from_given(self, target: str) -> frozenset[str]:
-        """Return the tensors whose intervals follow, on the way to that of `target`, from the bounds that were
-        given.
-        """
+        """Return the tensors on the way to `target` whose intervals follow from the bounds that were given."""
         found, stack = set(self._given), [target]
         while stack:
             name = stack.pop()
@@ -156,7 +154,7 @@ class BoundState(IntermediateBounds):
     # Refinement
 
     def unstable(self, target: str) -> Tensor:
-        """Return the mask of the unstable units of a tensor, on which the relaxations of its readers are loose.  [N,
+        """Return the mask of the unstable units of a tensor, on which its readers' relaxations are loose.  [N,
         units]
         """
         x = self.interval(target)
@@ -248,7 +246,5 @@ def _has_own_alphas(node_alphas: NodeAlphas | None) -> bool:
 
 
 def _by_position(op: str) -> bool:
-    """Return whether an element-wise operator has parameters per channel, so that its mask cannot be moved to another
-    shape.
-    """
+    """Return whether an element-wise operator has parameters per channel, so that its mask cannot be reshaped."""
     return op == "aten.prelu.default"

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from certnas import bounds
 from certnas.errors import UserError
@@ -41,7 +42,7 @@ class Faithful:
         self._beside: nn.Module | None = None
 
     def check(self, points: Tensor) -> None:
-        """Compares at points [M, *shape] of the model's domain, each alone and all in company.
+        """Compares at points [M, *shape] of the model's domain, alone with gradients and in company without.
 
         Every part of the model that was read from a file is compared with the file's own runtime on what the part is
         given at these points, in the model's own type.
@@ -57,21 +58,26 @@ class Faithful:
         try:
             with torch.no_grad():
                 expected, got = model(points.clone()), network(points)
-                alone = [model(point.clone()) for point in points.split(1)]
+            alone = [_alone(model, point) for point in points.split(1)]
         except bounds.BoundsError:
             raise
         except Exception as error:  # whatever somebody's module may raise
             raise not_evaluated(points, error) from error
-        expected, alone = first_output(expected), [first_output(value) for value in alone]
-        for own, what in ((expected, "the traced network"), (_joined(alone), "the model on one image alone")):
+        expected, single = first_output(expected), [first_output(value).detach() for value in alone]
+        for own, what in (
+            (expected, "the traced network"),
+            (_joined(single), "the model on one image alone"),
+        ):
             if own is None or own.shape != got.shape:
                 shape = None if own is None else list(own.shape)
                 raise UserError(
                     f"{what} and the model differ in shape: {list(got.shape)} for {len(points)} images, not {shape}; "
-                    "a network must give each image one row of scores"
+                    "a network must give each image one row of scores, also a batch of one (squeeze() drops it)"
                 )
             found = difference(own, got)
             if found > tolerance:
+                if own is not expected:
+                    _refuse_by_mode(model, points, expected, tolerance)
                 where = self._where(model, network, points, tolerance) if own is expected else ""
                 raise UserError(
                     f"{what} differs from the model by {found:.1e} of the largest output; accepted: {tolerance:.0e}, "
@@ -218,9 +224,49 @@ def first_output(value: object) -> Tensor:
         value = value[0]
     if isinstance(value, dict):
         value = next(iter(value.values()))
+    if isinstance(value, FakeTensor):
+        raise UserError(
+            "the model keeps a tensor from call to call outside of its parameters and buffers; accepted: models that "
+            "are a function of their input"
+        )
     if not isinstance(value, Tensor):
         raise UserError(f"the model returns {type(value).__name__}; accepted: a tensor of scores")
     return value
+
+
+def _alone(model: nn.Module, point: Tensor) -> object:
+    """What the model gives for one image [1, *shape] as attacks and training run it: recorded for gradients, and from
+    another layout of memory; plainly where it refuses these."""
+    for laid_out in (_moved, torch.clone):
+        try:
+            with torch.enable_grad():
+                return model(laid_out(point.clone().requires_grad_()))
+        except Exception:  # of some models a write to a view is an error where it is recorded
+            continue
+    return _plainly(model, point)
+
+
+def _moved(point: Tensor) -> Tensor:
+    """The same numbers in another order of memory, and not at its beginning."""
+    axes = range(point.dim() - 1, -1, -1)
+    turned = point.permute(*axes)
+    return torch.stack([torch.zeros_like(turned), turned])[1].permute(*axes)
+
+
+def _plainly(model: nn.Module, point: Tensor) -> object:
+    with torch.no_grad():
+        return model(point.clone())
+
+
+def _refuse_by_mode(model: nn.Module, points: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Raises UserError where single points give other outputs, but the expected ones if nothing is recorded."""
+    plain = _joined([first_output(_plainly(model, point)) for point in points.split(1)])
+    if plain is not None and plain.shape == expected.shape and difference(plain, expected) <= tolerance:
+        raise UserError(
+            "the model computes otherwise where gradients are recorded (torch.is_grad_enabled, requires_grad, grad_fn) "
+            "or where an image lies otherwise in memory (strides, storage_offset) than under torch.no_grad; nothing is "
+            "certified of a model that is two functions"
+        )
 
 
 def _joined(alone: list[Tensor]) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .failure import UNSOUND, Ended, refusals
+from .failure import UNSOUND, Ended, refusals, shown
 from .opening import opened, with_opening
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
     rejected, network = 0, ""
     claims: dict[str, Claim | None] = {}
     for file in files:
-        claims[file.name] = None
+        name, claims[file.name] = shown(file.name), None
         try:
             proved = check_file(file, module, exact=exact, prop=prop)
             claims[file.name] = proved.of_image
@@ -79,12 +79,12 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
                 held_image(proved.certificates[0].about.get("index"), proved.of_image, data)
         except Rejected as error:
             rejected += 1
-            click.echo(f"rejected  {file.name}: {error}")
+            click.echo(f"rejected  {name}: {shown(str(error))}")
             continue
         network = proved.certificates[0].network
         parts = f" in each of {proved.leaves} parts" if proved.leaves > 1 else ""
         how = "exactly" if proved.exact else "in float64 with rounding bounded"
-        click.echo(f"proved    {file.name}: {proved.claim}, by {proved.least:.3g} at least{parts}; {how}")
+        click.echo(f"proved    {name}: {proved.claim}, by {proved.least:.3g} at least{parts}; {how}")
     if network:
         click.echo(f"network   {network}; preprocessing: {described(module)}")
     if rejected:
@@ -128,7 +128,7 @@ def _hold(table: Path, claims: Mapping[str, Claim | None], data: Dataset) -> Non
         raise Ended(f"error: {table}: {error}", UNSOUND) from error
     wrong = list(held_rows(rows, claims, data))
     for line, why in wrong:
-        click.echo(f"rejected  {table.name}{f' line {line}' if line else ''}: {why}")
+        click.echo(f"rejected  {table.name}{f' line {line}' if line else ''}: {shown(why)}")
     if wrong:
         raise Ended(f"error: {len(wrong)} lines of {table} are not what the certificates prove", UNSOUND)
     proved = sum(bool(row.certificate) for row in rows)

@@ -42,6 +42,11 @@ def auto_lirpa_alone(
     return torch.cat([found.lower for found in alone]), torch.cat([found.upper for found in alone])
 
 
+def rounding(name: str) -> float:
+    """How much looser than auto_LiRPA's a single bound may be, as a share of the width: see the test below."""
+    return 1e-5 if name in ("sigmoid", "tanh") and lirpa_version().startswith("0.7") else 1e-6
+
+
 CASE_NORMS = [(name, norm) for name, case in CASES.items() for norm in case.norms]
 
 
@@ -52,7 +57,8 @@ def test_bounds_equal_auto_lirpa_or_are_tighter(
 ) -> None:
     """With auto_LiRPA's own rule for intermediate bounds, CROWN's where interval arithmetic leaves a unit undecided
     and no intersection.  Its planes of a max pool are others than ours: single bounds may be looser than its, not the
-    mean width.  0.7's of a sigmoid and a tanh are others too, and tighter in CROWN, by at most 0.1 % of the width.
+    mean width.  0.7 takes tangents of a sigmoid and a tanh from a table of steps of 0.01: looser planes than ours, of
+    other slopes, so a single bound may be tighter than ours by a hundred-thousandth of the width, the mean is not.
     Equal they are where no unit's sign is looked for on the way, by which one more may be decided.
     """
     case, model, x = CASES[name], ready(CASES[name].build), images()
@@ -64,11 +70,10 @@ def test_bounds_equal_auto_lirpa_or_are_tighter(
     if not case.single and method != "IBP":
         assert (upper - lower).mean() <= width.mean()
         return
-    if name in ("sigmoid", "tanh") and method == "CROWN" and lirpa_version().startswith("0.7"):
-        assert (upper - lower).mean() <= 1.001 * width.mean()
-        return
-    assert (lower >= theirs_lower - 1e-6 * width).all(), ((theirs_lower - lower) / width).max()
-    assert (upper <= theirs_upper + 1e-6 * width).all(), ((upper - theirs_upper) / width).max()
+    assert (upper - lower).mean() <= (1 + 1e-9) * width.mean()
+    slack = rounding(name) * width
+    assert (lower >= theirs_lower - slack).all(), ((theirs_lower - lower) / width).max()
+    assert (upper <= theirs_upper + slack).all(), ((upper - theirs_upper) / width).max()
     if case.equal:
         monkeypatch.setattr(BoundState, "_by_sign", lambda *_: False)
         lower, upper = ours(model, x, EPS[norm], norm, METHODS[method], rows)
@@ -83,7 +88,7 @@ def test_default_crown_is_tighter_on_average(norm: str) -> None:
     adaptive slope of a ReLU, so single bounds (and on "residual" the mean, by 0.1 %) may be looser; the better of the
     two chains is nowhere looser than auto_LiRPA."""
     ratios = []
-    for case in (case for case in CASES.values() if norm in case.norms):
+    for name, case in ((name, case) for name, case in CASES.items() if norm in case.norms):
         model, x = ready(case.build), images()
         rows = torch.cat([torch.eye(CLASSES).double().expand(len(x), -1, -1), margins(len(x))], dim=1)
         lower, upper = ours(model, x, EPS[norm], norm, bounds.Crown(), rows)
@@ -92,8 +97,9 @@ def test_default_crown_is_tighter_on_average(norm: str) -> None:
         width = theirs_upper - theirs_lower
         ratios.append(((upper - lower).mean() / width.mean()).item())
         if case.single:
-            assert (torch.maximum(lower, pure_lower) >= theirs_lower - 1e-6 * width).all()
-            assert (torch.minimum(upper, pure_upper) <= theirs_upper + 1e-6 * width).all()
+            slack = rounding(name) * width
+            assert (torch.maximum(lower, pure_lower) >= theirs_lower - slack).all()
+            assert (torch.minimum(upper, pure_upper) <= theirs_upper + slack).all()
     assert sum(ratios) / len(ratios) <= 1
 
 

@@ -16,15 +16,18 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from oracles import sample_region
 from random_networks import build, recipes
+from shared_data import checkpoint, mnist_test
 from torch import Tensor, nn
 
 import bounds
+import certnas
 from bounds.chunking import budget
 from bounds.state import BoundState
 from certnas.checker import Certificate, Known, Network, Rejected, check
 from certnas.checker.numbers import Arithmetic, dyadic, lowered
 from certnas.checker.region import Region
 from certnas.errors import UserError
+from certnas.models import open_model
 from certnas.proofs import certificate_of, plain
 
 
@@ -53,7 +56,7 @@ def certified(
 def enclosure(network: Network, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of f(x) in real arithmetic at one image x [*shape].  [K] each"""
     point = Certificate(network.output, "linf", x, 0.0, (x, x), x, x, (), {}, {})
-    low, high = Known(point, network, Arithmetic(False)).box(network.output)
+    low, high = Known.of(point, network, Arithmetic(False)).boxes.of(network.output)
     return low[0], high[0]
 
 
@@ -109,6 +112,16 @@ def test_alpha_crown_certificates_are_proved() -> None:
     assert plain_ is not None and optimised is not None
     assert check(optimised, network).sum() > check(plain_, network).sum()
     check(optimised, network, exact=True)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_max_pooling_is_certified_as_far_as_it_is_bounded(norm: str) -> None:
+    """Units that are 0 stay 0 when bounds are moved outward; else a window's planes would be far apart."""
+    x, y = mnist_test(1)
+    model = open_model(str(checkpoint("Convnet_maxpool.onnx"))).module
+    radius = float(certnas.certify(model, x, y, norm=norm, attack=False).radius_lower[0])
+    found, _ = certified(model, x.double(), norm, radius)
+    assert radius > 0.05 and found is not None
 
 
 def test_rows_that_only_intervals_prove_are_certified() -> None:
@@ -238,10 +251,23 @@ def test_extracted_networks_are_the_models(name: str) -> None:
         assert (high - low).max() < 1e-11
 
 
+class Gram(nn.Module):
+    """A product of two tensors that both depend on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear((x @ x.transpose(-1, -2)).flatten(1))
+
+
 def test_an_operator_that_the_checker_lacks_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)).eval()
     with pytest.raises(UserError, match=r"checker knows no aten\.gelu\.default at node 'gelu'"):
         network_of(model, torch.rand(1, 3))
+    with pytest.raises(UserError, match="a product whose right factor is not one constant matrix"):
+        network_of(Gram(), torch.rand(1, 2, 2))
     with pytest.raises(ValueError, match="no operator 'softmax'"):
         Network((3,)).add("softmax", (), (3,), {})
 
@@ -361,13 +387,13 @@ def test_the_checker_stands_alone_in_functions_that_can_be_seen_whole(path: Path
 
 def test_every_step_of_the_theorem_is_named_where_it_is_computed() -> None:
     """(a) to (f) stand in the theorem, and each at the head of one function that computes it."""
-    (path,) = (path for path in CHECKER if path.stem == "check")
-    tree = ast.parse(path.read_text())
-    heads = [
-        (ast.get_docstring(node) or "")[:3] for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    trees = {path.stem: ast.parse(path.read_text()) for path in CHECKER}
+    functions = [
+        node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
     ]
+    heads = [(ast.get_docstring(function) or "")[:3] for function in functions]
     for step in "abcdef":
-        assert f"({step})" in (ast.get_docstring(tree) or "") and heads.count(f"({step})") == 1
+        assert f"({step})" in (ast.get_docstring(trees["check"]) or "") and heads.count(f"({step})") == 1
 
 
 def test_the_checker_loads_neither_torch_nor_the_bound_engine() -> None:

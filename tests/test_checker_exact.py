@@ -5,10 +5,20 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_proofs_tampering import claim, flat, lines
+from checker_networks import claim, flat, lines
 
-from certnas.checker import Certificate, Network, Part, Plane, Planes, Refutation, Rejected, Split, check
-from certnas.checker import relaxations as curves
+from certnas.checker import (
+    Certificate,
+    Network,
+    Part,
+    Plane,
+    Planes,
+    Refutation,
+    Rejected,
+    Split,
+    check,
+    curves,
+)
 from certnas.checker.numbers import Arithmetic, Numbers, dyadic
 from certnas.checker.region import Region
 from certnas.checker.relaxations import sandwiched
@@ -107,15 +117,15 @@ def test_sigmoids_are_compared_by_the_far_ends_of_their_enclosures() -> None:
             (low, False),
             (high - (high - low) / 2**100, False),
         ):
-            assert curves._above_sigmoid(Fraction(0), constant, at - 1, at) == above
+            assert curves._above_sigmoid(curves.Line(Fraction(0), constant, at - 1, at)) == above
             steep = constant - 2 * at
-            assert curves._above_sigmoid(Fraction(2), steep, at, at + 1) == above
+            assert curves._above_sigmoid(curves.Line(Fraction(2), steep, at, at + 1)) == above
 
 
 @pytest.mark.parametrize("tanh", [False, True])
 def test_ends_of_curves_are_rounded_outward(tanh: bool) -> None:
     values = np.array([-30.0, -1.0, 0.0, 2.0**-30, 0.3, 5.0])
-    low, high = (curves.sigma_end(tanh, values, side) for side in (-1, 1))
+    low, high = (curves.curve_end(tanh, values, up=up) for up in (False, True))
     for x, below, above in zip(values.tolist(), low.tolist(), high.tolist(), strict=True):
         truth = curves._sigma((1 + tanh) * Fraction(x)) * (1 + tanh) - tanh
         assert curves._real(Fraction(below)).b < truth.a and truth.b < curves._real(Fraction(above)).a

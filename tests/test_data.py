@@ -2,9 +2,12 @@
 
 import gzip
 import io
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +241,16 @@ def test_folder(mode: str, channels: int, tmp_path: Path) -> None:
     assert np.array_equal((data.x[2] * 255).round().numpy(), pixels)
 
 
+def png(width: int, height: int, claimed: int) -> bytes:
+    """A picture of that size, whose data claims a length."""
+
+    def chunk(name: bytes, content: bytes, length: int) -> bytes:
+        return struct.pack(">I", length) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header, 13) + chunk(b"IDAT", b"\0" * 9, claimed)
+
+
 def test_bad_folders(tmp_path: Path) -> None:
     def message() -> str:
         with pytest.raises(UserError) as caught:
@@ -258,8 +271,13 @@ def test_bad_folders(tmp_path: Path) -> None:
     assert message() == (f"data {odd}: 5×4 pixels, the first image has 6×4; all images must have one size")
     Image.new("RGBA", (6, 4)).save(odd)
     assert message() == f"data {odd}: image mode RGBA, accepted: 8-bit grey or RGB"
-    odd.write_bytes(b"no image")
-    assert message() == f"data {odd}: not a readable image"
+    for content in (b"no image", png(2**15, 2**15, 9), png(8, 8, 2**31 - 1)):
+        odd.write_bytes(content)
+        tracemalloc.start()
+        assert message() == f"data {odd}: not a readable image"
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 10_000_000, "what a header claims is not taken"
 
 
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from effort import in_turn
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -50,9 +51,21 @@ def cell() -> nn.Module:
     return open_model("digits-cell").module.float()
 
 
-@pytest.mark.parametrize(
-    ("build", "dtype"), [(mixed, torch.float32), (mixed, torch.float64), (cell, torch.float32)]
-)
+NETWORKS = [(mixed, torch.float32), (mixed, torch.float64), (cell, torch.float32)]
+
+
+def asked(network: int) -> list[tuple[int, int]]:
+    """Of each network other places of a region and a method by day; together they are all of them."""
+    return in_turn([(r, m) for r in range(3) for m in range(len(METHODS))], "devices", network, count=6)
+
+
+def test_every_region_meets_every_method() -> None:
+    assert len({pair for network in range(len(NETWORKS)) for pair in asked(network)}) == 3 * len(METHODS)
+    for network in range(len(NETWORKS)):
+        assert len({r for r, _ in asked(network)}) == 3
+
+
+@pytest.mark.parametrize(("build", "dtype"), NETWORKS)
 def test_nothing_is_made_where_the_network_is_not(build: Any, dtype: torch.dtype) -> None:
     model = build()
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -60,10 +73,10 @@ def test_nothing_is_made_where_the_network_is_not(build: Any, dtype: torch.dtype
         logits = model(x)
     network = bounds.trace(model, x[:1]).bind(dtype=dtype)
     rows, eps = bounds.margins(logits.argmax(1), logits.shape[1]), torch.tensor([0.02, 0.03])
-    for region in (bounds.Linf(x, eps, 0.0, 1.0), bounds.L2(x, eps), bounds.L1(x, eps, 0.0, 1.0)):
-        for method in METHODS:
-            expected = bounds.lower_bounds(network, region, rows, method)
-            with torch.device("meta"), Elsewhere() as elsewhere:
-                found = bounds.lower_bounds(network, region, rows, method)
-            assert not elsewhere.found, (region, method)
-            assert torch.equal(found, expected)
+    regions = (bounds.Linf(x, eps, 0.0, 1.0), bounds.L2(x, eps), bounds.L1(x, eps, 0.0, 1.0))
+    for region, method in ((regions[r], METHODS[m]) for r, m in asked(NETWORKS.index((build, dtype)))):
+        expected = bounds.lower_bounds(network, region, rows, method)
+        with torch.device("meta"), Elsewhere() as elsewhere:
+            found = bounds.lower_bounds(network, region, rows, method)
+        assert not elsewhere.found, (region, method)
+        assert torch.equal(found, expected)

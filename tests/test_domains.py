@@ -18,6 +18,7 @@ from certnas.models.formats.onnx import import_onnx, importing
 from certnas.models.formats.onnx.site import Step
 from certnas.verifier import parse_vnnlib, verify
 from certnas.verifier.subject import open_onnx
+from certnas.verifier.verification import network_of
 
 PARTIAL: dict[str, Callable[[Tensor], Tensor]] = {
     "log": torch.log,
@@ -48,19 +49,72 @@ def test_units_beyond_the_domain_are_unknown_and_others_are_bounded(name: str, m
         assert torch.isfinite(gradient).all()
 
 
+UNDEFINED: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": lambda x: torch.sigmoid(1 / x),
+    "clamp": lambda x: (1 / x).clamp(-9, 9),
+    "tanh": lambda x: torch.tanh(torch.log(x)),
+    "zero times": lambda x: 0 * torch.log(x) + x,
+    "a weight of zero": lambda x: torch.log(x) * torch.zeros(2) + x,
+    "zero divided": lambda x: (x * torch.zeros(2)) / x,
+    "softmax": lambda x: torch.softmax(torch.stack([torch.log(x), x], 1), 1)[:, 0],
+    "sign": lambda x: torch.sqrt(x).square(),
+}
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_what_follows_an_unknown_unit_is_bounded_again(method: str) -> None:
-    """A sigmoid, and a clamp, of what may be anything have their own range."""
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_nothing_is_said_of_what_reads_a_unit_beyond_the_domain(name: str, method: str) -> None:
+    """A sigmoid of any number lies in [0, 1], of NaN it is NaN, and so is 0·NaN.  Its neighbour keeps its bounds."""
     x = torch.tensor([[0.1, 0.4]]).double()
-    for f, low, high in (
-        (lambda x: torch.sigmoid(1 / x), 0.0, 1.0),
-        (lambda x: (1 / x).clamp(-9, 9), -9.0, 9.0),
-        (lambda x: torch.tanh(torch.log(x)), -1.0, 1.0),
-    ):
+    network = bounds.trace(Function(UNDEFINED[name]), x).bind(dtype=torch.float64)
+    found = output_bounds(network, Ball("linf", x, 0.2).region(), METHODS[method])
+    assert found.lower[0, 0] == -torch.inf and found.upper[0, 0] == torch.inf
+    assert torch.isfinite(found.lower[0, 1]) and torch.isfinite(found.upper[0, 1])
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (0, 1, 2, 3)])
+def test_no_property_is_proved_of_what_may_be_nan(axes: tuple[int, ...]) -> None:
+    """By halved inputs, by split activations, and by a mixture of constraints."""
+    n = len(axes) * 16
+    weight = torch.ones(2, n) / n
+
+    def f(x: Tensor) -> Tensor:
+        return torch.sigmoid(torch.log(torch.nn.functional.linear(x, weight.to(x)))) + torch.relu(x[:, :2])
+
+    network = network_of(Function(f), (n,), (torch.full((n,), 0.1), torch.ones(n)))
+    for said in ("(>= Y_0 9)", "(and (>= Y_0 9) (>= Y_1 9))"):
+        for low, status in ((-1.0, "timeout"), (0.1, "unsat")):
+            prop = parse_vnnlib(properties([(low, 1.0)] * n, 2, said))
+            assert verify(network, prop, timeout=2 if status == "timeout" else 60).status == status
+
+
+def test_a_mask_of_minus_infinity_is_read_and_a_whole_row_of_it_is_not() -> None:
+    x = torch.tensor([[[0.3, 0.1], [0.2, 0.9]]]).double()
+    region = bounds.Linf(x, 0.1)
+    for mask, known in (([[0.0, -torch.inf], [0.0, 0.0]], True), ([[-torch.inf] * 2, [0.0, 0.0]], False)):
+
+        def f(x: Tensor, mask: list[list[float]] = mask) -> Tensor:
+            return torch.softmax(
+                x
+                + torch.full((2, 2), 1.0) * torch.tensor(1.0)
+                + torch.stack([torch.cat([torch.full((1,), value) for value in row]) for row in mask]),
+                -1,
+            )
+
         network = bounds.trace(Function(f), x).bind(dtype=torch.float64)
-        found = output_bounds(network, Ball("linf", x, 0.2).region(), METHODS[method])
-        assert found.lower[0, 0] == low and found.upper[0, 0] == high
-        assert found.lower[0, 1] > low and found.upper[0, 1] < high
+        found = bounds.output_bounds(network, region, bounds.Crown())
+        assert bool(torch.isfinite(found.lower[0, 0]).all()) is known
+        assert torch.isfinite(found.lower[0, 1]).all()
+
+
+@pytest.mark.parametrize("variance", [0.0, -1.0])
+def test_a_normalisation_by_no_variance_is_refused(variance: float) -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(2, eps=1e-9), torch.nn.Sigmoid()).eval()
+    graph = bounds.trace(network, torch.rand(2, 2))
+    graph.bind()
+    network[0].running_var.fill_(variance - 1e-9)
+    with pytest.raises(bounds.InvalidInput, match="the root of a variance"):
+        graph.bind()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,5 +1,6 @@
 """The embedded networks and their data: what is shipped is what was trained, and training can be repeated."""
 
+import runpy
 import subprocess
 import sys
 from importlib.resources import files
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -16,6 +18,7 @@ from certnas.models.embedded import EMBEDDED
 from certnas.models.embedded.digits import CELL
 
 ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "train_digits.py"
 OPERATORS = {"max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "dil_conv_3x3", "skip_connect"}
 
 
@@ -72,20 +75,28 @@ def test_the_cell_has_every_kind_of_operator() -> None:
     assert {op for op, _ in CELL.normal + CELL.reduce} == OPERATORS
 
 
-def train(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train_digits.py"), "--out", str(out), *options]
+def train_here(options: list[str]) -> str:
+    result = CliRunner().invoke(runpy.run_path(str(SCRIPT))["main"], options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def train_apart(options: list[str]) -> str:
     return subprocess.run(
-        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
-    )
+        [sys.executable, str(SCRIPT), *options],
+        cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_training_repeats_with_its_seed(name: str, tmp_path: Path) -> None:
+    """In another process, too."""
     file = weights(name).name
     outputs = []
-    for run, seed in (("a", "3"), ("b", "3"), ("c", "4")):
-        outputs.append(train(tmp_path / run, "--model", name, "--epochs", "1", "--seed", seed).stdout)
+    for run, seed, train in (("a", "3", train_apart), ("b", "3", train_here), ("c", "4", train_here)):
+        options = ["--model", name, "--epochs", "1", "--seed", seed, "--out", str(tmp_path / run)]
+        outputs.append(train(options))
         assert [path.name for path in (tmp_path / run).iterdir()] == [file]
     first, again, other = (load_file(tmp_path / run / file) for run in "abc")
     assert outputs[0] == outputs[1]

@@ -124,6 +124,39 @@ def test_closing_ends_the_processes(tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
+def test_closing_leaves_tasks_to_the_end_of_the_connection(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancelled task whose result is under way would end this process; SIGTERM means what it meant before."""
+    ray, before = pytest.importorskip("ray"), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "cancel", lambda *_, **__: pytest.fail("a task was cancelled"))
+    with closing(Ray(address=address).run(Square(tmp_path), range(40), lambda *_: None)) as results:
+        next(results)
+        assert signal.getsignal(signal.SIGTERM) is before
+    until = time.monotonic() + 60
+    left = {int(path.name.split("-")[2]) for path in tmp_path.iterdir()}
+    while left := {pid for pid in left if Path(f"/proc/{pid}").exists()}:
+        assert time.monotonic() < until, left
+        time.sleep(0.05)
+    assert began(tmp_path) < 40
+
+
+def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(*_: Any, **__: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Exception("The node timed out\nduring startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(
+        UserError, match=r"no Ray cluster on this machine \(The node timed out during startup"
+    ):
+        all_of(Ray(workers=1), Square(tmp_path), range(2))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @dataclass(frozen=True)
 class Deadly(Job[Batch, Certificates]):
     """Certification whose process is killed in the middle of the second batch, once."""
@@ -145,16 +178,24 @@ class Deadly(Job[Batch, Certificates]):
         return work
 
 
+@pytest.fixture(scope="module")
+def certified() -> Certificates:
+    """Three digits in batches of two, by one process."""
+    data, model = load("digits", count=3, seed=0), open_model("digits-cnn").module
+    return certnas.certify(model, data.x, data.y, batch_size=2, method="zonotope")
+
+
 @pytest.mark.slow
-def test_certificates_are_those_of_one_process(engine: Engine, tmp_path: Path) -> None:
-    data, model = load("digits", count=5, seed=0), open_model("digits-cnn").module
-    expected = certnas.certify(model, data.x, data.y, batch_size=2, method="zonotope")
+def test_certificates_are_those_of_one_process(
+    engine: Engine, certified: Certificates, tmp_path: Path
+) -> None:
+    data, model = load("digits", count=3, seed=0), open_model("digits-cnn").module
     job = Deadly(certification(model, data.x, data.y, method="zonotope"), tmp_path / "killed")
-    parts = batches(data.x, data.y, range(5), 2)
+    parts = batches(data.x, data.y, range(3), 2)
     with closing(engine.run(job, parts, lambda *_: None)) as results:
         got = [part for _, part in sorted(results, key=lambda pair: pair[0])]
     assert (tmp_path / "killed").exists()
-    same(Certificates.join(got), expected)
+    same(Certificates.join(got), certified)
 
 
 def same(got: Certificates, expected: Certificates) -> None:

@@ -28,6 +28,7 @@ TINY = replace(
     seeds=1,
     cells=1,
     nodes=1,
+    images=128,
     certified=1,
     tested=12,
     epochs={"standard": 1, "crown-ibp": 1},

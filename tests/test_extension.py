@@ -12,9 +12,14 @@ import bounds
 import certnas
 from bounds.extend import ELEMENTWISE, RULES, BoundState, Call, Curve, curve_rule
 from bounds.passes import patches
+from certnas.errors import UserError
 from certnas.models.inspection import inspect
 from certnas.models.opened import OpenedModel
+from certnas.nas.metrics import METRICS, build_metric
+from certnas.nas.metrics.metric import Momentary
 from cli.main import main
+from tests.test_search import config
+from tests.test_search import found as search_one
 
 aten = torch.ops.aten
 SINH = Curve(torch.sinh, torch.cosh, stationary=lambda s: [sign * s.clamp(min=1).acosh() for sign in (1, -1)])
@@ -160,3 +165,26 @@ def test_names_that_are_taken_are_refused() -> None:
     ):
         with pytest.raises(bounds.InvalidInput, match="register_"):
             register()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flatness(Momentary):
+    """Minus the mean length of the input gradient of the largest logit."""
+
+    scale: float = 1.0
+
+    def measure(self, network: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(network(x).amax(1).sum(), x, create_graph=True)
+        return -self.scale * slope.flatten(1).square().sum(1).mean()
+
+
+def test_a_search_takes_a_metric_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "flatness", Flatness)
+    settings = config(metric={"name": "flatness", "options": {"scale": 2.0}})
+    plain = config(metric={"name": "none"})
+    assert isinstance(build_metric("flatness", {"scale": 2.0}), Flatness)
+    with pytest.raises(UserError, match="scale"):
+        build_metric("flatness", {"slope": 2.0})
+    with_it, without = (dict(search_one(one).supernet.named_parameters()) for one in (settings, plain))
+    assert any(not torch.equal(with_it[name], without[name]) for name in without)

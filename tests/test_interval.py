@@ -1,6 +1,7 @@
 """Intervals by centre and radius: small radii keep their precision, and the ends are those of the exact range."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -98,3 +99,13 @@ def test_ends_that_rounding_crosses_do_not_stay_crossed() -> None:
     ):
         for met in (one.intersect(other), other.intersect(one)):
             assert torch.equal(met.lower, low) and torch.equal(met.upper, high)
+
+
+def test_what_a_nonlinear_operator_gives_stays_in_its_range() -> None:
+    """Planes of tanh on [−3, 3] reach beyond its values at the ends; what reads it knows them in any case."""
+    x = torch.zeros(1, 2).double()
+    network = bounds.trace(nn.Sequential(nn.Tanh(), nn.ReLU()), x).bind(dtype=x.dtype)
+    analysis = BoundState(network, bounds.Linf(x, 3.0), budget(None, x.dtype, x.device), Slope.ADAPTIVE)
+    bounds.Crown(intersect=False).lower(analysis, torch.eye(2).double().unsqueeze(0))
+    found = analysis.interval("tanh")
+    assert (found.upper <= math.tanh(3.0)).all() and (found.lower >= math.tanh(-3.0)).all()

@@ -28,7 +28,7 @@ LAYERS = (
     ("passes",),
     ("cost_model", "intermediate", "one_sided", "rows", "state"),
     ("methods",),
-    ("estimates", "extend"),
+    ("estimation", "extend"),
 )  # fmt: skip
 """The layers of `bounds`, lowest first; a module imports from its own layer and from those below it."""
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 from certnas.checker import Certificate, Network, Rejected
+from certnas.data import load
 from certnas.models import open_model
 from certnas.models.architectures import Architecture
 from certnas.models.preprocessing import Preprocessing, described, preprocessed
@@ -102,6 +103,19 @@ FORGED: dict[str, tuple[Callable[[Rows], Rows], str]] = {
         lambda rows: [*rows[:2], rows[2] | {"certificate": ""}],
         f"its radius {2 / 255} has no certificate",
     ),
+    "no certificate, and no radius": (
+        lambda rows: [*rows[:2], rows[2] | {"certificate": "", "radius_lower": "0.0"}],
+        "it says certified, and has no certificate",
+    ),
+    "status": (changed("status", lambda rows: "misclassified"), "its status: misclassified"),
+    "a line's end in a name": (
+        changed("certificate", lambda rows: "x\nall 3 are proved"),
+        "x all 3 are proved is",
+    ),
+    "two lines exchanged": (
+        lambda rows: [rows[1] | {"index": rows[0]["index"]}, rows[0] | {"index": rows[1]["index"]}, rows[2]],
+        "rejected  results.csv line 2",
+    ),
     "a line twice": (lambda rows: [*rows, rows[0]], "stands twice"),
     "a line removed": (lambda rows: rows[1:], "no line names the certificate"),
     "no number": (changed("radius_lower", lambda rows: "much"), "line 2 cannot be read"),
@@ -112,7 +126,7 @@ FORGED: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 @pytest.mark.parametrize("name", FORGED)
 def test_a_line_that_is_not_proved_is_rejected(name: str, run: Path) -> None:
     change, said = FORGED[name]
-    if "deleted" in name:
+    if "deleted" in name or "no radius" in name:
         (run / "proofs" / table(run)[2]["certificate"]).unlink()
     put(run, change(table(run)))
     result = checked(run / "proofs")
@@ -128,6 +142,54 @@ def test_a_certificate_that_was_removed_or_exchanged_is_missed(run: Path) -> Non
     second.unlink()
     result = checked(run / "proofs")
     assert result.exit_code == 1 and f"its certificate {second.name} is missing" in result.output
+
+
+def test_names_of_files_cannot_write_lines_of_their_own(run: Path) -> None:
+    """A line's end, a colour and a change of direction in a name stay out of what is printed."""
+    first, *_ = sorted((run / "proofs").iterdir())
+    named = run / "proofs" / "a\nproved    b\x1b[2J\u202e.npz"
+    shutil.copy(first, named)
+    (held,) = read(first)
+    first.write_bytes(
+        encode([replace(held, network="0" * 64, about={"model": "x\nall 4 certificates are proved"})])
+    )
+    result = checked(run / "proofs")
+    lines = result.output.splitlines()
+    assert result.exit_code == 1 and len(lines) == 6, result.output
+    assert lines[0].startswith("proved    a proved b [2J .npz: class ")
+    assert lines[1].startswith(f"rejected  {first.name}: it is about another network")
+    assert lines[1].endswith("written for model x all 4 certificates are proved)")
+
+
+def test_images_and_labels_that_are_not_those_of_the_certificates_are_told(run: Path, tmp_path: Path) -> None:
+    """One pixel or one label of the data set changed, or its order."""
+    digits = load("digits")
+    path, asked = tmp_path / "data.npz", ["--arithmetic", "float", "--data", str(tmp_path / "data.npz")]
+    row = table(run)[0]
+    at, file = int(row["index"]), str(run / "proofs" / row["certificate"])
+
+    def told(x: np.ndarray, y: np.ndarray) -> Result:
+        np.savez(path, x=x, y=y)
+        return CliRunner().invoke(main, ["check", file, "digits-cnn", *asked])
+
+    x, y = digits.x.numpy(), digits.y.numpy()
+    places = {int(index): place for place, index in enumerate(digits.index.tolist())}
+    order = (
+        [places[index] for index in range(len(places))] if set(places) == set(range(len(places))) else None
+    )
+    x, y = (x, y) if order is None else (x[order], y[order])
+    same = told(x, y)
+    assert same.exit_code == 0, same.output
+    pixel, label = x.copy(), y.copy()
+    pixel[at, 0, 3, 3] = np.nextafter(pixel[at, 0, 3, 3], 0.5, dtype=pixel.dtype)
+    label[at] = (label[at] + 1) % 10
+    for images, labels, said in (
+        (pixel, y, f"its image is not image {at}"),
+        (x, label, f"image {at} is labelled {label[at]}"),
+        (x[::-1], y[::-1], "its image is not image"),
+    ):
+        result = told(images, labels)
+        assert result.exit_code == 1 and said in result.output, result.output
 
 
 LIES: dict[str, tuple[Callable[[Certificate], Certificate], str]] = {
@@ -170,8 +232,8 @@ def test_a_header_with_a_radius_that_is_none_is_rejected(eps: object, run: Path,
     from certnas.proofs import files
 
     path = sorted((run / "proofs").iterdir())[0]
-    packed, (kept,) = files._packed, read(path)
-    monkeypatch.setattr(files, "_packed", lambda *given: packed(*given) | {"eps": eps})
+    packed, (kept,) = files._Packing.certificate, read(path)
+    monkeypatch.setattr(files._Packing, "certificate", lambda *given: packed(*given) | {"eps": eps})
     path.write_bytes(encode([kept]))
     result = checked(path)
     assert result.exit_code == 1 and "rejected" in result.output and "Traceback" not in result.output

@@ -154,6 +154,7 @@ def test_images_not_right_at_the_centre_are_not_evaluated() -> None:
     witness = Witness(lambda eps, image: 1 - eps)
     radii = search_radii(witness, centre, one, one * 9)
     assert radii.evaluations[1:].tolist() == [0, 0, 0] and radii.radius[1:].tolist() == [0, 0, 0]
+    assert radii.finite.tolist() == [True, True, True, False], "a tie is not for want of a bound"
     assert radii.radius[0] > 0.999 * 0.999
     assert len(search_radii(witness, centre[:0], one[:0], one[:0]).radius) == 0
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import bounds
 from bounds import Slope
 
-CHUNKS, EACH = 10, examples(64, 210)
+CHUNKS, EACH = 10, examples(32, 210)
 RADII = (0.0, 1e-3, 0.02, 0.1, 0.3, 1.0)
 TURNS: tuple[dict[str, bounds.Method], ...] = (
     {"zonotope": bounds.Zonotope(), "crown parallel": bounds.Crown(Slope.PARALLEL)},
@@ -130,7 +130,7 @@ def test_every_method_holds_on_random_networks(chunk: int) -> None:
 
 
 def test_how_many_networks_are_drawn() -> None:
-    assert examples(600, 2000) <= CHUNKS * EACH
+    assert examples(300, 2000) <= CHUNKS * EACH
 
 
 def test_the_draws_cover_every_kind_of_step_and_differ() -> None:

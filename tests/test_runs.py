@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import process_time
 
 import pytest
 import torch
@@ -98,6 +99,32 @@ def test_a_wrong_setting_is_named(table: dict[str, object], said: str) -> None:
     with pytest.raises(UserError) as error:
         from_table(Outer, table)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join(["a"] * 100_000) + " = 1",
+        "[" + " . ".join(["a"] * 100_000) + "]",
+        "a = {" + ".".join(["'a b'"] * 100_000) + " = 1}",
+        ".".join(['"x"'] * 65) + " = 1",
+        "a = " + "[" * 100_000,
+    ],
+)
+def test_deep_toml_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    began = process_time()
+    with pytest.raises(
+        UserError, match=r"c\.toml: cannot be read: it is nested too deeply; give a TOML file$"
+    ):
+        read_toml(tmp_path / "c.toml")
+    assert process_time() - began < 5.0
+
+
+def test_long_words_and_lists_are_no_deep_toml(tmp_path: Path) -> None:
+    text = f"{'a' * 100_000} = [{', '.join(['0.5'] * 1000)}]\n{'.'.join(['a'] * 60)} = '{'b.' * 1000}'\n"
+    (tmp_path / "c.toml").write_text(text)
+    assert read_toml(tmp_path / "c.toml")["a" * 100_000] == [0.5] * 1000
 
 
 def test_whole_numbers_stand_for_floats_and_none_is_left_out() -> None:

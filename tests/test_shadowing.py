@@ -12,13 +12,20 @@ PLUGIN = ("-p", "no:cacheprovider", "-p", "certnas.testing.plugin")
 SHADOW = "HERE = 'the user'\n"
 SAME = """
 import sys
-import {first}
+import FIRST
 import certnas.bounds.graph.facts, bounds, bounds.graph.facts, bounds.extend, certnas.bounds, certnas.bounds.extend
 import cli.values, certnas.cli.values
 assert bounds is certnas.bounds and bounds.graph.facts is certnas.bounds.graph.facts
 assert bounds.extend.BoundState is certnas.bounds.extend.BoundState
 assert cli.values is certnas.cli.values
 assert bounds.Linf.__module__ == "certnas.bounds.region"
+from bounds.operators.rule import Nonlinear
+assert Nonlinear is bounds.Nonlinear and "bounds.operators.rule" in sys.modules
+files = {}
+for name, module in list(sys.modules.items()):
+    if name.split(".")[0] in ("bounds", "cli", "certnas") and getattr(module, "__file__", None):
+        files.setdefault(module.__file__, set()).add(id(module))
+assert all(len(copies) == 1 for copies in files.values()), [f for f in files if len(files[f]) > 1]
 assert sum(m.__name__.endswith("bounds.region") for m in set(sys.modules.values())) == 1
 import pickle
 assert pickle.loads(pickle.dumps(bounds.Crown())) == bounds.Crown()
@@ -56,7 +63,7 @@ def shadowed(tmp_path: Path) -> Path:
     "first", ["certnas", "bounds", "bounds.graph.facts", "cli.main", "certnas.bounds.extend"]
 )
 def test_both_names_are_one_package(first: str, tmp_path: Path) -> None:
-    done = run(["-c", SAME.format(first=first)], tmp_path)
+    done = run(["-c", SAME.replace("FIRST", first)], tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -68,6 +75,11 @@ def test_the_pytest_plugin_works_beside_such_files(shadowed: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_a_module_of_cli_runs_by_its_short_name(tmp_path: Path) -> None:
+    done = run(["-m", "cli.main", "--help"], tmp_path)
+    assert done.returncode == 0 and "certify" in done.stdout, done.stderr
 
 
 def test_the_command_line_works_beside_such_files(shadowed: Path) -> None:

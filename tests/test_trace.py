@@ -289,3 +289,56 @@ def test_filled_tensors_are_constants(method: str) -> None:
     constant = torch.ones(8, 16, dtype=torch.bool)
     constant[4:6] = False  # the channels of relu(x)
     assert torch.equal(lower[:, constant.flatten()], upper[:, constant.flatten()])
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.shift = nn.Linear(3, 3), torch.tensor([1.0, 2.0, 3.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) + self.shift
+
+
+def test_bind_takes_what_the_module_has_under_its_names_now() -> None:
+    """Also where parameters were replaced, as an assigning load_state_dict and some search steps do."""
+    model, x = Named().eval(), torch.rand(2, 3)
+    graph = bounds.trace(model, x)
+
+    def replaced_weight() -> None:
+        model.fc.weight = nn.Parameter(torch.rand(3, 3))
+
+    def replaced_layer() -> None:
+        model.fc = nn.Linear(3, 3)
+
+    def assigned() -> None:
+        model.load_state_dict({name: value + 1 for name, value in model.state_dict().items()}, assign=True)
+
+    def replaced_constant() -> None:
+        model.shift = torch.zeros(3)
+
+    def parametrized() -> None:
+        nn.utils.parametrizations.weight_norm(model.fc)
+        model.fc.parametrizations.weight.original0.data.mul_(2)
+
+    for change in (replaced_weight, replaced_layer, assigned, replaced_constant, parametrized):
+        before = graph.bind()(x)
+        change()
+        torch.testing.assert_close(graph.bind()(x), model(x))
+        assert not torch.allclose(before, model(x))
+    with_fewer = nn.Linear(3, 3, bias=False)
+    model.fc = with_fewer
+    with pytest.raises(InvalidInput, match=r"no parameter 'fc\.bias' any more"):
+        graph.bind()
+
+
+def test_blocks_that_record_gradients_are_read() -> None:
+    def f(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y, z = torch.relu(x * 2), x - 1
+            y += z
+        with torch.no_grad(), torch.enable_grad():
+            return y * z
+
+    x = torch.rand(2, 3)
+    torch.testing.assert_close(bounds.trace(made(lambda m, x: f(x)), x).bind()(x), f(x))

@@ -213,7 +213,10 @@ REFUSED = {
     "the first image": (lambda m, h: h + h[:1], OTHERS),
     "one image written": (lambda m, h: h.index_fill_(0, torch.tensor([0]), 0.0), "no rule|moves or mixes"),
     "one row written": (lambda m, h: h[0].zero_() * 0 + h, OTHERS),
-    "the batch squeezed": (lambda m, h: h.unsqueeze(1).squeeze(), OTHERS),
+    "half precision": (lambda m, h: h.half().float(), "casts to torch.float16, which rounds"),
+    "NaN for an option": (lambda m, h: F.leaky_relu(h, float("nan")), "takes NaN for negative_slope"),
+    "the mean of nothing": (lambda m, h: h + h[:, 9:].mean(1, keepdim=True), "mean of no numbers"),
+    "division by no variance": (lambda m, h: F.layer_norm(h, h.shape[1:], eps=0.0), "accepted: eps > 0"),
     "integers": (lambda m, h: h.to(torch.int32), "leaves floating point"),
 }  # fmt: skip
 

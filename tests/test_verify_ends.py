@@ -112,3 +112,19 @@ def test_a_deadline_is_not_lost_in_a_callback(patience: float, monkeypatch: pyte
         del key
         last(10)
     assert returned and reference() is None
+
+
+def test_the_preparation_of_a_search_counts_and_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done before the first stage may take long, too, with huge numbers in rational arithmetic."""
+
+    def forever(network: object, prop: object) -> None:
+        while True:
+            pass
+
+    network, prop = hard()
+    traced = network_of(network, (40,))
+    monkeypatch.setattr("certnas.verifier.verification.equal_bounds", forever)
+    began = time.monotonic()
+    verdict = verify_network(traced, prop, timeout=0.3)
+    assert time.monotonic() - began < 3
+    assert (verdict.status, verdict.bound, verdict.by) == ("timeout", -math.inf, "preparation")

@@ -25,9 +25,7 @@ def by_channel(values: Tensor, axes: int) -> Tensor:
 
 
 class _Normalised(torch.autograd.Function):
-    """(x − μ)/√(σ² + ε), μ and σ² with one joint derivative; the kernel that normalises returns the statistics as
-    well.
-    """
+    """(x − μ)/√(σ² + ε), μ and σ² with one joint derivative; one kernel computes all three."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,21 +14,34 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..errors import UnsupportedOp
+
 aten = torch.ops.aten
 Slicer = Callable[[dict[str, Any], Any], list[tuple[Any, dict[str, Any]]]]
 """For an operator with several outputs: (operator, arguments) for each output."""
 
 
+PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar)
+"""Products with a tensor or a number."""
+
+
 def fill_of(target: Any, arguments: dict[str, Any]) -> float | None:
-    """Return the value of a tensor that is filled with one value, such as a product with a literal zero; None for
-    others.
-    """
-    if target in (aten.mul.Tensor, aten.mul.Scalar):
+    """Return the value that fills a tensor, such as 0 for a product with a literal zero; None for other tensors."""
+    if target in PRODUCTS:
         factors = [arguments["self"], arguments["other"]]
         return 0.0 if any(isinstance(factor, (int, float)) and factor == 0 for factor in factors) else None
     if target in (aten.full_like.default, aten.new_full.default):
         return arguments["fill_value"]
     return FILLS.get(target)
+
+
+def narrows(target: Any, value: Any) -> bool:
+    """Return whether an operator casts to a type without large numbers: it rounds, so it is not the identity."""
+    casts = (aten.to, aten.type_as, aten._to_copy)
+    return getattr(target, "overloadpacket", None) in casts and value.dtype not in (
+        torch.float32,
+        torch.float64,
+    )
 
 
 def keeps_numbers(target: Any, value: Any) -> bool:
@@ -165,6 +178,11 @@ def _layer_norm(
     cudnn_enable: bool = True,
 ) -> fx.Node:
     """Write (x − mean) / √(mean of (x − mean)² + ε) · weight + bias over the last axes.  Ba, Kiros, Hinton 2016."""
+    if not eps > 0:
+        raise UnsupportedOp(
+            f"trace: aten.layer_norm.default with eps={eps:g}: where all numbers are equal it divides by zero, or by "
+            "what rounding leaves; accepted: eps > 0"
+        )
     dims = list(range(-len(normalized_shape), 0))
     centered = write(aten.sub.Tensor, x, write(aten.mean.dim, x, dims, True))
     variance = write(aten.mean.dim, write(aten.square.default, centered), dims, True)

@@ -29,9 +29,7 @@ class Facts:
     prefix: frozenset[str]
     """The nodes whose ancestors are all affine, the input included."""
     plain: frozenset[str]
-    """The nodes of the prefix on which interval arithmetic from a box is exact: at most one mixing operator precedes
-    them.
-    """
+    """The nodes of the prefix on which interval arithmetic is exact: at most one mixing operator precedes them."""
     readers: dict[str, tuple[Reader, ...]]
     """The nonlinear readers of every tensor that needs intermediate bounds (pre-activations), in topological order.
 
@@ -45,6 +43,8 @@ class Facts:
     """The nonlinear nodes at which the linear tail begins."""
     children: dict[str, tuple[str, ...]]
     """The nodes that read each tensor."""
+    partial: tuple[str, ...]
+    """The nodes whose operator is not defined everywhere, such as log."""
 
 
 @lru_cache(maxsize=64)
@@ -76,6 +76,7 @@ def facts_of(graph: Graph) -> Facts:
         linear_tail=tail,
         tail_ends=tuple(name for name in graph.nodes if name in starts and name not in tail),
         children=children,
+        partial=_partial(graph),
     )
 
 
@@ -118,3 +119,11 @@ def _linear_tail(graph: Graph) -> frozenset[str]:
             tail.add(name)
             stack += graph.nodes[name].operands
     return frozenset(tail)
+
+
+def _partial(graph: Graph) -> tuple[str, ...]:
+    """Return the nodes whose operator is not defined everywhere, such as log."""
+    rules = {name: rule_for(node) for name, node in graph.nodes.items()}
+    return tuple(
+        name for name, rule in rules.items() if isinstance(rule, Nonlinear) and rule.domain is not None
+    )

@@ -32,6 +32,28 @@ def functional(program: Any) -> Any:
     return program
 
 
+def without_modes(program: Any) -> None:
+    """Replace blocks that switch gradients on or off by their contents; no value depends on the switch."""
+    graph, module = program.graph, program.graph_module
+    blocks = [
+        node for node in graph.nodes if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled
+    ]
+    for block in blocks:
+        _, inner, *operands = block.args
+        body = getattr(module, inner.target).graph
+        inputs = (node for node in body.nodes if node.op == "placeholder")
+        with graph.inserting_before(block):
+            copied = graph.graph_copy(body, dict(zip(inputs, operands, strict=True)))
+        for output in list(block.users):
+            output.replace_all_uses_with(copied[output.args[1]])
+            graph.erase_node(output)
+        graph.erase_node(block)
+        graph.erase_node(inner)
+        delattr(module, inner.target)
+    if blocks:
+        module.recompile()
+
+
 def mutable(target: Any) -> bool:
     """Return whether an operator writes to one of its arguments."""
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable

@@ -11,10 +11,11 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BoundsError, InvalidInput
 from .batch_norm import normalised
@@ -38,9 +39,13 @@ class Graph:
     parameters: Mapping[str, str]
     """The name of the parameter or buffer in the module, by node name."""
     defaults: Mapping[str, Tensor] = field(repr=False)
-    """The traced module's own tensors by parameter name (not copies), used for parameters that `bind` is not given."""
+    """The traced module's own tensors by parameter name (not copies), as they were when it was traced."""
     batch_sizes: tuple[str, ...] = ()
     """The names of the values that are the size of the batch."""
+    owner: nn.Module | None = field(default=None, repr=False)
+    """The traced module; `bind` reads its present tensors for the parameters that it is not given."""
+    owned: frozenset[str] = frozenset()
+    """The names of the module's parameters and buffers."""
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -58,10 +63,14 @@ class Graph:
         return found
 
     @cached_property
+    def has_finite_arguments(self) -> bool:
+        """Whether every number among the arguments of the nodes is finite."""
+        numbers = (value for node in self.nodes.values() for value in node.arguments.values())
+        return all(isfinite(value) for value in numbers if isinstance(value, float))
+
+    @cached_property
     def with_fixed_statistics(self) -> Graph:
-        """The graph with every training-mode batch normalisation normalising by the constants "NODE.mean" and
-        "NODE.var".
-        """
+        """The graph in which training-mode batch normalisations use the constants "NODE.mean" and "NODE.var"."""
         nodes = {
             name: replace(
                 node,
@@ -93,10 +102,11 @@ class Graph:
         """Return the network with its parameters, and evaluate every node that does not depend on the input.
 
         params: tensors by their names in the module's `named_parameters()` and `named_buffers()`; the others keep the
-        traced module's tensors.  dtype, device: those of the computation; by default those of the parameters.  batch
-        [M, *input_shape]: for a network traced in training mode, the images whose statistics its batch normalisations
-        use, as constants.
-        Raises InvalidInput for an unknown name, a wrong shape, NaN among the parameters, or a missing batch.
+        traced module's present tensors.  dtype, device: those of the computation; by default those of the parameters.
+        batch [M, *input_shape]: for a network traced in training mode, the images whose statistics its batch
+        normalisations use, as constants.
+        Raises InvalidInput for an unknown name, a name that the module no longer has, a wrong shape, NaN among the
+        parameters, a batch normalisation by a variance that is not above 0, or a missing batch.
 
         >>> import torch
         >>> import bounds
@@ -112,7 +122,7 @@ class Graph:
             )
         values: dict[str, Any] = {}
         for node_name, name in self.parameters.items():
-            tensor = given.get(name, self.defaults[name])
+            tensor = given[name] if name in given else self._current(name)
             if tensor.shape != self.defaults[name].shape:
                 raise InvalidInput(
                     f"bind: parameter '{name}' has shape {list(tensor.shape)}, "
@@ -133,8 +143,34 @@ class Graph:
         )
         for node in self.constants:
             values[node.name] = execute(node, values, run_dtype, run_device)
+        self._check_variances(values)
         network = Network(self, values, run_dtype, run_device)
         return network.with_statistics(batch) if any(_uses_batch(n) for n in self.nodes.values()) else network
+
+    def _current(self, name: str) -> Tensor:
+        """Return the module's present tensor of this name, or the traced one for a constant of the module's code."""
+        tensor: Any = self.owner
+        for part in name.split("."):
+            tensor = getattr(tensor, part, None)
+        if isinstance(tensor, Tensor):
+            return tensor
+        if name in self.owned:
+            raise InvalidInput(
+                f"bind: the traced module has no parameter '{name}' any more; trace it again, or give one"
+            )
+        return self.defaults[name]
+
+    def _check_variances(self, values: Mapping[str, Any]) -> None:
+        """Raise InvalidInput for a batch normalisation that divides by the root of a number that is not above 0."""
+        for node in self.nodes.values():
+            if node.op != "aten.batch_norm.default" or node.arguments["training"]:
+                continue
+            variance = resolve(node.arguments["running_var"], values)
+            if not bool((variance + node.arguments["eps"] > 0).all()):
+                raise InvalidInput(
+                    f"bind: {node.where()} divides by the root of a variance + eps of "
+                    f"{float((variance + node.arguments['eps']).min()):g}; accepted: numbers above 0"
+                )
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
@@ -160,16 +196,31 @@ class Network:
     batch_output: Tensor | None = field(default=None, repr=False)
     """The outputs for the batch whose statistics f normalises by; None if there is none."""
 
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether every constant and every number among the arguments is finite; `bind` has checked the parameters."""
+        constants = (self.values[node.name] for node in self.graph.constants)
+        return self.graph.has_finite_arguments and all(
+            bool(torch.isfinite(value).all())
+            for value in constants
+            if isinstance(value, Tensor) and value.is_floating_point()
+        )
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return f(x).  x [N, *input_shape]; returns [N, *output_shape]."""
         *_, last = self.run(x)
         return last[1]
 
     def run(
-        self, x: Tensor, normalise: Callable[[Node, Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        normalise: Callable[[Node, Tensor], Tensor] | None = None,
+        read_as: Callable[[Node, Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[str, Tensor]]:
-        """Yield every node's name and value.  `normalise` evaluates the batch normalisations that use batch
-        statistics.
+        """Yield every node's name and value.
+
+        normalise: evaluates the batch normalisations that use batch statistics.  read_as: the value that later nodes
+        read in place of a node's value.
         """
         graph = self.graph
         if tuple(x.shape[1:]) != graph.input_shape:
@@ -190,6 +241,8 @@ class Network:
                     values[node.name] = execute(node, values, self.dtype, self.device)
             except RuntimeError as error:
                 raise BoundsError(f"evaluating {node.where()}: {str(error).splitlines()[0]}") from error
+            if read_as is not None:
+                values[node.name] = read_as(node, values[node.name])
             yield node.name, values[node.name]
             for operand in graph.last_reads.get(node.name, ()):
                 del values[operand]
@@ -212,9 +265,7 @@ class Network:
         return Network(self.graph, values, dtype, target)
 
     def with_statistics(self, batch: Tensor | None) -> Network:
-        """Return the network with the statistics of `batch`, as constants, in every training-mode batch
-        normalisation.
-        """
+        """Return the network whose training-mode batch normalisations use the statistics of `batch` as constants."""
         if batch is None:
             raise InvalidInput(
                 "bind: the network was traced in training mode and normalises by batch statistics; "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from math import isnan
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import UnsupportedOp
 from .exported import ExportedCall, refs_of
@@ -46,8 +48,6 @@ def moves_images(target: Any, arguments: dict[str, Any], rank: int) -> bool:
     """
     if target is aten.index.Tensor:
         return arguments["indices"][0] is not None
-    if target is aten.squeeze.default:
-        return True  # a batch of one image loses its dimension
     if target in _PADS:
         return len(arguments["pad"]) >= 2 * rank and any(arguments["pad"][2 * rank - 2 :])
     if target is aten.layer_norm.default:
@@ -88,6 +88,19 @@ def refuse_chance(call: ExportedCall) -> None:
         raise UnsupportedOp(f"trace: {call.where()} {what}")
     if call.target in UNWRITTEN:
         raise UnsupportedOp(f"trace: {call.where()} is memory that nothing has written to when it is read")
+
+
+def refuse_nan(call: ExportedCall, values: Mapping[str, Any]) -> None:
+    """Raise UnsupportedOp if an argument is NaN, or if the call is a mean of no numbers.
+
+    values: the values of earlier calls by name.
+    """
+    for key, value in call.arguments.items():
+        if isinstance(value, float) and isnan(value):
+            raise UnsupportedOp(f"trace: {call.where()} takes NaN for {key}; accepted: a number")
+    read = values.get(call.arguments["self"].name) if call.target is aten.mean.dim else None
+    if isinstance(read, Tensor) and any(size == 0 for size in read.shape[1:]):
+        raise UnsupportedOp(f"trace: {call.where()} is the mean of no numbers, which is NaN")
 
 
 def refuse_batch_arithmetic(call: ExportedCall, batch_scalars: Collection[str]) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..errors import ConstantOutput, InvalidInput, UnsupportedOp
 from ..operators import RULES
 from . import Graph, Node, Ref
-from .canonical import LIKE, SPLITS, SYNONYMS, fill_of, keeps_numbers
+from .canonical import LIKE, PRODUCTS, SPLITS, SYNONYMS, fill_of, keeps_numbers, narrows
 from .exported import ExportedCall, ancestors, has_free_size, module_of, names_of, refs_of
 from .functionalise import mutable, out_of_place
-from .purity import moves_images, refuse_batch_arithmetic, refuse_batch_guards, refuse_chance
+from .purity import moves_images, refuse_batch_arithmetic, refuse_batch_guards, refuse_chance, refuse_nan
 
 aten = torch.ops.aten
 
@@ -30,9 +31,7 @@ _ARITHMETIC = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tenso
 
 
 class ProgramReader:
-    """Reads a functional program once, along the nodes that the output needs; statistics and auxiliary heads are
-    skipped.
-    """
+    """Reads a functional program once, along the nodes that the output needs."""
 
     def __init__(self, program: Any, tensors: dict[str, Tensor], input_shape: tuple[int, ...]) -> None:
         self.program = program
@@ -80,8 +79,9 @@ class ProgramReader:
     # Inputs and outputs of the program
 
     def _output(self) -> fx.Node:
-        """Return the network's output: the first tensor that the model itself returns, after the buffers that it
-        changes.
+        """Return the network's output: the first tensor that the model itself returns.
+
+        The program returns the buffers that the model changes before it.
         """
         (node,) = (node for node in self.program.graph.nodes if node.op == "output")
         specs = self.program.graph_signature.output_specs
@@ -112,6 +112,11 @@ class ProgramReader:
             name = source or lifted
             self.parameters[node.name] = name
             self.defaults[name] = self.tensors[name] if name in self.tensors else self.program.constants[name]
+            if isinstance(self.defaults[name], FakeTensor):
+                raise InvalidInput(
+                    "trace: the model keeps a tensor that it computed outside of its parameters and buffers, and reads "
+                    "it at the next call: it is no function of its input"
+                )
             self._refuse_changed(name)
         self.values[node.name] = node.meta["val"]
 
@@ -185,8 +190,11 @@ class ProgramReader:
         target: Any = out_of_place(node.target) if mutable(node.target) else node.target
         target = SYNONYMS.get(target, target)
         arguments = self._named_arguments(node, target)
+        if target is aten.squeeze.default:
+            target, arguments = self._with_squeezed_axes(arguments)
         call = ExportedCall(node.name, target, arguments, value, module_of(node))
         refuse_chance(call)
+        refuse_nan(call, self.values)
         if target in LIKE and self._perturbed(arguments["other"]):
             call = self._with_literal_shape(call)
             target, arguments = call.target, call.arguments
@@ -195,11 +203,16 @@ class ProgramReader:
             self._add_constant(call)
             return
         refuse_batch_arithmetic(call, self.batch_scalars)
+        if narrows(target, value) and value.is_floating_point():
+            raise UnsupportedOp(
+                f"trace: {call.where()} casts to {value.dtype}, which rounds, and makes infinity of large numbers; "
+                "accepted: casts to float32 and float64"
+            )
         if keeps_numbers(target, value) and self._perturbed(arguments["self"]):
             self.alias[node.name] = arguments["self"].name
             return
         fill = fill_of(target, arguments)
-        if fill is not None:
+        if fill is not None and not (target in PRODUCTS and self._may_be_undefined(operands)):
             self._add_filled(call, fill)
             return
         first = self.first_calls.setdefault((target, repr(arguments)), node.name)
@@ -228,8 +241,9 @@ class ProgramReader:
         return True
 
     def _add_constant(self, call: ExportedCall) -> None:
-        """Add a node that no pixel influences.  If the batch's size influences it, it is a length or the same row per
-        image.
+        """Add a node that no pixel influences.
+
+        If the size of the batch influences the node, it is a length or the same row for each image.
         """
         refs = refs_of(call.arguments)
         sized = any(ref.name in self.batch_scalars for ref in refs)
@@ -265,6 +279,12 @@ class ProgramReader:
         dtype = torch.float32 if call.value.is_floating_point() else call.value.dtype
         arguments = {"size": size, "fill_value": fill, "dtype": dtype, "device": torch.device("cpu")}
         self.constants[call.name] = Node(call.name, aten.full.default, arguments, (), (), call.module)
+
+    def _with_squeezed_axes(self, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return a squeeze of all axes of size 1 as one of these axes, without that of a batch of one image."""
+        whole = self.values[arguments["self"].name].shape
+        dims = [dim for dim, size in enumerate(whole) if not isinstance(size, torch.SymInt) and size == 1]
+        return aten.squeeze.dims, {"self": arguments["self"], "dim": dims}
 
     def _with_literal_shape(self, call: ExportedCall) -> ExportedCall:
         """Return the call with a literal shape in place of a tensor that gives only its shape."""
@@ -325,9 +345,7 @@ class ProgramReader:
         self.nodes[name] = Node(name, target, arguments, operands, shape, module)
 
     def _as_float(self, item: Any, module: str) -> Any:
-        """Return a floating-point constant for a mask of booleans or integers that is combined with a perturbed
-        tensor.
-        """
+        """Return a floating-point constant for a mask that is combined with a perturbed tensor."""
         value = self.values.get(item.name) if isinstance(item, Ref) else None
         if not isinstance(value, Tensor) or value.is_floating_point():
             return item
@@ -335,6 +353,19 @@ class ProgramReader:
         arguments = {"self": item, "dtype": torch.float32}
         self.constants[name] = Node(name, aten._to_copy.default, arguments, (), (), module)
         return Ref(name)
+
+    def _may_be_undefined(self, names: tuple[str, ...]) -> bool:
+        """Return whether tensors depend on an operator that is not defined everywhere; 0 times its NaN is NaN."""
+        stack, seen = list(names), set(names)
+        while stack:
+            node = self.nodes.get(stack.pop())
+            if node is None:
+                continue
+            if getattr(RULES.get(node.target), "domain", None) is not None:
+                return True
+            stack += set(node.operands) - seen
+            seen.update(node.operands)
+        return False
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.input_shape if name == self.input else self.nodes[name].shape
@@ -350,8 +381,6 @@ class ProgramReader:
         return not moves_images(call.target, call.arguments, ranks[0] if ranks else values[0].dim())
 
     def _keeps_batch(self, value: Tensor) -> bool:
-        """Return whether the batch is dimension 0 and only there; sizes are compared as symbols, not by the
-        example's.
-        """
+        """Return whether the batch is dimension 0 and only there; sizes are compared as symbols."""
         free = [isinstance(size, torch.SymInt) for size in value.shape]
         return bool(free) and free[0] and not any(free[1:]) and str(value.shape[0]) == str(self.batch)

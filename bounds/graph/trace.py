@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from inspect import Parameter, signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidInput
+from ..errors import BoundsError, InvalidInput
 from . import Graph
 from .canonical import compose
-from .functionalise import functional
+from .functionalise import functional, without_modes
 from .reader import ProgramReader
 
 
@@ -39,7 +42,8 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    return ProgramReader(program, tensors, tuple(example.shape[1:])).graph()
+    graph = ProgramReader(program, tensors, tuple(example.shape[1:])).graph()
+    return replace(graph, owner=model, owned=frozenset(tensors) & frozenset(graph.defaults))
 
 
 def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
@@ -51,7 +55,9 @@ def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgra
     example = example.detach()
     if len(example) < 2:
         example = torch.cat([example, example])
-    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    dynamic: Any = ({0: torch.export.Dim.DYNAMIC},)
+    if next(iter(signature(model.forward).parameters.values())).kind is Parameter.VAR_POSITIONAL:
+        dynamic = (dynamic,)  # the forward(*inputs) of a wrapper, such as a compiled or parallel module
     with _export_mode(model):
         try:
             program = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=False)
@@ -61,8 +67,12 @@ def program_of(model: nn.Module, example: Tensor) -> torch.export.ExportedProgra
                 f"{_first_line(error)}"
             ) from error
         try:
+            without_modes(program)
+            without_modes(program)
             compose(program)
             program = functional(program)
+        except BoundsError:
+            raise
         except Exception as error:
             raise InvalidInput(
                 "trace: torch cannot say what the model's in-place operators do, use the out-of-place forms: "
@@ -77,9 +87,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _export_mode(model: nn.Module) -> Iterator[None]:
-    """Disable gradients, which forbid some writes to views, and fused attention; restore the modules' modes
-    afterwards.
-    """
+    """Disable gradients, which forbid some writes to views, and fused attention; then restore the modes."""
     training = {module: module.training for module in model.modules()}
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

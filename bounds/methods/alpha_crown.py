@@ -24,9 +24,7 @@ TargetAlphas = dict[str, NodeAlphas]
 MOST_OWN_ALPHAS = 1 << 25
 """Largest number of per-unit alphas kept for one tensor, assuming every unit is unstable.  Chosen by hand."""
 ALPHAS_AT_ONCE = 1 << 24
-"""Largest number of alphas of the images that are optimised together; memory is about ten times that.  Chosen by
-hand.
-"""
+"""Largest number of alphas optimised together; memory is about ten times that.  Chosen by hand."""
 CURVED = 0.2
 """Factor on the step size for alphas of curves: their bounds react more strongly than a ReLU's.  Chosen by hand."""
 
@@ -99,7 +97,7 @@ class AlphaCrown(Method):
         return CrownAtAlphas(alpha_set.alphas, self.slope)
 
     def _ascend(self, state: BoundState, coef: Tensor, best: Tensor, alpha_set: _AlphaSet) -> Tensor:
-        """Return the best bound of every row of an ascent on their sum, and leave `alpha_set` at every image's best
+        """Return the best bound of every row of an ascent on their sum; `alpha_set` ends at each image's best
         iterate.
         """
         parameters = alpha_set.parameters()
@@ -139,9 +137,7 @@ class AlphaCrown(Method):
 
 @dataclass(frozen=True)
 class _AlphaSet:
-    """The alphas of all targets, and the units of each target that have their own: all unstable ones if none are
-    given.
-    """
+    """The alphas of all targets, and the units of each target that have their own (all unstable ones by default)."""
 
     alphas: TargetAlphas
     own_masks: dict[str, Tensor] = field(default_factory=dict)
@@ -253,8 +249,9 @@ def _initial(state: BoundState, rows: int, own_masks: dict[str, Tensor]) -> _Alp
 
 
 def _intersect_keeping_gradient(old: Interval, new: Interval) -> Interval:
-    """Return the intersection with the derivative of the new interval, so that alphas keep a gradient if the old
-    interval is as tight.
+    """Return the intersection with the derivative of the new interval.
+
+    So alphas keep a gradient if the old interval is as tight.
     """
     intersection = old.intersect(new)
     pairs = [(intersection.lower, new.lower), (intersection.upper, new.upper)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..interval import Interval
+from ..operators import Nonlinear, rule_for
 from ..relaxation import Slope
 from ..state import BoundState
 from .method import Method
@@ -31,12 +32,15 @@ class Crown(Method):
 
     Intersected bounds are tighter on average.  But a tighter interval may flip the adaptive slope of a ReLU, so that a
     single output bound can become looser.  False gives the bounds of auto_LiRPA, or tighter ones if intervals on the
-    way decide the sign of a unit that CROWN alone leaves unstable.
+    way decide the sign of a unit that CROWN alone leaves unstable.  The output of a nonlinear operator is intersected
+    with its range on the operand's interval in any case, because its planes leave that range.
     """
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
+        nodes = state.network.graph.nodes
         for target in state.facts.readers:
-            state.refine(target, meet=Interval.intersect if self.intersect else _replace)
+            ranged = target in nodes and isinstance(rule_for(nodes[target]), Nonlinear)
+            state.refine(target, meet=Interval.intersect if self.intersect or ranged else _replace)
         by_intervals = state.lower_bounds_by_intervals(coef)
         return torch.fmax(by_intervals, state.lower_bounds(state.network.graph.output, coef))

@@ -60,8 +60,7 @@ def lower_bounds(
     Returns [N, S], differentiable in the network's parameters, the region's centre and radius, and the rows.  A bound
     is −∞ if intervals grow beyond the range of the precision.
     Raises InvalidInput if rows, images and network do not fit together, UnsupportedOp for an operator without a rule,
-    and
-    OutOfMemory if the device has too little memory.  Issues a MemoryWarning if smaller blocks of rows are needed.
+    and OutOfMemory if the device has too little memory.  Issues a MemoryWarning if smaller blocks of rows are needed.
 
     >>> import torch
     >>> import bounds

@@ -37,7 +37,7 @@ class Zonotope(Method):
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
         forms = ZonotopePass(state, self.errors)
-        by_forms = forms.lower(forms.run(), coef)
+        by_forms = state.defined(coef, forms.lower(forms.run(), coef))
         return torch.fmax(by_forms, state.lower_bounds_by_intervals(coef))
 
 

@@ -238,6 +238,7 @@ _ADD = Affine(
 )
 _AVERAGE = Affine(applied, magnitude=one_signed)
 
+SUMS = (aten.add.Tensor, aten.sub.Tensor)
 SCALES = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
 
 RULES: dict[Any, Rule] = {

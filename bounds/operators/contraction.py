@@ -80,9 +80,7 @@ def _terms(equation: str) -> tuple[list[str], str]:
 
 
 def _check_einsum(node: Node) -> None:
-    """Check that images stay separate: the batch is the first letter of every perturbed factor and of the result
-    only.
-    """
+    """Check that images stay separate: the batch is the first letter of each perturbed factor and of the result."""
     (terms, out), given = _terms(node.arguments["equation"]), factors(node)
     moving = [t for t, f in zip(terms, given, strict=True) if isinstance(f, Ref) and f.name in node.operands]
     still = [t for t in terms if t not in moving]

@@ -50,9 +50,7 @@ def symmetric_geometry(call: Call) -> tuple[list[int], list[int], list[int]] | N
 
 
 def _convolve_back(back: Callable[..., Tensor]) -> TransposeRule:
-    """Return the transpose of a convolution: the transposed convolution, with output padding if the stride leaves a
-    rest.
-    """
+    """Return the transpose of a convolution, with output padding if the stride leaves a remainder."""
 
     def transpose(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
         weight, size, geometry = call["weight"], call.shapes[0][1:], symmetric_geometry(call)

@@ -23,6 +23,9 @@ from ..relaxation import Diagonal, Relaxation, Slope, sandwich
 from .rule import Alphas, Nonlinear
 
 Function = Callable[[Tensor], Tensor]
+"""An element-wise function."""
+Domain = Callable[[Tensor, Tensor], Tensor]
+"""Returns whether a function is defined on all of [l, u], from l and u."""
 BISECTIONS = {torch.float32: 32, torch.float64: 62}
 """Bisection steps after which an interval is as small as the precision allows."""
 
@@ -42,18 +45,15 @@ class Curve:
     extrema: tuple[float, ...] = ()
     """The points where f itself changes from rising to falling or back."""
     stationary: Callable[[Tensor], Sequence[Tensor]] | None = None
-    """stationary(s): points with f'(x) = s in closed form, one per piece (any point if there is none); None:
-    bisection.
-    """
+    """stationary(s): points with f'(x) = s in closed form, one per piece; None: found by bisection."""
     bend: Function | None = None
     """The second derivative f''; given if f has inflections, so that tangents through an end are candidates."""
     fractions: tuple[float, ...] = field(default=(0.5,))
     """The positions between l and u at which tangents are candidates."""
-    domain: Callable[[Tensor, Tensor], Tensor] | None = None
+    domain: Domain | None = None
     """domain(l, u): whether f is defined on all of [l, u]; None if it is defined everywhere.  It must contain 1."""
     touchable: Callable[[Tensor, Tensor], Tensor] | None = None
-    """touchable(l, u): whether planes may touch f there, because f' is finite; None if they may everywhere.  It must
-    contain
+    """touchable(l, u): whether planes may touch f, because f' is finite; None if they always may.  It must contain
     1.
     """
 
@@ -221,10 +221,10 @@ def _levelled(planes: Relaxation, inside: Tensor, range_: Interval) -> Relaxatio
     )  # fmt: skip
 
 
-def rule(curve: Callable[[Call], Curve]) -> Nonlinear:
+def rule(curve: Callable[[Call], Curve], domain: Domain | None = None) -> Nonlinear:
     """Return the record of an element-wise function.
 
-    curve(call): the function, which may depend on constant arguments of the call.
+    curve(call): the function, which may depend on constant arguments of the call.  domain: the domain of these curves.
     """
 
     def interval(call: Call, x: Interval) -> Interval:
@@ -246,4 +246,8 @@ def rule(curve: Callable[[Call], Curve]) -> Nonlinear:
         width = torch.where(most > least, most - least, 1)
         return tuple(((s - least) / width).clamp(0, 1) for s in function.best(x))
 
-    return Nonlinear(interval, relax, alphas, patches=ELEMENTWISE)
+    def defined(call: Call, x: Interval) -> Tensor:
+        assert domain is not None
+        return domain(x.lower, x.upper)
+
+    return Nonlinear(interval, relax, alphas, domain=None if domain is None else defined, patches=ELEMENTWISE)

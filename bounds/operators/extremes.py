@@ -85,9 +85,7 @@ def _plane(
     weight_of_other: Tensor,
     bias: Tensor,
 ) -> Plane:
-    """Return the plane sign·((1 − w)·a + w·b + bias) of the operands, w being `weight_of_other`; constants go into the
-    bias.
-    """
+    """Return the plane sign·((1 − w)·a + w·b + bias), w being `weight_of_other`; constants go into the bias."""
     slopes: dict[str, Tensor] = {}
     bias = sign * bias
     for key, x, weight in zip(("self", "other"), both, (1 - weight_of_other, weight_of_other), strict=True):

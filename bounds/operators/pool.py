@@ -238,8 +238,9 @@ def _upper(low: Tensor, high: Tensor, center: Tensor, alphas: Alphas) -> tuple[T
 
 
 def _tree_wins(heights: list[Tensor], floor: Tensor, ceiling: Tensor) -> Tensor:
-    """Return whether the tree's plane is used.  With two contenders the heights are equal, and rounding must not
-    decide.
+    """Return whether the tree's plane is used.
+
+    With two contenders the heights are equal, and rounding must not decide.
     """
     return heights[1] <= heights[0] + 1e-5 * (ceiling - floor).squeeze(-2)
 

@@ -40,8 +40,7 @@ def _interval(negative: NegativeSlope) -> UnaryRule[Interval, Interval]:
 
 
 def _relu_interval(call: Call, x: Interval) -> Interval:
-    """Return the interval of relu(c ± r): upper end u = relu(c + r), radius min(r, u/2), so that no small radius is
-    lost.
+    """Return the interval of relu(c ± r) with upper end u = relu(c + r) and radius min(r, u/2), in full precision.
 
     The radius is computed as r₊ − relu(r₊ − u/2), with r₊ = r if u > 0 and 0 otherwise, because a minimum takes twenty
     times as long.
@@ -59,9 +58,7 @@ def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
 
 
 def chord(l: Tensor, u: Tensor, a: float | Tensor) -> Tensor:  # noqa: E741
-    """Return the slope (f(u) − f(l)) / (u − l) of the chord if l < 0 < u; otherwise that of the piece that holds [l,
-    u].
-    """
+    """Return the chord's slope (f(u) − f(l)) / (u − l) if l < 0 < u; otherwise the slope of the piece around [l, u]."""
     unstable = (l < 0) & (u > 0)
     width = torch.where(unstable, u - l, 1)
     inside = torch.where(u > 0, torch.ones_like(u), a * torch.ones_like(u))
@@ -69,9 +66,7 @@ def chord(l: Tensor, u: Tensor, a: float | Tensor) -> Tensor:  # noqa: E741
 
 
 def _adaptive(l: Tensor, u: Tensor, a: float | Tensor) -> Tensor:  # noqa: E741
-    """Return the choice between slope a (0) and slope 1 (1) that encloses the least area: Zhang et al. 2018, section
-    3.3.
-    """
+    """Return 0 for slope a or 1 for slope 1, whichever encloses the smaller area: Zhang et al. 2018, section 3.3."""
     return torch.where(u >= -l, torch.ones_like(u), torch.zeros_like(u))
 
 
@@ -133,8 +128,9 @@ def _prelu_weight(call: Call) -> Tensor:
 
 
 def _prelu() -> Rule:
-    """Return the record of PReLU, whose weight has one value per channel; relaxations have a rows axis, intervals
-    none.
+    """Return the record of PReLU, whose weight has one value per channel.
+
+    Its operands have a rows axis in relaxations and none in interval arithmetic.
     """
 
     def flat(call: Call) -> Tensor:

@@ -57,6 +57,10 @@ RelaxRule = UnaryRelaxRule | VariadicRelaxRule
 """The operands' intervals to a relaxation; `alphas` choose among the sound planes, empty ones leave it to `slope`."""
 
 
+DomainRule = UnaryRule[Interval, Tensor] | VariadicRule[Interval, Tensor]
+"""The operands' intervals to a mask [N, *out] of the outputs that are defined on all of them."""
+
+
 class TransposeRule(Protocol):
     """The transpose of a linear map: coefficients [B, *out] to coefficients [B, *in] of each operand."""
 
@@ -181,6 +185,8 @@ class Nonlinear:
     """As in `Affine`."""
     work: WorkRule = _one
     """As in `Affine`."""
+    domain: DomainRule | None = None
+    """domain(call, *operands): where the operator is defined on all of the intervals, [N, *out]; None: everywhere."""
 
 
 Rule = Affine | Nonlinear

@@ -177,9 +177,7 @@ SELU = _exponential_below(1.6732632423543772848170429916717, 1.05070098735548049
 
 
 class PiecewiseCurve(Curve):
-    """A function of straight pieces: the hull of f on [l, u] has corners at the ends and the kinks, which give its
-    slopes.
-    """
+    """A function of straight pieces.  The hull of f on [l, u] has corners at the ends and the kinks."""
 
     def candidates(self, x: Interval) -> list[Tensor]:
         inner = [torch.full_like(x.lower, k).maximum(x.lower).minimum(x.upper) for k in self.kinks]
@@ -269,6 +267,11 @@ LOG = Curve(
 )
 
 
+def _partial(curve: Curve) -> Nonlinear:
+    """Return the record of a function that is not defined everywhere."""
+    return rule(lambda call: curve, curve.domain)
+
+
 def _gelu(call: Call) -> Curve:
     return GELU_TANH if call["approximate"] == "tanh" else GELU
 
@@ -293,8 +296,8 @@ RULES: dict[Any, Rule] = {
     aten.clamp.default: _straight(_bounds_of),
     aten.clamp_min.default: _straight(lambda call: _piecewise(float(call["min"]), inf)),
     aten.clamp_max.default: _straight(lambda call: _piecewise(-inf, float(call["max"]))),
-    aten.reciprocal.default: rule(lambda call: RECIPROCAL),
-    aten.sqrt.default: rule(lambda call: SQRT),
-    aten.rsqrt.default: rule(lambda call: RSQRT),
-    aten.log.default: rule(lambda call: LOG),
+    aten.reciprocal.default: _partial(RECIPROCAL),
+    aten.sqrt.default: _partial(SQRT),
+    aten.rsqrt.default: _partial(RSQRT),
+    aten.log.default: _partial(LOG),
 }

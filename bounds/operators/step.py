@@ -31,7 +31,7 @@ def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
 
 
 def _steepest(x: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the slopes of the lower and upper line for t = 1, and their values at zero; level lines if the sign is
+    """Return the slopes of both lines for t = 1, and their values at zero; the lines are level if the sign is
     decided.
     """
     undecided = (x.lower <= 0) & (x.upper >= 0)

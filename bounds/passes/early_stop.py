@@ -26,13 +26,11 @@ MOST_REMAINING = 0.9
 
 
 class EarlyStop:
-    """Tracks N·M units during a backward pass: which are still undecided, and the bounds at which the others were
-    decided.
+    """Tracks which of N·M units are still undecided during a backward pass, and the bounds of the decided ones.
 
     A unit whose sign follows from the intervals of the tensors that its rows have reached needs no tighter bound,
-    because a
-    ReLU is linear there either way.  It keeps the bounds of that moment, of which `one_sided.signs_alone` keeps the
-    sign.
+    because a ReLU is linear there either way.  It keeps the bounds of that moment, of which `one_sided.signs_alone`
+    keeps the sign.
     """
 
     def __init__(
@@ -79,8 +77,7 @@ class EarlyStop:
     ) -> tuple[dict[str, Coefficients], Tensor]:
         """Check the signs before node `at`.
 
-        Returns the rows [n, sides·m, …] and constants [n, sides·m] of the units that remain undecided, no rows if none
-        does.
+        Returns the rows [n, sides·m, …] and constants [n, sides·m] of the undecided units; no rows if there are none.
         """
         self._processed = 0
         value = total
@@ -121,6 +118,7 @@ class EarlyStop:
         return self._bounds.flatten(1)
 
     def _keep(self, value: Tensor, mask: Tensor) -> None:
+        """Store the bounds `value` of the units in `mask`."""
         index = self._index.unsqueeze(1).expand_as(value)
         updated = torch.where(mask.unsqueeze(1), value, self._bounds.gather(2, index))
         self._bounds = self._bounds.scatter(2, index, updated)

@@ -14,8 +14,7 @@ def interval_bounds(
     wanted: Collection[str],
     read: Callable[[Interval], Interval] = Interval.overflow_as_infinite,
 ) -> dict[str, Interval]:
-    """Return the intervals of the tensors `wanted`, as `state.interval` gives them; others are dropped after their last
-    use.
+    """Return the intervals of the tensors `wanted`, as `state.interval` gives them; others are dropped after use.
 
     read: maps an operand's interval to the one that a nonlinear operator receives.  It may change derivatives, not
     values.

@@ -87,9 +87,7 @@ def minimum(region: Region, patch: Patch) -> Tensor:
 
 
 def _windowed(relaxation: Relaxation, patch: Patch) -> bool:
-    """Return whether the relaxation has a rule for patches: one relaxation for all rows, or element-wise ones per
-    unit.
-    """
+    """Return whether patches pass the relaxation: all rows share it, or it is element-wise and per unit."""
     maps = [relaxation.lower.map, relaxation.upper.map]
     if relaxation.rows == 1:
         return all(isinstance(map, Diagonal | Windowed) for map in maps)

@@ -94,7 +94,7 @@ class _Search:
         self.failed = torch.zeros_like(centre, dtype=torch.bool)
         self.open = (centre > 0) & torch.isfinite(centre) & (upper > 0)
         self.evaluations = torch.zeros_like(centre, dtype=torch.long)
-        self.finite = torch.zeros_like(self.failed)
+        self.finite = torch.isfinite(centre) & ~self.open  # what is not searched was not bounded in vain
         self.last = torch.zeros_like(self.evaluations)
         self.width = torch.full_like(centre, torch.inf)
         self.stalled = torch.zeros_like(self.evaluations)

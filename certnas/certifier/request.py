@@ -6,6 +6,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from certnas import bounds
 from certnas.errors import UserError
@@ -143,6 +144,15 @@ def check_model(model: nn.Module) -> torch.device:
         raise UserError(
             "the model is in training mode; a certificate needs fixed statistics: call model.eval()"
         )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise UserError(
+                f"the model's {name} is not initialised; run the model on an image once, so that its size is known"
+            )
+        if tensor.layout is not torch.strided:
+            raise UserError(
+                f"the model's {name} is {tensor.layout}; accepted: dense tensors, call to_dense()"
+            )
     tensors = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
     for tensor in tensors:
         if tensor.dtype not in (torch.float32, torch.float64):

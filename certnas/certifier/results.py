@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from certnas.certifier.certificates import NO_TARGET, Certificates
+from certnas.certifier.certificates import NO_TARGET, TEXTS, Certificates
 from certnas.certifier.soundness import Evidence
 from certnas.errors import UserError
 from certnas.json_text import parse_json
@@ -30,6 +30,8 @@ COLUMNS = (
     "certificate",
     "seconds",
 )
+WHOLE = ("index", "label", "prediction", "target", "evaluations")
+REAL = ("radius_lower", "radius_upper", "seconds")
 JSON, CSV, EVIDENCE = "results.json", "results.csv", "evidence.npz"
 
 
@@ -83,42 +85,30 @@ def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
         config, images = record["config"], record["images"]
         if not images:
             return config, None
-        columns = {key: [image[key] for image in images] for key in images[0]}
-        upper = [math.inf if value is None else value for value in columns["radius_upper"]]
-        return config, Certificates(
-            norm=record["norm"],
-            method=record["method"],
-            proved_by=tuple(columns["proved_by"]),
-            proof=tuple(columns["proof"]),
-            index=np.array(columns["index"], dtype=np.int64),
-            label=np.array(columns["label"], dtype=np.int64),
-            prediction=np.array(columns["prediction"], dtype=np.int64),
-            target=np.array(columns["target"], dtype=np.int64),
-            radius_lower=np.array(columns["radius_lower"], dtype=np.float64),
-            radius_upper=np.array(upper, dtype=np.float64),
-            status=tuple(columns["status"]),
-            seconds=np.array(columns["seconds"], dtype=np.float64),
-            evaluations=np.array(columns["evaluations"], dtype=np.int64),
-            notes=tuple(record["notes"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for image in images:
+            image["radius_upper"] = math.inf if image["radius_upper"] is None else image["radius_upper"]
+        columns: dict[str, Any] = {name: tuple(_column(images, name, str)) for name in TEXTS}
+        columns |= {name: np.array(_column(images, name, int), dtype=np.int64) for name in WHOLE}
+        columns |= {name: np.array(_column(images, name, float), dtype=np.float64) for name in REAL}
+        notes, named = tuple(record["notes"]), (record["norm"], record["method"])
+        if not all(isinstance(text, str) for text in (*notes, *named)):
+            raise ValueError("its notes, norm or method are no texts")
+        return config, Certificates(norm=named[0], method=named[1], notes=notes, **columns)
+    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {path}: {error}; choose another folder") from error
 
 
+def _column(images: Sequence[Mapping[str, Any]], name: str, kind: type) -> list[Any]:
+    """A value of each image; a whole number may stand for a float.  Raises ValueError for one of another type."""
+    values = [image[name] for image in images]
+    kinds = (int, float) if kind is float else (kind,)
+    if not all(type(value) in kinds for value in values):
+        raise ValueError(f"{name} is not {kind.__name__} for every image")
+    return values
+
+
 def _images(certificates: Certificates) -> list[dict[str, Any]]:
-    names = (
-        "index",
-        "label",
-        "prediction",
-        "target",
-        "radius_lower",
-        "radius_upper",
-        "status",
-        "proved_by",
-        "proof",
-        "seconds",
-        "evaluations",
-    )
+    names = (*WHOLE, *REAL, *TEXTS)
     columns = [getattr(certificates, name) for name in names]
     lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]

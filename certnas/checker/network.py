@@ -10,11 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
-from math import isqrt, prod
+from math import prod
 
 import numpy as np
+
+from certnas.checker.scaling import Scaling, scaling
 
 AFFINE, RELAXED = ("linear", "scale", "select", "add"), ("piecewise", "sigmoid", "tanh", "max")
 SCALE = ("gamma", "mean", "divisor", "variance", "eps", "beta")
@@ -23,6 +24,19 @@ Shape = tuple[int, ...]
 
 class Unsupported(ValueError):
     """An operator that the checker does not know."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """W x + b of an affine node, and how far its float64 numbers are from those of the real-valued network.
+
+    weight: None where W holds 0 and 1 alone; bias [1, *shape], None for 0; errors [*shape], None where there are none.
+    """
+
+    weight: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    weight_error: np.ndarray | None = None
+    bias_error: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -36,34 +50,46 @@ class Node:
     arrays: Mapping[str, np.ndarray] = field(repr=False)
 
     @cached_property
-    def parts(self) -> tuple[np.ndarray | None, np.ndarray | None, tuple[np.ndarray, ...]]:
-        """(W, None where it is all 0 and 1; b [1, *shape], None for 0; of a scale (δW, δb), |W − true W| ≤ δW)."""
+    def affine(self) -> Affine:
+        """W and b of an affine operator."""
         if self.op == "linear":
-            weight, bias = self.arrays["weight"], self.arrays["bias"]
-            every = np.repeat(bias, prod(self.shape) // prod(bias.shape), -1)
-            return weight, every.reshape(1, *self.shape), ()
-        if self.op != "scale":
-            return None, None, ()
+            return self._linear()
+        return self._scale() if self.op == "scale" else Affine()
+
+    def _linear(self) -> Affine:
+        bias = self.arrays["bias"]
+        every = np.repeat(bias, prod(self.shape) // prod(bias.shape), -1)
+        return Affine(self.arrays["weight"], every.reshape(1, *self.shape))
+
+    def _scale(self) -> Affine:
         columns = np.broadcast_arrays(*(self.arrays[name] for name in SCALE))
-        rows = [_scaling(*values) for values in zip(*(c.reshape(-1).tolist() for c in columns), strict=True)]
-        wide = [np.broadcast_to(np.reshape(r, columns[0].shape), self.shape) for r in zip(*rows, strict=True)]
-        return wide[0], wide[1][None], (wide[2], wide[3])
+        flat = np.stack(columns, -1).reshape(-1, len(SCALE))
+        units = [scaling(*values) for values in flat.tolist()]
+
+        def wide(name: str) -> np.ndarray:
+            values = np.array([getattr(unit, name) for unit in units], dtype=np.float64)
+            return np.broadcast_to(values.reshape(columns[0].shape), self.shape)
+
+        weight, bias, weight_error, bias_error = map(wide, Scaling._fields)
+        return Affine(weight, bias[None], weight_error, bias_error)
 
     @cached_property
     def terms(self) -> int:
         """How many products an element of W x, or of a row times W, adds up at most."""
-        sums = self.arrays["weight"].shape[1:] if self.op == "linear" else (len(self.operands),)
-        return max(*sums, len(self.layers) if "index" in self.arrays else 1)
+        if self.op == "linear":
+            return max(self.arrays["weight"].shape[1:])
+        return len(self.layers) if "index" in self.arrays else len(self.operands)
 
     @cached_property
     def layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The index in layers that name no element twice: (places in the index, elements)."""
         index = self.arrays["index"].reshape(-1)
-        order = np.argsort(index, kind="stable")
-        order = order[index[order] >= 0]
-        named = index[order]
-        rank = np.arange(len(named)) - np.searchsorted(named, named)
-        return [(order[rank == r], named[rank == r]) for r in range(int(rank.max(initial=0)) + 1)]
+        places = np.argsort(index, kind="stable")
+        places = places[index[places] >= 0]
+        elements = index[places]  # in rising order: an element's places are neighbours
+        rank = np.arange(len(elements)) - np.searchsorted(elements, elements)
+        count = int(rank.max(initial=0)) + 1
+        return [(places[rank == layer], elements[rank == layer]) for layer in range(count)]
 
 
 class Network:
@@ -92,50 +118,26 @@ class Network:
         return self.output
 
 
-def push(node: Node, operands: list[np.ndarray], w: np.ndarray | None) -> np.ndarray:
-    """W x.  operands [B, *in] -> [B, *out]"""
+def push(node: Node, operands: list[np.ndarray], weight: np.ndarray | None) -> np.ndarray:
+    """W x of an affine node, for its weight or one that takes its place.  operands [B, *in] -> [B, *out]"""
     x = operands[0]
-    if node.op == "linear" and w is not None:
-        return np.matmul(w, x.reshape(len(x), w.shape[0], w.shape[2], -1)).reshape(len(x), *node.shape)
+    if node.op == "linear" and weight is not None:
+        groups, _, inputs = weight.shape
+        return np.matmul(weight, x.reshape(len(x), groups, inputs, -1)).reshape(len(x), *node.shape)
     if node.op == "select":
         return gather(x, node.arrays["index"])
-    return x * w if w is not None else sum(operands[1:], start=x)
+    return x * weight if weight is not None else sum(operands[1:], start=x)
 
 
-def evaluate(network: Network, x: np.ndarray) -> np.ndarray:
-    """f(x) in float64, without bounds of its rounding.  [*shape] -> [*out]"""
-    values = {network.input: x[None]}
-    for node in list(network.nodes.values())[1:]:
-        operands = [values[operand] for operand in node.operands]
-        values[node.id] = _value(node, operands)
-    return values[network.output][0]
-
-
-def _value(node: Node, operands: list[np.ndarray]) -> np.ndarray:
-    x = operands[0]
-    if node.op == "max":
-        index = node.arrays["index"]
-        return np.where(index >= 0, gather(x, index), -np.inf).max(-1)
-    if node.op == "piecewise":
-        kinks, slopes = node.arrays["kinks"], node.arrays["slopes"]
-        total = node.arrays["value"] + (x - kinks[0]) * slopes[0]
-        return total + sum(
-            np.maximum(x - k, 0) * (b - a) for k, a, b in zip(kinks, slopes, slopes[1:], strict=False)
-        )
-    if node.op in RELAXED:
-        return np.tanh(x) if node.op == "tanh" else (1 + np.tanh(x / 2)) / 2
-    weight, bias, _ = node.parts
-    return push(node, operands, weight) + (0 if bias is None else bias)
-
-
-def pull(node: Node, coef: np.ndarray, w: np.ndarray | None, shapes: list[Shape]) -> list[np.ndarray]:
-    """coef W, one part for each operand.  [B, *out] -> [B, *in] each"""
-    if node.op == "linear" and w is not None:
-        rows = coef.reshape(len(coef), w.shape[0], w.shape[1], -1)
-        return [np.matmul(w.swapaxes(1, 2), rows).reshape(len(coef), *shapes[0])]
+def pull(node: Node, coef: np.ndarray, weight: np.ndarray | None, shapes: list[Shape]) -> list[np.ndarray]:
+    """coef W of an affine node, one part for each operand.  [B, *out] -> [B, *in] each"""
+    if node.op == "linear" and weight is not None:
+        groups, outputs, _ = weight.shape
+        rows = coef.reshape(len(coef), groups, outputs, -1)
+        return [np.matmul(weight.swapaxes(1, 2), rows).reshape(len(coef), *shapes[0])]
     if node.op == "select":
         return [scatter(coef, node, shapes[0])]
-    return [coef * w] if w is not None else [coef] * len(shapes)
+    return [coef * weight] if weight is not None else [coef] * len(shapes)
 
 
 def gather(x: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -152,13 +154,34 @@ def scatter(coef: np.ndarray, node: Node, shape: Shape) -> np.ndarray:
     return flat.reshape(len(coef), *shape)
 
 
-def _scaling(*values: float) -> tuple[float, ...]:
-    """W = γ / (d √(σ²+ε)), b = β − μW, rounded, δW, δb.  s² ≤ 4^p / (σ²+ε) < (s + 1)² for the integer root s."""
-    gamma, mean, divisor, variance, eps, beta = map(Fraction, values)
-    square, w, unsure = variance + eps, gamma / divisor, Fraction(0)
-    if square != 1:
-        bits = 160 + abs(square.numerator.bit_length() - square.denominator.bit_length())
-        w, unsure = w * Fraction(isqrt(int(4**bits / square)), 2**bits), abs(w) / 2**bits
-    b = beta - mean * w
-    errors = abs(w - Fraction(float(w))) + unsure, abs(b - Fraction(float(b))) + abs(mean) * unsure
-    return float(w), float(b), *(float(np.nextafter(float(e), np.inf)) if e else 0.0 for e in errors)
+def evaluate(network: Network, x: np.ndarray) -> np.ndarray:
+    """f(x) in float64, without bounds of its rounding.  [*shape] -> [*out]"""
+    values = {network.input: x[None]}
+    for node in list(network.nodes.values())[1:]:
+        operands = [values[operand] for operand in node.operands]
+        values[node.id] = _value(node, operands)
+    return values[network.output][0]
+
+
+def _value(node: Node, operands: list[np.ndarray]) -> np.ndarray:
+    x = operands[0]
+    match node.op:
+        case "max":
+            index = node.arrays["index"]
+            return np.where(index >= 0, gather(x, index), -np.inf).max(-1)
+        case "piecewise":
+            return _piecewise(node, x)
+        case "tanh":
+            return np.tanh(x)
+        case "sigmoid":
+            return (1 + np.tanh(x / 2)) / 2
+    bias = node.affine.bias
+    return push(node, operands, node.affine.weight) + (0 if bias is None else bias)
+
+
+def _piecewise(node: Node, x: np.ndarray) -> np.ndarray:
+    kinks, slopes = node.arrays["kinks"], node.arrays["slopes"]
+    total = node.arrays["value"] + (x - kinks[0]) * slopes[0]
+    for i, kink in enumerate(kinks):
+        total = total + np.maximum(x - kink, 0) * (slopes[i + 1] - slopes[i])
+    return total

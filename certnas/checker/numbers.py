@@ -67,16 +67,20 @@ class Numbers:
         return np.asarray(self.over(k) >= other.over(k), dtype=bool)
 
     def maximum(self, other: Numbers) -> Numbers:
+        """The greater of both, element by element."""
         k = max(self.k, other.k)
         return Numbers(np.maximum(self.over(k), other.over(k)), k)
 
     def minimum(self, other: Numbers) -> Numbers:
+        """The lesser of both, element by element."""
         return -(-self).maximum(-other)
 
     def positive(self) -> Numbers:
+        """What is above 0, and 0 for the rest."""
         return Numbers(np.maximum(self.n, 0), self.k)
 
     def negative(self) -> Numbers:
+        """What is below 0, and 0 for the rest."""
         return Numbers(np.minimum(self.n, 0), self.k)
 
     def total(self) -> Numbers:
@@ -92,15 +96,22 @@ class Numbers:
         near = self.nearest()
         return np.where(self >= dyadic(near), near, np.nextafter(near, -np.inf))
 
+    def up(self) -> np.ndarray:
+        """As float64, rounded up, for integers."""
+        return -(-self).down()
+
 
 def dyadic(values: np.ndarray) -> Numbers:
     """Float64 values as integers over the least common power of two.  Raises ValueError where they are not finite."""
     fraction, exponent = np.frexp(np.asarray_chkfinite(values, dtype=np.float64))
-    whole = (fraction * 2.0**53).astype(np.int64)
-    low_bit = np.where(whole == 0, 1, whole & -whole)
-    places = np.where(whole == 0, 0, exponent - 54 + np.frexp(low_bit.astype(np.float64))[1])
-    k = max(0, -int(places.min(initial=0)))
-    n = (whole // low_bit).astype(object) * 2 ** (places + k).astype(object)
+    whole = (fraction * 2.0**53).astype(
+        np.int64
+    )  # values = whole · 2^(exponent − 53), and all bits are in `whole`
+    low_bit = np.where(whole == 0, 1, whole & -whole)  # the greatest power of two that divides it
+    shift = np.frexp(low_bit.astype(np.float64))[1] - 1
+    power = np.where(whole == 0, 0, exponent - 53 + shift)  # values = (whole / low_bit) · 2^power
+    k = max(0, -int(power.min(initial=0)))
+    n = (whole // low_bit).astype(object) * 2 ** (power + k).astype(object)
     return Numbers(np.asarray(n, dtype=object).reshape(whole.shape), k)
 
 
@@ -125,7 +136,7 @@ class Arithmetic:
         return dyadic(values) if self.exact else Numbers(np.asarray(values, dtype=np.float64))
 
     def below(self, value: Numbers, terms: int, magnitude: Callable[[], np.ndarray]) -> Numbers:
-        """`lowered`, and nothing in integers."""
+        """`lowered`, and nothing in integers, where nothing is rounded."""
         return value if self.exact else Numbers(self.lowered(value.n, terms, magnitude()))
 
     def lowered(self, value: np.ndarray, terms: int, magnitude: np.ndarray) -> np.ndarray:
@@ -134,7 +145,8 @@ class Arithmetic:
 
     def dot(self, a: Numbers, b: Numbers) -> Numbers:
         """A lower bound of ⟨a, b⟩ for each row.  a [S, *shape], b [1 or S, *shape] -> [S]"""
-        return self.below((a * b).total(), a.n[:1].size + 1, lambda: (abs(a) * abs(b)).total().n)
+        products = a * b
+        return self.below(products.total(), a.n[:1].size + 1, lambda: abs(products).total().n)
 
     def plus(self, a: Numbers, b: Numbers) -> Numbers:
         """A lower bound of a + b."""

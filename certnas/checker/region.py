@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
 
@@ -10,6 +11,7 @@ import numpy as np
 from certnas.checker.certificate import Certificate
 from certnas.checker.numbers import Arithmetic, Numbers
 
+NORMS = ("linf", "l2", "l1")
 HALVINGS = 60
 SMALL = 2.0**-500
 """More than the root of what squares lose where they underflow, of fewer than 2^70 numbers."""
@@ -28,54 +30,88 @@ class Region:
 
     @classmethod
     def of(cls, given: Certificate, arithmetic: Arithmetic) -> Region:
-        """Raises ValueError for an unknown norm or a negative radius."""
-        if given.norm not in ("linf", "l2", "l1") or not given.eps >= 0:
+        """The area of a certificate.  Raises ValueError for an unknown norm or a negative radius.
+
+        In every norm |x' − x| ≤ ε element by element, so `down` and `up` are those of box and ball together.
+        """
+        if given.norm not in NORMS or not given.eps >= 0:
             raise ValueError(f"no ball of norm {given.norm!r} and radius {given.eps}")
-        sides = (given.x, *given.box, np.full(given.x.shape, given.eps), np.full((), given.eps))
-        x, low, high, ball, eps = (arithmetic.read(side[None]) for side in sides)
-        down, up = arithmetic.plus(low, -x).maximum(-ball), (-arithmetic.plus(-high, x)).minimum(ball)
-        return cls(given.norm, x, eps, down, up, arithmetic)
+        x, low, high = (arithmetic.read(side[None]) for side in (given.x, *given.box))
+        ball = arithmetic.read(np.full((1, *given.x.shape), given.eps))
+        down = arithmetic.plus(low, -x).maximum(-ball)
+        up = (-arithmetic.plus(-high, x)).minimum(ball)
+        return cls(given.norm, x, arithmetic.read(np.full(1, given.eps)), down, up, arithmetic)
 
     def minimum(self, coef: Numbers) -> Numbers:
         """At most min over R of ⟨coef, x'⟩.  coef [S, *shape] -> [S]
 
         For any split coef = b + c the ball bounds ⟨b, x' − x⟩ and the box ⟨c, x' − x⟩; some split is exact (convex
-        duality), and any is sound.
+        duality), and any is sound.  In l∞ the box holds the ball, and b is 0.
         """
-        arithmetic = self.arithmetic
-        limit = arithmetic.read(np.zeros(()) if self.norm == "linf" else self._limit(coef.nearest()))
+        plus, dot = self.arithmetic.plus, self.arithmetic.dot
+        at_image = dot(coef, self.x)
+        if self.norm == "linf":
+            return self._in_box(at_image, coef - self.arithmetic.read(np.zeros(())))
+        limit = self.arithmetic.read(self._limit(coef.nearest()))
         ball = coef.minimum(limit).maximum(-limit)
-        rest, far = coef - ball, self.up.maximum(-self.down)
-        total = arithmetic.plus(arithmetic.dot(coef, self.x), arithmetic.dot(rest.positive(), self.down))
-        total = arithmetic.plus(total, arithmetic.dot(rest.negative(), self.up))
-        total = arithmetic.below(total, 1, lambda: (abs(rest) * far).total().n)
-        return total if self.norm == "linf" else arithmetic.plus(total, self._in_ball(ball))
+        return plus(self._in_box(at_image, coef - ball), self._in_ball(ball))
+
+    def _in_box(self, total: Numbers, coef: Numbers) -> Numbers:
+        """total + min ⟨coef, x' − x⟩ over down ≤ x' − x ≤ up, less what a last rounding of coef can change."""
+        plus, dot = self.arithmetic.plus, self.arithmetic.dot
+        far = self.up.maximum(-self.down)
+        total = plus(total, dot(coef.positive(), self.down))
+        total = plus(total, dot(coef.negative(), self.up))
+        return self.arithmetic.below(total, 1, lambda: (abs(coef) * far).total().n)
 
     def _in_ball(self, coef: Numbers) -> Numbers:
-        """−ε times the dual norm of coef."""
-        if self.norm == "l1":
-            dual = abs(coef).moved(lambda n: n.reshape(len(n), -1).max(1))
-        elif self.arithmetic.exact:
-            square = (coef * coef).total()
-            k = square.k + square.k % 2 + 128
-            dual = Numbers(np.array([isqrt(n) + 1 for n in square.over(k).tolist()], dtype=object), k // 2)
-        else:
-            root = np.sqrt((coef.n * coef.n).reshape(len(coef.n), -1).sum(1))
-            dual = Numbers(SMALL - self.arithmetic.lowered(-root, coef.n[0].size + 3, root))
+        """At most −ε times the dual norm of coef, by Hölder's inequality at most ⟨coef, x' − x⟩."""
+        dual = self._greatest(coef) if self.norm == "l1" else self._length(coef)
         return self.arithmetic.below(-(dual * self.eps), 1, lambda: (dual * self.eps).n)
+
+    @staticmethod
+    def _greatest(coef: Numbers) -> Numbers:
+        """max |coef|, exactly: the dual norm of l1."""
+        return abs(coef).moved(lambda n: n.reshape(len(n), -1).max(1))
+
+    def _length(self, coef: Numbers) -> Numbers:
+        """At least ‖coef‖₂, its own dual norm."""
+        if self.arithmetic.exact:
+            square = (coef * coef).total()
+            k = square.k + square.k % 2 + 128  # even, so that the root of 2^k is a power of two
+            return Numbers(np.array([isqrt(n) + 1 for n in square.over(k).tolist()], dtype=object), k // 2)
+        root = np.sqrt((coef.n * coef.n).reshape(len(coef.n), -1).sum(1))
+        return Numbers(SMALL - self.arithmetic.lowered(-root, coef.n[0].size + 3, root))
 
     def _limit(self, coef: np.ndarray) -> np.ndarray:
         """How large an element of b may be, near the best split: μ in l1, ν·room in l2.  Any value is sound."""
+        eps = float(self.eps.nearest()[0])
         room = np.where(coef > 0, -self.down.nearest(), self.up.nearest()).reshape(len(coef), -1)
-        size, eps = np.abs(coef).reshape(len(coef), -1), float(self.eps.nearest()[0])
-        low, high = np.zeros((len(coef), 1)), size.max(1, keepdims=True)
-        if self.norm == "l2":
-            high = np.linalg.norm(size, axis=1, keepdims=True) / max(eps, SMALL)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            spent = np.where(size > middle, room, 0).sum(1, keepdims=True)
-            if self.norm == "l2":
-                moved = np.minimum(room, size / np.maximum(middle, SMALL))
-                spent = np.linalg.norm(moved, axis=1, keepdims=True)
-            low, high = np.where(spent > eps, middle, low), np.where(spent > eps, high, middle)
-        return (high * (room if self.norm == "l2" else np.ones_like(room))).reshape(coef.shape)
+        size = np.abs(coef).reshape(len(coef), -1)
+        if self.norm == "l1":
+            limit = _bisected(size.max(1, keepdims=True), eps, lambda level: _spent_l1(level, size, room))
+            return np.broadcast_to(limit, size.shape).reshape(coef.shape)
+        steepest = np.linalg.norm(size, axis=1, keepdims=True) / max(eps, SMALL)
+        limit = _bisected(steepest, eps, lambda level: _spent_l2(level, size, room))
+        return (limit * room).reshape(coef.shape)
+
+
+def _bisected(high: np.ndarray, eps: float, spent: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The level from 0 to `high` at which the falling function `spent` comes down to ε.  [S, 1]"""
+    low = np.zeros_like(high)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        above = spent(middle) > eps
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return high
+
+
+def _spent_l1(level: np.ndarray, size: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """How far in l1 the move goes that uses all room where |coef| is above the level."""
+    return np.where(size > level, room, 0).sum(1, keepdims=True)
+
+
+def _spent_l2(level: np.ndarray, size: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """How far in l2 the move |coef| / level goes, cut off at the room."""
+    moved = np.minimum(room, size / np.maximum(level, SMALL))
+    return np.linalg.norm(moved, axis=1, keepdims=True)

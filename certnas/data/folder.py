@@ -1,5 +1,6 @@
 """A folder of images, one subfolder per class."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,19 @@ def folder(request: Request) -> Dataset:
     for row in rows.tolist():
         path = found.samples[row][0]
         try:
-            with Image.open(path) as file:
+            content = io.BytesIO(Path(path).read_bytes())  # of which no reader takes more than there is
+            with Image.open(content) as file:
                 if file.mode not in GRAY + COLOUR:
                     raise UserError(f"data {path}: image mode {file.mode}, accepted: 8-bit grey or RGB")
                 images.append(file.convert("L" if file.mode in GRAY else "RGB"))
         except UserError:
             raise
-        except (OSError, SyntaxError, ValueError) as error:  # what the readers of single formats raise
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:  # of single formats' readers
             raise UserError(f"data {path}: not a readable image") from error
     size = images[0].size
     for row, image in zip(rows.tolist(), images, strict=True):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
+import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,12 +58,13 @@ class Ray(Engine):
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         # Ray reports itself to its makers unless told not to
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        terminated = signal.getsignal(signal.SIGTERM)
         try:
             if self.address is None:
                 ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
             else:
                 ray.init(self.address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, SystemExit, ray.exceptions.RayError) as error:
+        except (Exception, SystemExit) as error:  # a start that takes too long is a plain Exception of Ray's
             where = "on this machine" if self.address is None else f"at {self.address}"
             silent = isinstance(error, SystemExit)
             reason = "nothing there speaks Ray" if silent else " ".join(str(error).split())[:200]
@@ -69,6 +72,11 @@ class Ray(Engine):
                 f"no Ray cluster {where} ({reason}); it must be of the same versions of Ray and Python, and "
                 "RAY_AUTH_MODE must be the cluster's"
             ) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(
+                    signal.SIGTERM, terminated
+                )  # Ray would end the process with an exit code of its own
 
     def _results(
         self, ray: ModuleType, sent: Packed, job: Job[Item, Result], items: Sequence[Item]
@@ -85,25 +93,23 @@ class Ray(Engine):
         running: dict[Any, int] = {}
         left = iter(range(len(items)))
         failure: BaseException | None = None
-        try:
-            while True:
-                while failure is None and len(running) < limit and (position := next(left, None)) is not None:
-                    running[task.remote(key, [shared], pickle.dumps(items[position]))] = position
-                if not running:
-                    break
-                (reference,), _ = ray.wait(list(running), num_returns=1)
-                position = running.pop(reference)
-                try:
-                    result = pickle.loads(ray.get(reference))
-                except ray.exceptions.RayTaskError as error:
-                    failure = failure or error.cause
-                except ray.exceptions.RayError as error:
-                    failure = failure or lost(job.describe(items[position]), type(error).__name__)
-                else:
-                    yield position, result
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+        # What runs when this is closed is not cancelled: where its result is under way, Ray's `cancel` ends this
+        # process ("Tried to complete task that was not pending").  It ends with the connection to the cluster.
+        while True:
+            while failure is None and len(running) < limit and (position := next(left, None)) is not None:
+                running[task.remote(key, [shared], pickle.dumps(items[position]))] = position
+            if not running:
+                break
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            position = running.pop(reference)
+            try:
+                result = pickle.loads(ray.get(reference))
+            except ray.exceptions.RayTaskError as error:
+                failure = failure or error.cause
+            except ray.exceptions.RayError as error:
+                failure = failure or lost(job.describe(items[position]), type(error).__name__)
+            else:
+                yield position, result
         if failure is not None:
             raise failure
 

@@ -96,11 +96,7 @@ def _of_image(certificates: Sequence[Certificate]) -> Claim:
 
 def _written_for(certificate: Certificate) -> str:
     """What a certificate says of the model that it was written for."""
-    told = [
-        f"{name} {certificate.about[name]}"
-        for name in ("model", "preprocessing")
-        if certificate.about.get(name)
-    ]
+    told = [f"{name} {kept}" for name in ("model", "preprocessing") if (kept := certificate.about.get(name))]
     return f" (it says that it was written for {', '.join(told):.200})" if told else ""
 
 
@@ -118,8 +114,8 @@ def _network(certificate: Certificate, model: nn.Module) -> Network:
     try:
         with torch.no_grad():
             model(x)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise Rejected(f"the model cannot be evaluated on the certificate's image: {reason}") from error
     return plain(bounds.trace(model, x).bind(dtype=torch.float64)).network
 

@@ -108,16 +108,18 @@ def _implied(clause: Clause, kept: Certificate, c: int) -> bool:
 
 
 def _clipped(kept: Certificate) -> bool | None:
-    """Whether the area is what of a ball lies in [0, 1]; False for all of the ball, None for another area."""
-    ends = (kept.x, *kept.box)
-    x, low, high = ([Fraction(v) for v in array.reshape(-1).tolist()] for array in ends)
-    eps = Fraction(kept.eps)
-    outside = [(a, b, v) for a, b, v in zip(low, high, x, strict=True) if a > v - eps or b < v + eps]
-    if not outside:
+    """Whether the area is what of a ball lies in [0, 1]; False for all of the ball, None for another area.
+
+    What lies in [0, 1] of the ball of an image that does not is another area: it may hold no point.
+    """
+    x, low, high = ([Fraction(v) for v in array.reshape(-1).tolist()] for array in (kept.x, *kept.box))
+    eps, zero, one = Fraction(kept.eps), Fraction(0), Fraction(1)
+    pixels = list(zip(x, low, high, strict=True))
+    if all(a <= v - eps and v + eps <= b for v, a, b in pixels):
         return False
-    zero, one = Fraction(0), Fraction(1)
-    inside = all(a <= max(v - eps, zero) and b >= min(v + eps, one) for a, b, v in outside)
-    return True if inside else None
+    if all(zero <= v <= one and a <= max(v - eps, zero) and min(v + eps, one) <= b for v, a, b in pixels):
+        return True
+    return None
 
 
 def _classes(rows: np.ndarray) -> tuple[int, tuple[int, ...]] | None:

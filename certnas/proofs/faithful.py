@@ -21,18 +21,21 @@ POINTS = 8
 def same(network: Network, model: nn.Module, certificate: Certificate) -> None:
     """Raises Rejected, naming the input, where the checker's network is not the model on the certificate's area.
 
-    Both are evaluated on the image, and on corners and random points of its ball, one input at a time.
+    Both are evaluated on the image, and on corners and random points of its ball, one input at a time; the model also
+    as it is where operations are recorded for gradients.
     """
     double = copy.deepcopy(model).double().eval()
     for name, point in points(certificate):
         found = evaluate(network, point)
-        given, tolerance = _outputs(double, model, point)
-        slack = tolerance * (1 + np.abs(given).max(initial=0))
-        if given.shape != found.shape or not (np.abs(given - found) <= slack).all():
-            off = np.abs(given - found).max() if given.shape == found.shape else np.inf
-            raise Rejected(
-                f"at {name} the network that was read from the model differs from the model by {off:.3g}"
-            )
+        for recorded in (False, True):
+            given, tolerance = _outputs(double, model, point, recorded)
+            slack = tolerance * (1 + np.abs(given).max(initial=0))
+            if given.shape != found.shape or not (np.abs(given - found) <= slack).all():
+                off = np.abs(given - found).max() if given.shape == found.shape else np.inf
+                where = f"{name}, where gradients are recorded," if recorded else name
+                raise Rejected(
+                    f"at {where} the network that was read from the model differs from the model by {off:.3g}"
+                )
 
 
 def points(certificate: Certificate) -> Iterator[tuple[str, np.ndarray]]:
@@ -56,10 +59,20 @@ def _inside(certificate: Certificate, point: np.ndarray) -> np.ndarray:
     return certificate.x + (point - certificate.x) * min(1.0, certificate.eps / far if far else 1.0)
 
 
-def _outputs(double: nn.Module, model: nn.Module, point: np.ndarray) -> tuple[np.ndarray, float]:
-    """The model's outputs at a point, and how exact they are: in float64 where it can compute in that."""
+def _outputs(
+    double: nn.Module, model: nn.Module, point: np.ndarray, recorded: bool
+) -> tuple[np.ndarray, float]:
+    """The model's outputs at a point, and how exact they are: in float64 where it can compute in that.
+
+    recorded: with gradients, where the model can be run with them.
+    """
+    x = torch.from_numpy(point)[None]
+    for made, tolerance, own in ((double, FAITHFUL, x), (model, ROUGH, x.float())):
+        for mode in (recorded, False):
+            try:
+                with torch.set_grad_enabled(mode):
+                    return made(own.clone().requires_grad_(mode) * 1)[0].detach().double().numpy(), tolerance
+            except RuntimeError:
+                continue
     with torch.no_grad():
-        try:
-            return double(torch.from_numpy(point)[None])[0].double().numpy(), FAITHFUL
-        except RuntimeError:
-            return model(torch.from_numpy(point)[None].float())[0].double().numpy(), ROUGH
+        return model(x.float())[0].double().numpy(), ROUGH

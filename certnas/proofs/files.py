@@ -8,7 +8,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
@@ -25,8 +25,7 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, Run
           TokenError)  # fmt: skip
 """What reading a file that is no certificate, or a broken one, may raise."""
 MOST_BYTES = 1 << 32
-Put = Callable[[np.ndarray], list[int]]
-Take = Callable[[list[int]], np.ndarray]
+ENTRIES = {"header": np.uint8, "numbers": np.float64, "seal": np.uint8}
 
 
 def encode(certificates: Sequence[Certificate]) -> bytes:
@@ -34,23 +33,13 @@ def encode(certificates: Sequence[Certificate]) -> bytes:
 
     Raises ValueError where it would unpack to more than MOST_BYTES.
     """
-    arrays: list[np.ndarray] = []
-    digests: dict[str, int] = {}
-
-    def put(array: np.ndarray) -> list[int]:
-        arrays.append(np.asarray(array, dtype="<f8").reshape(-1))
-        return list(array.shape)
-
-    def numbered(digest: str) -> int:
-        return digests.setdefault(digest, len(digests))
-
-    held = [_packed(certificate, put, numbered) for certificate in certificates]
-    header = {"format": FORMAT, "certificates": held, "digests": list(digests)}
-    text = json.dumps(header, sort_keys=True).encode()
-    size = sum(array.nbytes for array in arrays) + len(text)
+    packing = _Packing()
+    held = [packing.certificate(certificate) for certificate in certificates]
+    text = _text({"format": FORMAT, "certificates": held, "digests": list(packing.digests)})
+    size = sum(array.nbytes for array in packing.arrays) + len(text)
     if size > MOST_BYTES:
         raise ValueError(f"it takes {size} bytes, more than the {MOST_BYTES} of a file")
-    numbers = np.concatenate(arrays) if arrays else np.zeros(0)
+    numbers = np.concatenate(packing.arrays) if packing.arrays else np.zeros(0)
     buffer = io.BytesIO()
     named = {"header": np.frombuffer(text, np.uint8), "numbers": numbers, "seal": _seal(text, numbers)}
     np.savez_compressed(buffer, allow_pickle=False, **named)
@@ -58,34 +47,56 @@ def encode(certificates: Sequence[Certificate]) -> bytes:
 
 
 def read(file: Path | BinaryIO) -> list[Certificate]:
-    """The certificates in a file.  Raises ValueError, with what is wrong, for anything else."""
+    """The certificates in a file.  Raises ValueError, with what is wrong, for anything else.
+
+    What `encode` does not write is refused, even where it would mean the same: no part of a file goes unread, or can
+    be read in two ways.
+    """
     try:
-        with zipfile.ZipFile(file) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MOST_BYTES + (1 << 16):
-            raise ValueError(f"it unpacks to {size} bytes, more than a certificate may")
+        _look_inside(file)
         with np.load(file, allow_pickle=False) as held:
-            text, numbers, seal = held["header"].tobytes(), held["numbers"], held["seal"]
-        if not np.array_equal(seal, _seal(text, numbers)):
+            arrays = {name: held[name] for name in ENTRIES}
+        if any(arrays[name].ndim != 1 or arrays[name].dtype != kind for name, kind in ENTRIES.items()):
+            raise ValueError("its entries are not rows of bytes and of float64 numbers")
+        text, numbers = arrays["header"].tobytes(), arrays["numbers"]
+        if not np.array_equal(arrays["seal"], _seal(text, numbers)):
             raise ValueError("its seal does not fit its contents: it was damaged or changed")
-        header = parse_json(text)
-        if header["format"] != FORMAT:
-            raise ValueError(f"it has format {header['format']}, this checker reads {FORMAT}")
-        if numbers.dtype != np.float64 or not np.isfinite(numbers).all():
+        if not np.isfinite(numbers).all():
             raise ValueError("it holds numbers that are not finite float64")
-        place = 0
-
-        def take(shape: list[int]) -> np.ndarray:
-            nonlocal place
-            first, place = place, place + prod(shape)
-            return numbers[first:place].reshape(shape)
-
-        found = [_unpacked(one, take, header["digests"]) for one in header["certificates"]]
-        if place != len(numbers):
-            raise ValueError("it holds numbers that belong to nothing")
-        return found
+        return _certificates(text, numbers)
     except DAMAGE as error:
         raise ValueError(f"it is no certificate ({type(error).__name__}: {error})") from error
+
+
+def _look_inside(file: Path | BinaryIO) -> None:
+    """Raises ValueError where an archive is too large, or holds anything but the three entries, each once."""
+    if isinstance(file, Path) and not file.is_file():
+        raise ValueError("it is no certificate (not a regular file)")
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    size = sum(entry.file_size for entry in entries)
+    if size > MOST_BYTES + (1 << 16):
+        raise ValueError(f"it unpacks to {size} bytes, more than a certificate may")
+    if sorted(entry.filename for entry in entries) != [f"{name}.npy" for name in ENTRIES]:
+        raise ValueError(f"it is no certificate (it does not hold {', '.join(ENTRIES)}, each once)")
+
+
+def _certificates(text: bytes, numbers: np.ndarray) -> list[Certificate]:
+    header = parse_json(text)
+    if header["format"] != FORMAT:
+        raise ValueError(f"it has format {header['format']!r:.80}, this checker reads {FORMAT}")
+    if _text(header) != text:
+        raise ValueError("its header is not written as a certificate's is, such as with a key twice")
+    unpacking = _Unpacking(numbers, header["digests"])
+    found = [unpacking.certificate(held) for held in header["certificates"]]
+    if unpacking.place != len(numbers):
+        raise ValueError("it holds numbers that belong to nothing")
+    return found
+
+
+def _text(header: Mapping[str, Any]) -> bytes:
+    """The one text of a header."""
+    return json.dumps(header, sort_keys=True).encode()
 
 
 def _seal(text: bytes, numbers: np.ndarray) -> np.ndarray:
@@ -98,63 +109,124 @@ def _seal(text: bytes, numbers: np.ndarray) -> np.ndarray:
 # A value in each direction: arrays go into the row of numbers and leave their shapes, in one order.
 
 
-def _packed(of: Certificate, put: Put, numbered: Callable[[str], int]) -> dict[str, Any]:
-    def keys(planes: Mapping[str, str]) -> list[list[Any]]:
-        return [[numbered(digest), key] for digest, key in planes.items()]
+class _Packing:
+    """Certificates as JSON values; their arrays so far, and the digests that they name, numbered as they come."""
 
-    def part(given: Part) -> dict[str, Any]:
+    def __init__(self) -> None:
+        self.arrays: list[np.ndarray] = []
+        self.digests: dict[str, int] = {}
+
+    def array(self, array: np.ndarray) -> list[int]:
+        self.arrays.append(np.asarray(array, dtype="<f8").reshape(-1))
+        return list(array.shape)
+
+    def digest(self, digest: str) -> int:
+        return self.digests.setdefault(digest, len(self.digests))
+
+    def keys(self, planes: Mapping[str, str]) -> list[list[Any]]:
+        return [[self.digest(digest), key] for digest, key in planes.items()]
+
+    def step(self, step: Step) -> list[Any]:
+        target = self.digest(step.target)
+        return [target, self.array(step.lower), self.array(step.upper), self.keys(step.planes)]
+
+    def refutation(self, given: Refutation) -> list[Any]:
+        mix, bounds = self.array(given.mix), self.array(given.bounds)
+        return [list(given.clauses), mix, bounds, self.keys(given.planes), self.array(given.multipliers)]
+
+    def split(self, split: Split) -> list[Any]:
+        return [self.digest(split.tensor), split.unit, split.point.hex(), list(split.halves)]
+
+    def part(self, part: Part) -> dict[str, Any]:
         return {
-            "steps": [[numbered(s.target), put(s.lower), put(s.upper), keys(s.planes)] for s in given.steps],
-            "refutations": [
-                [list(r.clauses), put(r.mix), put(r.bounds), keys(r.planes), put(r.multipliers)]
-                for r in given.refutations
-            ],
-            "splits": [[numbered(s.tensor), s.unit, s.point.hex(), list(s.halves)] for s in given.splits],
+            "steps": [self.step(step) for step in part.steps],
+            "refutations": [self.refutation(given) for given in part.refutations],
+            "splits": [self.split(split) for split in part.splits],
         }
 
-    return {
-        "network": of.network,
-        "norm": of.norm,
-        "eps": float(of.eps).hex(),
-        "arrays": [put(array) for array in (of.x, *of.box, of.rows, of.offsets)],
-        "parts": [part(given) for given in of.parts],
-        "planes": {
-            key: [put(a) for side in (both.lower, both.upper) for a in (side.slope, side.bias)]
-            for key, both in sorted(of.planes.items())
-        },
-        "about": of.about,
-    }
+    def planes(self, planes: Planes) -> list[list[int]]:
+        lower, upper = planes.lower, planes.upper
+        return [self.array(array) for array in (lower.slope, lower.bias, upper.slope, upper.bias)]
+
+    def certificate(self, of: Certificate) -> dict[str, Any]:
+        return {
+            "network": of.network,
+            "norm": of.norm,
+            "eps": float(of.eps).hex(),
+            "arrays": [self.array(array) for array in (of.x, *of.box, of.rows, of.offsets)],
+            "parts": [self.part(part) for part in of.parts],
+            "planes": {key: self.planes(planes) for key, planes in sorted(of.planes.items())},
+            "about": of.about,
+        }
 
 
-def _unpacked(held: dict[str, Any], take: Take, digests: list[str]) -> Certificate:
-    def keys(planes: list[list[Any]]) -> dict[str, str]:
-        return {digests[number]: key for number, key in planes}
+class _Unpacking:
+    """Certificates from JSON values; `place` is that of the next number that no array has taken."""
 
-    def part(given: dict[str, Any]) -> Part:
-        steps = [
-            Step(digests[target], take(lower), take(upper), keys(planes))
-            for target, lower, upper, planes in given["steps"]
-        ]
-        refutations = [
-            Refutation(tuple(clauses), take(mix), take(bounds), keys(planes), take(multipliers))
-            for clauses, mix, bounds, planes, multipliers in given["refutations"]
-        ]
-        splits = [
-            Split(digests[tensor], unit, float.fromhex(point), (halves[0], halves[1]))
-            for tensor, unit, point, halves in given["splits"]
-        ]
-        return Part(tuple(steps), tuple(refutations), tuple(splits))
+    def __init__(self, numbers: np.ndarray, digests: list[str]) -> None:
+        if not all(type(digest) is str for digest in digests):
+            raise ValueError("its digests are not texts")
+        self.numbers, self.digests, self.place = numbers, digests, 0
 
-    x, low, high, rows, offsets = map(take, held["arrays"])
-    parts = tuple(part(given) for given in held["parts"])
-    children = [half for given in parts for split in given.splits for half in split.halves]
-    if len(set(children)) < len(children):
+    def array(self, shape: list[int]) -> np.ndarray:
+        if not all(type(length) is int and length >= 0 for length in shape):
+            raise ValueError("an array's shape is not one of whole numbers from 0")
+        first, self.place = self.place, self.place + prod(shape)
+        return self.numbers[first : self.place].reshape(shape)
+
+    def keys(self, planes: list[list[Any]]) -> dict[str, str]:
+        return {self.digests[number]: key for number, key in planes}
+
+    def step(self, held: list[Any]) -> Step:
+        target, lower, upper, planes = held
+        return Step(self.digests[target], self.array(lower), self.array(upper), self.keys(planes))
+
+    def refutation(self, held: list[Any]) -> Refutation:
+        clauses, mix, bounds, planes, multipliers = held
+        shares, least = self.array(mix), self.array(bounds)
+        return Refutation(tuple(clauses), shares, least, self.keys(planes), self.array(multipliers))
+
+    def split(self, held: list[Any]) -> Split:
+        tensor, unit, point, (below, above) = held
+        return Split(self.digests[tensor], unit, float.fromhex(point), (below, above))
+
+    def part(self, held: dict[str, Any]) -> Part:
+        steps = tuple(self.step(step) for step in held["steps"])
+        refutations = tuple(self.refutation(given) for given in held["refutations"])
+        return Part(steps, refutations, tuple(self.split(split) for split in held["splits"]))
+
+    def plane(self, slope: list[int], bias: list[int]) -> Plane:
+        return Plane(self.array(slope), self.array(bias))
+
+    def planes(self, held: list[list[int]]) -> Planes:
+        slope, bias, upper_slope, upper_bias = held
+        return Planes(self.plane(slope, bias), self.plane(upper_slope, upper_bias))
+
+    def certificate(self, held: dict[str, Any]) -> Certificate:
+        if not isinstance(held["about"], dict):
+            raise ValueError("what it says about itself is no list of names and values")
+        x, low, high, rows, offsets = (self.array(shape) for shape in held["arrays"])
+        parts = tuple(self.part(part) for part in held["parts"])
+        _demand_tree(parts)
+        return Certificate(
+            network=held["network"],
+            norm=held["norm"],
+            x=x,
+            eps=float.fromhex(held["eps"]),
+            box=(low, high),
+            rows=rows,
+            offsets=offsets,
+            parts=parts,
+            planes={key: self.planes(shapes) for key, shapes in sorted(held["planes"].items())},
+            about=held["about"],
+        )
+
+
+def _demand_tree(parts: Sequence[Part]) -> None:
+    """Raises ValueError unless each part but the first is one half of one split.
+
+    Parts of two splits could make a check take for ever, and one of none is not looked at.
+    """
+    halves = [half for part in parts for split in part.splits for half in split.halves]
+    if sorted(halves) != list(range(1, max(1, len(parts)))):
         raise ValueError("its parts are no tree")
-    planes = {}
-    for key, shapes in sorted(held["planes"].items()):
-        slope, bias, upper_slope, upper_bias = map(take, shapes)
-        planes[key] = Planes(Plane(slope, bias), Plane(upper_slope, upper_bias))
-    return Certificate(
-        held["network"], held["norm"], x, float.fromhex(held["eps"]), (low, high), rows, offsets, parts,
-        planes, held["about"],
-    )  # fmt: skip

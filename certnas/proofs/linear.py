@@ -29,7 +29,7 @@ def _product(r: Reading) -> str:
     """x @ matrix as a linear layer."""
     names = [name for name in ("self", "other", "mat2") if name in r.call.node.arguments]
     left, right = (r.call[name] for name in names)
-    if left is not None or right.dim() != 2:
+    if left is not None or right is None or right.dim() != 2:
         raise Unsupported("a product whose right factor is not one constant matrix")
     weight = array(right).T
     return _dense(r, weight, np.zeros(len(weight)))

@@ -19,6 +19,7 @@ from certnas.bounds.extend import (
     NodeAlphas,
     Relaxation,
     Windowed,
+    rule_for,
 )
 from certnas.bounds.extend import Plane as Engine
 from certnas.checker import Plane
@@ -31,6 +32,10 @@ LIFTED = 2.0**-40
 """A plane is moved outward by this share of its terms, and of LEAST."""
 LEAST = 2.0**-30
 """Where a curve is almost flat its terms alone would be less than what the checker's enclosures tell apart."""
+
+
+SELECTING = (torch.ops.aten.relu.default, torch.ops.aten.max_pool2d.default)
+"""Operators whose interval is that of their operands without rounding."""
 
 
 class Outward(BoundState):
@@ -74,9 +79,18 @@ class Outward(BoundState):
         return False
 
     def widen(self, target: str) -> None:
-        """Moves the interval of a tensor outward."""
+        """Moves the interval of a tensor outward, where it selects numbers not beyond those that it selects from.
+
+        A relu's dead units would differ from 0 otherwise, and those of a window that are all the same from each other:
+        max pooling's planes are far apart where none is known to be the greatest.
+        """
         x = self.interval(target)
-        self.hold({target: bounds.Interval(below(x.lower, self.slack), -below(-x.upper, self.slack))})
+        wide = bounds.Interval(below(x.lower, self.slack), -below(-x.upper, self.slack))
+        node = self.network.graph.nodes.get(target)
+        if node is not None and node.target in SELECTING:
+            operands = [self.interval(operand) for operand in node.operands]
+            wide = wide.intersect(rule_for(node).interval(self.network.call(node), *operands))
+        self.hold({target: wide})
 
     def met_exactly(self) -> list[str]:
         """Tensors affine in the input whose bounds against the region itself interval arithmetic goes on from."""

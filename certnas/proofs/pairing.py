@@ -16,6 +16,8 @@ from certnas.errors import UserError
 from certnas.proofs.claims import Claim, digest
 
 MOST_BYTES = 1 << 28
+CERTIFIED = "certified"
+"""The status of an image whose radius is proved."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Row:
     target: int | None
     norm: str
     radius: float
+    status: str
     certificate: str
 
 
@@ -55,9 +58,16 @@ def _row(line: Mapping[str, str]) -> Row:
     radius = float(line["radius_lower"])
     if not 0 <= radius < math.inf:
         raise ValueError(f"the radius is {radius}")
-    whole = {name: int(line[name]) for name in ("index", "label", "prediction")}
-    target = int(line["target"]) if line["target"] else None
-    return Row(**whole, target=target, norm=line["norm"], radius=radius, certificate=line["certificate"])
+    return Row(
+        index=int(line["index"]),
+        label=int(line["label"]),
+        prediction=int(line["prediction"]),
+        target=int(line["target"]) if line["target"] else None,
+        norm=line["norm"],
+        radius=radius,
+        status=line["status"],
+        certificate=line["certificate"],
+    )
 
 
 def held_image(index: object, claim: Claim, data: Dataset) -> None:
@@ -102,6 +112,8 @@ def _held_row(
     if not row.certificate:
         if row.radius > 0:
             raise Rejected(f"its radius {row.radius} has no certificate")
+        if row.status == CERTIFIED:
+            raise Rejected(f"it says {CERTIFIED}, and has no certificate")
         return
     if row.certificate not in files:
         raise Rejected(f"its certificate {row.certificate} is missing")
@@ -117,6 +129,7 @@ def _held_row(
         ("prediction", row.prediction, claim.label),
         ("norm", row.norm, claim.norm),
         ("radius", row.radius, claim.eps),
+        ("status", row.status, CERTIFIED),
         ("classes that cannot win", beaten, claim.beaten),
     ):
         if mine != proved:

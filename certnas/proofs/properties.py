@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from certnas import bounds
 from certnas.bounds.extend import TargetAlphas, budget
@@ -14,7 +15,7 @@ from certnas.checker import Certificate, Part, Refutation, Split
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
-from certnas.proofs.record import Record, area
+from certnas.proofs.record import Formed, Record, area
 from certnas.verifier import relaxed
 from certnas.verifier.problem import box_region
 from certnas.verifier.proof import Leaf, Proof
@@ -41,8 +42,7 @@ def certificates_of(
     """Of each region of a proved problem, a certificate that refutes all of its clauses.
 
     plain: `extract.plain` of the problem's network; slack: by what share of 1 + their size bounds are moved outward.
-    Raises Uncertified where an argument does not survive being
-    rounded outward, or was not kept.
+    Raises Uncertified where an argument does not survive being rounded outward, or was not kept.
     """
     if not proof.complete:
         raise Uncertified(f"its proof takes more than the {proof.most} bytes that it was given (--memory)")
@@ -135,86 +135,104 @@ class _Region:
         left: list[int] = []
         for method in METHODS:
             left += [c for c in methods if methods[c] == method]
-            if not left:
-                continue
-            state = self._crowned if method == "crown" else self._claimed(self._state(self.region), None)
-            ways = [self.record.boxed] if method == "ibp" else [self.record.formed, self.record.boxed]
-            for way in ways:
-                rows = self.problem.coef[left].flatten(0, 1).unsqueeze(0)
-                formed = way(state, rows)
-                excess = formed.lower[0].reshape(len(left), -1) - array(self.problem.offset[left])
-                refutation, places = self.record.refuted(
-                    excess, [self.clauses.index(c) for c in left], formed.planes[0]
-                )
-                if places:
-                    self._add(Part((), (refutation,)))
-                left = [c for place, c in enumerate(left) if place not in places]
-                if not left:
-                    break
+            if left:
+                left = self._by_method(method, left)
         if left:
             raise Uncertified(f"{len(left)} clauses are proved by less than the rounding of a certificate")
 
-    # Leaves
+    def _by_method(self, method: str, clauses: list[int]) -> list[int]:
+        """Refutes what a method does of some clauses; those that are left."""
+        state = self._crowned if method == "crown" else self._claimed(self._state(self.region), None)
+        ways = [self.record.boxed] if method == "ibp" else [self.record.formed, self.record.boxed]
+        for way in ways:
+            if clauses:
+                rows = self.problem.coef[clauses].flatten(0, 1).unsqueeze(0)
+                clauses = self._by_bounds(way(state, rows), clauses)
+        return clauses
+
+    def _by_bounds(self, found: Formed, clauses: list[int]) -> list[int]:
+        """Refutes the clauses whose rows exceed their offsets; those that are left."""
+        excess = found.lower[0].reshape(len(clauses), -1) - array(self.problem.offset[clauses])
+        named = [self.clauses.index(c) for c in clauses]
+        refutation, places = self.record.refuted(excess, named, found.planes[0])
+        if places:
+            self._add(Part((), (refutation,)))
+        return [c for place, c in enumerate(clauses) if place not in places]
+
+    # Leaves that are boxes of inputs
 
     def _boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
         """Of each leaf, a box of inputs: bounds inside by CROWN, and the clause refuted."""
-        whole = self.region.box()
-        place = [self.clauses.index(clause)]
         for first in range(0, len(leaves), BATCH):
-            own = leaves[first : first + BATCH]
-            lower, upper = (side.flatten().repeat(len(own), 1) for side in (whole.lower, whole.upper))
-            for b, leaf in enumerate(own):
-                for split in leaf.splits:
-                    side, met = (lower, max) if split.side > 0 else (upper, min)
-                    side[b, split.unit] = met(float(side[b, split.unit]), split.point)
-            state = self._state(box_region(lower, upper, self.problem.network))
-            steps = self.record.steps(state, {})
-            rows = self.problem.coef[clause].expand(len(own), *self.problem.coef.shape[1:])
-            offset = array(self.problem.offset[clause])
-            ways = [way(state, rows) for way in (self.record.formed, self.record.boxed)]
-            for b, leaf in enumerate(own):
-                excess = [np.nan_to_num(way.lower[b] - offset, nan=-np.inf) for way in ways]
-                best = int(np.argmax([rows.max() for rows in excess]))
-                planes = ways[best].planes[b]
-                refutation, places = self.record.refuted(excess[best][None], place, planes, len(leaf.splits))
-                if not places:
-                    raise Uncertified("a box of inputs is proved by less than the rounding of a certificate")
-                yield Part(tuple(steps[b]), (refutation,))
+            yield from self._some_boxes(clause, leaves[first : first + BATCH])
+
+    def _some_boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+        lower, upper = self._sides(leaves)
+        state = self._state(box_region(lower, upper, self.problem.network))
+        steps = self.record.steps(state, {})
+        rows = self.problem.coef[clause].expand(len(leaves), *self.problem.coef.shape[1:])
+        offset = array(self.problem.offset[clause])
+        ways = [way(state, rows) for way in (self.record.formed, self.record.boxed)]
+        for b, leaf in enumerate(leaves):
+            excess = [np.nan_to_num(way.lower[b] - offset, nan=-np.inf) for way in ways]
+            best = int(np.argmax([each.max() for each in excess]))
+            refutation, places = self.record.refuted(
+                excess[best][None], [self.clauses.index(clause)], ways[best].planes[b], len(leaf.splits)
+            )
+            if not places:
+                raise Uncertified("a box of inputs is proved by less than the rounding of a certificate")
+            yield Part(tuple(steps[b]), (refutation,))
+
+    def _sides(self, leaves: Sequence[Leaf]) -> tuple[Tensor, Tensor]:
+        """The sides of the region's box, halved as each leaf's splits say.  [leaves, inputs] each"""
+        whole = self.region.box()
+        lower, upper = (side.flatten().repeat(len(leaves), 1) for side in (whole.lower, whole.upper))
+        for b, leaf in enumerate(leaves):
+            for split in leaf.splits:
+                if split.side > 0:
+                    lower[b, split.unit] = max(float(lower[b, split.unit]), split.point)
+                else:
+                    upper[b, split.unit] = min(float(upper[b, split.unit]), split.point)
+        return lower, upper
+
+    # Leaves that are split activations
 
     def _activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
         """Of each leaf, splits of activations: the clause refuted by its slopes and multipliers."""
-        slack = self.record.slack
         for first in range(0, len(leaves), BATCH):
-            own = leaves[first : first + BATCH]
-            c = torch.tensor([clause] * len(own), device=self.problem.group.device)
-            coef, offset, splits = self.problem.coef[c], self.problem.offset[c], [leaf.splits for leaf in own]
-            batch = relaxed.Batch(self._root, torch.zeros_like(c), coef, offset, splits)
-            choices = [leaf.choice for leaf in own]
-            choice = batch.start(choices)
+            yield from self._some_activations(clause, leaves[first : first + BATCH])
+
+    def _some_activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+        same = torch.tensor([clause] * len(leaves), device=self.problem.group.device)
+        coef, offset = self.problem.coef[same], self.problem.offset[same]
+        batch = relaxed.Batch(
+            self._root, torch.zeros_like(same), coef, offset, [leaf.splits for leaf in leaves]
+        )
+        choice, lower = self._chosen(batch, [leaf.choice for leaf in leaves], 4 * self.problem.needed[same])
+        planes = {name: batch.state.relaxation_at(name, choice.node_alphas[name]) for name in batch.nodes}
+        for b, leaf in enumerate(leaves):
+            row = int(lower[b].nan_to_num(nan=-torch.inf).argmax())
+            bound = float(lower[b, row] - self.record.slack * (1 + lower[b, row].abs()))
+            if not bound > 0:
+                raise Uncertified(
+                    "a subproblem is proved by less than the rounding of a certificate: "
+                    f"excess {float(lower[b, row]):.3g}"
+                )
+            mix, multipliers = _shares(choice, b, row, coef.shape[1]), _multipliers(choice, b, row, leaf)
+            named, place = self.record.named(planes, b, row), (self.clauses.index(clause),)
+            yield Part((), (Refutation(place, mix, np.array([bound]), named, multipliers),))
+
+    def _chosen(
+        self, batch: relaxed.Batch, choices: Sequence[relaxed.Choice | None], needed: Tensor
+    ) -> tuple[relaxed.Choice, Tensor]:
+        """Slopes and multipliers of leaves, and their bounds, optimised once more where one falls short."""
+        choice, slack = batch.start(choices), self.record.slack
+        lower = batch.bound(choice, batch.region)
+        best = lower.amax(1)
+        if not bool((best > 2 * slack * (1 + best.abs())).all()):
+            choice = batch.start(batch.optimise(choices, RETRIES, needed).choices)
             lower = batch.bound(choice, batch.region)
-            if not bool((lower.amax(1) > 2 * slack * (1 + lower.amax(1).abs())).all()):
-                found = batch.optimise(choices, RETRIES, 4 * self.problem.needed[c])
-                choice = batch.start(found.choices)
-                lower = batch.bound(choice, batch.region)
-            planes = {name: batch.state.relaxation_at(name, choice.node_alphas[name]) for name in batch.nodes}
-            for b, leaf in enumerate(own):
-                row = int(lower[b].nan_to_num(nan=-torch.inf).argmax())
-                bound = float(lower[b, row] - slack * (1 + lower[b, row].abs()))
-                if not bound > 0:
-                    raise Uncertified(
-                        "a subproblem is proved by less than the rounding of a certificate: "
-                        f"excess {float(lower[b, row]):.3g}"
-                    )
-                mix = np.eye(coef.shape[1] + 1)[row, :-1]
-                if row == coef.shape[1] and choice.mix is not None:
-                    mix = array(choice.mix[b].softmax(0))
-                multipliers = np.zeros((1, len(leaf.splits)))
-                for split, k in _binding(leaf.splits).items():
-                    multipliers[0, k] = max(
-                        0.0, float(choice.multipliers[split[0]][b, row].flatten()[split[1]])
-                    )
-                named, place = self.record.named(planes, b, row), (self.clauses.index(clause),)
-                yield Part((), (Refutation(place, mix[None], np.array([bound]), named, multipliers),))
+        return choice, lower
 
     # The tree of splits
 
@@ -242,6 +260,21 @@ class _Region:
         self._add(Part((), (), (split,)), number)
         for half, own in zip(numbers, halves, strict=True):
             self._grow(half, own, depth + 1)
+
+
+def _shares(choice: relaxed.Choice, leaf: int, row: int, constraints: int) -> np.ndarray:
+    """The share of each constraint in a row: of one alone, or, of the row behind them, of the mix.  [1, constraints]"""
+    if row == constraints and choice.mix is not None:
+        return array(choice.mix[leaf].softmax(0))[None]
+    return np.eye(constraints + 1)[[row], :-1]
+
+
+def _multipliers(choice: relaxed.Choice, b: int, row: int, leaf: Leaf) -> np.ndarray:
+    """The multiplier of each split of a leaf in a row; 0 for one that another of its unit makes idle.  [1, splits]"""
+    found = np.zeros((1, len(leaf.splits)))
+    for (node, unit), k in _binding(leaf.splits).items():
+        found[0, k] = max(0.0, float(choice.multipliers[node][b, row].flatten()[unit]))
+    return found
 
 
 def _binding(splits: Sequence[relaxed.Split]) -> dict[tuple[str, int], int]:

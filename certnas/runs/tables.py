@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,10 @@ from certnas.errors import UserError
 
 T = TypeVar("T")
 Table = dict[str, Any]
+DEEPEST = 64
+"""Names between dots in a key of TOML, whose reader takes the square of their number in time."""
+_NAME = r"""(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+"""
+_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_NAME}\.[ \t]*+){{{DEEPEST}}}", re.MULTILINE)
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
@@ -96,9 +101,12 @@ def _scalar(value: Any) -> str:
 
 
 def read_toml(path: Path) -> Table:
-    """The table in a TOML file.  Raises UserError where there is none."""
+    """The table in a TOML file.  Raises UserError where there is none, or one nested deeper than DEEPEST."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if _DEEP_KEY.search(text):
+            raise RecursionError
+        return tomllib.loads(text)
     except RecursionError:
         raise UserError(
             f"configuration {path}: cannot be read: it is nested too deeply; give a TOML file"

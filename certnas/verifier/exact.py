@@ -66,7 +66,8 @@ def _exact(network: bounds.Network) -> Exact | None:
         found = plain(network).network
     except UserError:  # an operator that has no such form
         return None
-    rounded = any(error.any() for node in found.nodes.values() for error in node.parts[2])
+    errors = [e for node in found.nodes.values() for e in (node.affine.weight_error, node.affine.bias_error)]
+    rounded = any(error is not None and error.any() for error in errors)
     return None if rounded else Exact(found)
 
 
@@ -135,7 +136,7 @@ class Exact:
                 total += Fraction((coef * offset).sum())
                 parts = [coef * slope]
             else:
-                weight, bias, _ = node.parts
+                weight, bias = node.affine.weight, node.affine.bias
                 if bias is not None:
                     total += Fraction((coef * _array(bias)).sum())
                 shapes = [nodes[name].shape for name in node.operands]
@@ -174,7 +175,7 @@ def _interval(node: Node, operands: list[Ends]) -> Ends:
     if node.op == "piecewise":
         values = [_value(node, x) for x in _corners(node, low, high)]
         return _extreme(np.minimum, values), _extreme(np.maximum, values)
-    weight, bias, _ = node.parts
+    weight, bias = node.affine.weight, node.affine.bias
     if weight is None:
         return push(node, [low for low, _ in operands], None), push(
             node, [high for _, high in operands], None

@@ -140,14 +140,15 @@ class InputSplitting:
         x = region.x.detach().requires_grad_(True)
         with torch.enable_grad():
             formed = lower_bound(self.network, replace(region, x=x), state.relaxation, output, coef)
+            proved = state.defined(coef, formed.detach())
             if not self.problem.related:
                 (slope,) = torch.autograd.grad(formed.amax(1).sum(), x)
-                return torch.fmax(formed.detach(), boxed) - offset, slope.nan_to_num()
+                return torch.fmax(proved, boxed) - offset, slope.nan_to_num()
             slopes = torch.stack(
                 [torch.autograd.grad(row.sum(), x, retain_graph=True)[0] for row in formed.unbind(1)], 1
             )
-        excess = torch.fmax(formed.detach(), boxed) - offset
-        mixed, slope = mixture(formed.detach() - offset, slopes.flatten(2), region.radii.flatten(1))
+        excess = torch.fmax(proved, boxed) - offset
+        mixed, slope = mixture(proved - offset, slopes.flatten(2), region.radii.flatten(1))
         return torch.cat([excess, mixed.unsqueeze(1)], 1), slope.reshape(x.shape).nan_to_num()
 
 

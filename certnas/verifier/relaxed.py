@@ -16,7 +16,16 @@ from torch import Tensor
 
 from certnas import bounds
 from certnas.bounds import Nonlinear
-from certnas.bounds.extend import Alphas, BoundState, MemoryBudget, Relaxation, lower_bound, rule_for
+from certnas.bounds.extend import (
+    Alphas,
+    BoundState,
+    MemoryBudget,
+    Relaxation,
+    lower_bound,
+    rule_for,
+    undefined,
+    without,
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class Batch:
                 x = root.interval(operand)
                 self.state.give({operand: x.at(group)})
         self.signs = self._restrict(splits)
+        self.lost = undefined(self.state)
 
     def _restrict(self, splits: Sequence[Sequence[Split]]) -> dict[str, Tensor]:
         """Meets intervals with the splits; returns the sides that are split, [B, *operand] of −1, 0, 1."""
@@ -183,7 +193,8 @@ class Batch:
             mixed = (share @ coef.flatten(2)).reshape(len(coef), 1, *coef.shape[2:])
             coef = torch.cat([coef, mixed], 1)
             offset = torch.cat([offset, (share @ offset.unsqueeze(2)).squeeze(2)], 1)
-        return lower_bound(self.network, region, provide, self.network.graph.output, coef) - offset
+        found = lower_bound(self.network, region, provide, self.network.graph.output, coef)
+        return without(self.lost, coef, found) - offset
 
     def _lagrange(self, name: str, multiplier: Tensor) -> tuple[Tensor, Tensor]:
         """(−γ, Σ γ·bound) with γ ≥ 0 where z is split above, γ ≤ 0 where below, 0 elsewhere."""

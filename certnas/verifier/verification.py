@@ -76,6 +76,7 @@ def verify(
     found: list[Counterexample] = []
 
     def met(points: Tensor) -> bool:
+        assert search is not None
         worst = search.problem.met_at(points)
         near = worst <= 0
         if bool(near.any()):
@@ -93,17 +94,21 @@ def verify(
             UNSAT, np.inf, deadline.spent, "empty box", note="no input lies in a box of the property"
         )
     room = memory if memory is not None else max(free_memory(network.device) // 4, LEAST_MEMORY)
-    problem = problem_of(network, prop)
-    kept = Proof(problem, room) if proof else None
-    equal = equal_bounds(problem.network, prop)
-    search = Search(problem, deadline, room, met, attacked, progress, kept, equal)
+    search: Search | None = None
+    kept: Proof | None = None
 
     def verdict(status: str, note: str = "") -> Verdict:
+        if search is None:
+            return Verdict(status, -np.inf, deadline.spent, "preparation", note=note)
         state, example = search.state, found[0] if found else None
         return Verdict(status, state.bound, deadline.spent, search.stage, state.done, example, note)
 
     try:
         with deadline.enforced():
+            problem = problem_of(network, prop)
+            kept = Proof(problem, room) if proof else None
+            equal = equal_bounds(problem.network, prop)
+            search = Search(problem, deadline, room, met, attacked, progress, kept, equal)
             search.go()
     except OutOfTime:
         return verdict(TIMEOUT)

@@ -1,6 +1,6 @@
 """Layers that are linear in their input, so that each of its derivatives costs no more than the layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,15 @@ class LinearLayers(TorchFunctionMode):
         if func is torch.conv2d and len(args) == 7 and not kwargs:
             x, weight, bias, stride, padding, dilation, groups = args
             if bias is None and not weight.requires_grad and not isinstance(padding, str):
-                return _Convolved.apply(x, weight, (stride, padding, dilation, groups))
+                return _Convolved.apply(x, weight, (_pair(stride), _pair(padding), _pair(dilation), groups))
         if func is torch.batch_norm and len(args) == 9 and not args[5]:
             return _normalised(*args[:5], eps=args[7])
         return func(*args, **(kwargs or {}))
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    """A setting of a convolution, for height and width."""
+    return [value] * 2 if isinstance(value, int) else list(value)
 
 
 def _normalised(

@@ -18,15 +18,15 @@ class Traced:
         self.bn = bn
         self.keep_none = keep_none
         self._graph: bounds.Graph | None = None
-        self._network: nn.Module | None = None
-        self._structure = ""
+        self._modules: list[nn.Module] = []
+        self._structure: tuple[str, ...] = ()
 
     def graph(self, network: nn.Module, x: Tensor) -> bounds.Graph:
         """The graph.  Raises UserError for a network that cannot be bounded."""
         if self._graph is not None and tuple(x.shape[1:]) == self._graph.input_shape:
-            if network is self._network:
+            if list(network.modules()) == self._modules:  # each is equal to itself alone
                 return self._graph
-            if repr(network) == self._structure:  # a copy, as an unrolled step makes
+            if _structure(network) == self._structure:  # a copy, as an unrolled step makes
                 return self._graph
         try:
             with normalising(network, self.bn):
@@ -34,7 +34,7 @@ class Traced:
             bounds.check(self._graph)
         except bounds.BoundsError as error:
             raise UserError(f"metric cb: this network has no bounds: {error}") from error
-        self._network, self._structure = network, repr(network)
+        self._modules, self._structure = list(network.modules()), _structure(network)
         return self._graph
 
     def bind(self, network: nn.Module, x: Tensor, dtype: torch.dtype) -> bounds.Network:
@@ -47,3 +47,9 @@ class Traced:
         }
         wanted = {name: tensors[name] for name in graph.parameters.values() if name in tensors}
         return graph.bind(wanted, dtype=dtype, batch=x)
+
+
+def _structure(network: nn.Module) -> tuple[str, ...]:
+    """What two networks have in common that are the same function of their parameters."""
+    names = (*dict(network.named_parameters(remove_duplicate=False)), *dict(network.named_buffers()))
+    return repr(network), *names
