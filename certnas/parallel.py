@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """This process's rank among `size` that work on one search or training."""
 
     rank: int = 0
@@ -58,18 +58,18 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
+def processes(device: torch.device) -> Iterator[tuple[ProcessGroup, torch.device]]:
     """The processes that torchrun started, and this one's device: cuda becomes its own GPU.  One without it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Processes(), device
+        yield ProcessGroup(), device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), size), device
+        yield ProcessGroup(dist.get_rank(), size), device
         dist.barrier()  # none takes its end of the connections away while another still uses them
     finally:
         dist.destroy_process_group()

@@ -12,7 +12,7 @@ from torch import nn
 import bounds
 import certnas
 from certnas.certifier.certification import batches, certification
-from certnas.certifier.planning import LADDER, Plan, plan, predicted
+from certnas.certifier.planning import LADDER, MethodPlan, plan, predicted
 from certnas.data import load
 from certnas.errors import UserError
 from certnas.models import open_model
@@ -118,4 +118,4 @@ def test_the_command_says_what_was_chosen_and_continues_it(tmp_path) -> None:
 
 
 def test_a_plan_of_one_method_explains_nothing() -> None:
-    assert Plan(bounds.Crown()).why == () and Plan(bounds.Crown()).then == ()
+    assert MethodPlan(bounds.Crown()).why == () and MethodPlan(bounds.Crown()).then == ()

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 import bounds
 from certnas.checker import (
     Certificate,
-    Network,
-    Part,
-    Plane,
+    CertificatePart,
+    CheckedNetwork,
+    ClaimedPlane,
+    IntervalClaim,
     Planes,
     Refutation,
     Rejected,
     Split,
-    Step,
     check,
 )
 from certnas.errors import UserError
@@ -46,17 +46,17 @@ X = np.array([0.5, 0.25])
 
 def planes(size: int, value: float) -> Planes:
     slope = np.arange(size, dtype=float).reshape(1, size)
-    return Planes(Plane(slope, slope + value), Plane(slope + 2 * value, slope + 3 * value))
+    return Planes(ClaimedPlane(slope, slope + value), ClaimedPlane(slope + 2 * value, slope + 3 * value))
 
 
 def certificate() -> Certificate:
     """A value with every kind of field, which proves nothing."""
-    step = Step("t1", X - 1, X + 1, {"r1": "planes1"})
+    step = IntervalClaim("t1", X - 1, X + 1, {"r1": "planes1"})
     refutation = Refutation((1, 0), np.eye(2), np.array([0.5, 0.25]), {"r1": "planes0"}, np.zeros((2, 1)))
     parts = (
-        Part((step, Step("t2", X, X + 2, {})), (), (Split("t1", 1, 0.1, (1, 2)),)),
-        Part((), (refutation,)),
-        Part((step,), (refutation,)),
+        CertificatePart((step, IntervalClaim("t2", X, X + 2, {})), (), (Split("t1", 1, 0.1, (1, 2)),)),
+        CertificatePart((), (refutation,)),
+        CertificatePart((step,), (refutation,)),
     )
     kept = {"planes1": planes(2, 0.5), "planes0": planes(3, -1.0)}
     box = X - 0.1, X + 0.1
@@ -161,7 +161,7 @@ def test_files_have_a_greatest_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_exact_work_is_rows_times_units() -> None:
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     network.add("linear", (network.input,), (3,), {"weight": np.ones((1, 3, 2)), "bias": np.zeros((1, 3, 1))})
     assert exact_work(certificate(), network) == (2 * 2 + 2 * 2 + 3) * 5, "steps with planes, and parts"
 
@@ -231,7 +231,7 @@ def test_a_file_is_checked_before_it_is_kept(proves: int, monkeypatch: pytest.Mo
 
 def test_no_certificate_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    assert assured.assured(lambda slack: asked.append(slack), Network((1,))) is None  # type: ignore[arg-type, func-returns-value]
+    assert assured.assured(lambda slack: asked.append(slack), CheckedNetwork((1,))) is None  # type: ignore[arg-type, func-returns-value]
     assert asked == [2.0**-34]
     monkeypatch.setattr(assured, "encode", lambda made: b"")
     monkeypatch.setattr(assured, "read", lambda file: ["one"])
@@ -243,7 +243,7 @@ def test_no_certificate_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None
         raise Rejected("no")
 
     monkeypatch.setattr(assured, "check", never)
-    assert assured.assured(lambda slack: ["one"], Network((1,))) is None and calls == [False] * 3  # type: ignore[arg-type, list-item, return-value]
+    assert assured.assured(lambda slack: ["one"], CheckedNetwork((1,))) is None and calls == [False] * 3  # type: ignore[arg-type, list-item, return-value]
 
 
 # A file against a model.
@@ -264,7 +264,7 @@ class Model(nn.Module):
         return y if self.off is None or torch.compiler.is_exporting() else y + self.off(x)
 
 
-def made(eps: float = 0.125, about: dict[str, object] | None = None) -> tuple[Certificate, Network]:
+def made(eps: float = 0.125, about: dict[str, object] | None = None) -> tuple[Certificate, CheckedNetwork]:
     network = bounds.trace(Model().eval(), torch.from_numpy(X)[None]).bind(dtype=torch.float64)
     region = bounds.Linf(torch.from_numpy(X)[None], eps)
     rows = bounds.margins(torch.tensor([0]), 2, dtype=torch.float64)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from certnas.certifier.results import COLUMNS
+from certnas.certifier.certificates import COLUMNS
 from certnas.checker import Certificate, Rejected
 from certnas.data import Dataset
 from certnas.errors import UserError
 from certnas.proofs import claims, pairing
 from certnas.proofs.claims import Claim, claim, claim_of_property, covers, digest
-from certnas.proofs.pairing import Row, held_image, held_rows, read_rows
+from certnas.proofs.pairing import ResultRow, held_image, held_rows, read_rows
 from certnas.verifier import Box, Clause, Constraint, Property
 
 X = np.array([0.5, 0.25])
@@ -168,16 +168,18 @@ def test_a_clause_of_several_rows_needs_each_of_them() -> None:
 
 DATA = Dataset("two", torch.tensor([[0.5, 0.25], [0.75, 0.5]]), torch.tensor([1, 2]), torch.tensor([7, 3]), 3)
 OWN = claim(kept())
-ROW = Row(7, 1, 1, None, "linf", 0.125, "a.npz")
+ROW = ResultRow(7, 1, 1, None, "linf", 0.125, "a.npz")
 
 
-def held(row: Row, *more: Row, files: dict[str, Claim | None] | None = None) -> list[tuple[int, str]]:
+def held(
+    row: ResultRow, *more: ResultRow, files: dict[str, Claim | None] | None = None
+) -> list[tuple[int, str]]:
     return list(held_rows([row, *more], {"a.npz": OWN} if files is None else files, DATA))
 
 
 def test_a_line_is_what_its_certificate_proves() -> None:
     assert held(ROW) == []
-    other = Row(3, 2, 0, None, "linf", 0.0, "")
+    other = ResultRow(3, 2, 0, None, "linf", 0.0, "")
     assert held(ROW, other) == []
     one = replace(OWN, beaten=(2,))
     assert held(replace(ROW, target=2), files={"a.npz": one}) == []

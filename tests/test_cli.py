@@ -17,7 +17,7 @@ from PIL import Image
 
 import bounds
 from certnas.certifier import batch
-from certnas.certifier.results import COLUMNS
+from certnas.certifier.certificates import COLUMNS
 from cli.main import main
 from cli.values import Bytes, Numbers
 

@@ -19,7 +19,7 @@ import torch
 
 import certnas
 from certnas.certifier import Certificates, SoundnessError
-from certnas.certifier.certification import Batch, Certification, batches, certification
+from certnas.certifier.certification import Certification, ImageBatch, batches, certification
 from certnas.certifier.results import Folder
 from certnas.certifier.soundness import Evidence
 from certnas.data import load
@@ -158,16 +158,16 @@ def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPat
 
 
 @dataclass(frozen=True)
-class Deadly(Job[Batch, Certificates]):
+class Deadly(Job[ImageBatch, Certificates]):
     """Certification whose process is killed in the middle of the second batch, once."""
 
     inner: Certification
     mark: Path
 
-    def open(self, rank: int) -> Callable[[Batch, Tell], Certificates]:
+    def open(self, rank: int) -> Callable[[ImageBatch, Tell], Certificates]:
         certify = self.inner.open(rank)
 
-        def work(batch: Batch, tell: Tell) -> Certificates:
+        def work(batch: ImageBatch, tell: Tell) -> Certificates:
             def deadly(stage: Any) -> None:
                 if stage.stage == "prove" and batch.index[0] == 2 and not self.mark.exists():
                     self.mark.touch()

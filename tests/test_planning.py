@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import bounds
-from certnas.certifier.planning import Plan, plan, predicted
+from certnas.certifier.planning import MethodPlan, plan, predicted
 from certnas.errors import UserError
 
 NETWORK: Any = SimpleNamespace(graph=SimpleNamespace(output_shape=(10,)))
@@ -18,7 +18,7 @@ def seconds(time: float, memory: float = 0.0) -> bounds.Estimate:
     return bounds.Estimate(time / 1.7e-10, 0.0, 0, memory)
 
 
-def planned(monkeypatch: pytest.MonkeyPatch, costs: dict[str, bounds.Estimate], **options: Any) -> Plan:
+def planned(monkeypatch: pytest.MonkeyPatch, costs: dict[str, bounds.Estimate], **options: Any) -> MethodPlan:
     asked: list[int] = []
 
     def estimates(network: Any, rows: int) -> dict[str, bounds.Estimate]:

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from certnas.checker import Certificate, Network, Rejected
+from certnas.checker import Certificate, CheckedNetwork, Rejected
 from certnas.data import load
 from certnas.models import open_model
 from certnas.models.architectures import Architecture
@@ -264,7 +264,7 @@ def test_options_that_need_others_and_files_that_are_no_results_are_refused(run:
 def test_digests_include_the_shape_of_the_input() -> None:
     pixels = np.zeros(12)
     assert len({digest(pixels.reshape(shape)) for shape in ((12,), (3, 4), (1, 3, 4))}) == 3
-    networks = [Network(shape) for shape in ((12,), (3, 4))]
+    networks = [CheckedNetwork(shape) for shape in ((12,), (3, 4))]
     for network in networks:
         network.add("select", (network.input,), (1,), {"index": np.zeros(1)})
     assert networks[0].output != networks[1].output

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from certnas.attacks.norms import per_image
-from certnas.attacks.problem import Problem
+from certnas.attacks.problem import AttackProblem
 
 FLOOR = 0.5  # the bisection starts between this fraction of the best known distance and all of it
 GROUP = 10  # images of similar radius that share one, where the library takes no radius per image
 
 
-def apgd(problem: Problem) -> Tensor:
+def apgd(problem: AttackProblem) -> Tensor:
     """Auto-PGD (Croce and Hein 2020), pyautoattack, at a radius bisected image by image.  l∞ and l2.
 
     Starts from the best example known, pulled into the ball, and pushes the one margin of the class it falls
@@ -19,7 +19,7 @@ def apgd(problem: Problem) -> Tensor:
     return bisected(problem.against_best(), shared=False)
 
 
-def apgd_grouped(problem: Problem) -> Tensor:
+def apgd_grouped(problem: AttackProblem) -> Tensor:
     """`apgd` for l1, where the library's projection takes one radius: images of similar radius share it.
 
     Twice the probes, since a shared radius fits each image less well.  -> [n, *shape]
@@ -30,7 +30,7 @@ def apgd_grouped(problem: Problem) -> Tensor:
     return best
 
 
-def bisected(problem: Problem, *, shared: bool) -> Tensor:
+def bisected(problem: AttackProblem, *, shared: bool) -> Tensor:
     """The nearest success over the probes; `shared`: one radius, the median, for all.  -> [n, *shape]"""
     from pyautoattack.autopgd_base import APGDAttack
 

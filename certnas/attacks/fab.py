@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from certnas.attacks.problem import Problem
+from certnas.attacks.problem import AttackProblem
 
 
-def fab(problem: Problem) -> Tensor:
+def fab(problem: AttackProblem) -> Tensor:
     """Fast adaptive boundary (Croce and Hein 2020), pyautoattack.  -> [n, *shape]
 
     Steps to the nearest linearised boundary, whichever candidate's it is.
@@ -15,7 +15,7 @@ def fab(problem: Problem) -> Tensor:
     return nearest(problem, against_one=False)
 
 
-def fab_targeted(problem: Problem) -> Tensor:
+def fab_targeted(problem: AttackProblem) -> Tensor:
     """FAB against each candidate class in turn (FAB-T), which a greedy choice may miss.  -> [n, *shape]"""
     for rival in range(1, problem.columns.shape[1]):
         best = nearest(replace(problem, columns=problem.columns[:, [0, rival]]), against_one=True)
@@ -23,7 +23,7 @@ def fab_targeted(problem: Problem) -> Tensor:
     return problem.best
 
 
-def nearest(problem: Problem, *, against_one: bool) -> Tensor:
+def nearest(problem: AttackProblem, *, against_one: bool) -> Tensor:
     """The nearest success over FAB's restarts, the best known example where there is none.  -> [n, *shape]
 
     The library's own `perturb` would reseed every generator and drop examples beyond a fixed radius, so its

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from certnas.attacks.problem import Problem
+from certnas.attacks.problem import AttackProblem
 
 
 def library() -> ModuleType:
@@ -25,7 +25,7 @@ def library() -> ModuleType:
             os.environ[name] = before
 
 
-def minimise(attack: Any, problem: Problem) -> Tensor:
+def minimise(attack: Any, problem: AttackProblem) -> Tensor:
     """The attack's own best perturbed images.  [n, *shape]"""
     foolbox = library()
     model = foolbox.PyTorchModel(problem.scores(), bounds=(0, 1), device=problem.x.device)

@@ -20,7 +20,7 @@ def frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copied.to(dtype).eval().requires_grad_(False)
 
 
-class Judge:
+class AttackJudge:
     """The float64 model with the labels, and targets if any, of some images.  y, targets [n]"""
 
     def __init__(self, model: nn.Module, y: Tensor, targets: Tensor | None) -> None:
@@ -58,7 +58,7 @@ class Judge:
         return SHARPNESS / margin.clamp_min(1e-12)
 
 
-def inspect(judge: Judge, x: Tensor, first: int) -> None:
+def inspect(judge: AttackJudge, x: Tensor, first: int) -> None:
     """Raises UserError unless the model maps these images to finite scores [n, K] that cover the labels."""
     try:
         logits = judge.logits(x)

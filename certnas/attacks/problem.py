@@ -61,7 +61,7 @@ class Scores(nn.Module):
 
 
 @dataclass(frozen=True)
-class Problem:
+class AttackProblem:
     """One batch to attack: images [n, *shape] float32 in [0, 1], all of them classified as column 0.
 
     model: parameters frozen; columns [n, k]: the classes in play, label first; scale [n]; best [n, *shape]:
@@ -90,7 +90,7 @@ class Problem:
         corner = torch.maximum(self.x, 1 - self.x)
         return torch.minimum(self.radius.to(self.x.dtype), self.norm.length(corner))
 
-    def rows(self, index: Tensor) -> "Problem":
+    def rows(self, index: Tensor) -> "AttackProblem":
         """The problem of some of the images."""
         return replace(
             self,
@@ -101,13 +101,13 @@ class Problem:
             radius=self.radius[index],
         )
 
-    def against_best(self) -> "Problem":
+    def against_best(self) -> "AttackProblem":
         """The same batch with only the label and, per image, the class of the best example (or runner-up)."""
         with torch.no_grad():
             rival = self.scores()(self.best)[:, 1:].argmax(1) + 1
         return replace(self, columns=self.columns.gather(1, torch.stack([self.labels(), rival], 1)))
 
-    def improved(self, found: Tensor) -> "Problem":
+    def improved(self, found: Tensor) -> "AttackProblem":
         """The same problem with `found` [n, *shape] as best example where it is adversarial and nearer."""
         with torch.no_grad():
             beaten = self.scores()(found).argmax(1) != 0
@@ -127,5 +127,5 @@ class Problem:
         return (self.x + delta * per_image(t, delta)).clamp(0, 1)
 
 
-Attack: TypeAlias = Callable[[Problem], Tensor]
+Attack: TypeAlias = Callable[[AttackProblem], Tensor]
 """Problem -> candidates [n, *shape]; maybe not adversarial, in the box, or finite: all is re-checked."""

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from certnas.attacks.boundary import to_boundary
 from certnas.attacks.isolation import isolated
-from certnas.attacks.judge import Judge, frozen, inspect
+from certnas.attacks.judge import AttackJudge, frozen, inspect
 from certnas.attacks.norms import AttackNorm, per_image
-from certnas.attacks.problem import Attack, AttackBudget, Problem
+from certnas.attacks.problem import Attack, AttackBudget, AttackProblem
 from certnas.errors import UserError
 
 
@@ -59,7 +59,7 @@ def smallest(
         batches = []
         for first in range(0, len(images), batch_size):
             rows = slice(first, first + batch_size)
-            judge = Judge(exact, y[rows], None if targets is None else targets[rows])
+            judge = AttackJudge(exact, y[rows], None if targets is None else targets[rows])
             inspect(judge, images[rows], first)
             done = first * len(attacks)
 
@@ -77,7 +77,7 @@ def smallest(
 
 
 def attack_batch(
-    judge: Judge,
+    judge: AttackJudge,
     fast: nn.Module,
     x: Tensor,
     norm: AttackNorm,
@@ -91,7 +91,7 @@ def attack_batch(
     distance = torch.where(clean, 0.0, torch.inf).to(torch.float64)
     example, names, failed = x, ["clean" if c else "" for c in clean.tolist()], []
     rows = (~clean).nonzero().flatten()
-    part = Judge(judge.model, judge.y[rows], None if judge.targets is None else judge.targets[rows])
+    part = AttackJudge(judge.model, judge.y[rows], None if judge.targets is None else judge.targets[rows])
     for ran, (name, attack) in enumerate(attacks.items(), 1):
         if len(rows):
             problem = stated(part, fast, x[rows], norm, budget, example[rows], distance[rows])
@@ -120,23 +120,23 @@ def attack_batch(
 
 
 def stated(
-    judge: Judge,
+    judge: AttackJudge,
     fast: nn.Module,
     x: Tensor,
     norm: AttackNorm,
     budget: AttackBudget,
     best: Tensor,
     radius: Tensor,
-) -> Problem:
+) -> AttackProblem:
     """The batch as attacks see it: in float32, unless float32 gets an image wrong that float64 gets right."""
     columns = judge.columns(x, budget.candidates)
     scale = judge.scale(x, columns)
     low = x.to(torch.float32)
-    problem = Problem(
+    problem = AttackProblem(
         fast, low, columns, scale.to(torch.float32), norm, budget, best.to(torch.float32), radius
     )
     with torch.no_grad():
         right = bool((problem.scores()(low).argmax(1) == 0).all())
     if right:
         return problem
-    return Problem(judge.model, low, columns, scale, norm, budget, problem.best, radius)
+    return AttackProblem(judge.model, low, columns, scale, norm, budget, problem.best, radius)

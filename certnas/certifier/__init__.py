@@ -2,7 +2,7 @@
 
 from certnas.certifier.batch import PROOF_MARGIN
 from certnas.certifier.certificates import Certificates, Summary
-from certnas.certifier.certification import Progress, certify
+from certnas.certifier.certification import CertificationProgress, certify
 from certnas.certifier.soundness import SoundnessError
 
-__all__ = ["PROOF_MARGIN", "Certificates", "Progress", "SoundnessError", "Summary", "certify"]
+__all__ = ["PROOF_MARGIN", "Certificates", "CertificationProgress", "SoundnessError", "Summary", "certify"]

@@ -37,7 +37,7 @@ WIDE = 0.05
 
 
 @dataclass(frozen=True)
-class Request:
+class CertificationRequest:
     """What `certify` was asked for, resolved.  then: methods for the images that those before leave wide; at: radii
     that are tried exactly, as eps_max is."""
 
@@ -85,7 +85,7 @@ class _Found:
 
 
 def certify_batch(
-    request: Request,
+    request: CertificationRequest,
     prove: Prover,
     x: Tensor,
     y: Tensor,
@@ -147,7 +147,9 @@ def certify_batch(
     )
 
 
-def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bracket], None]) -> _Found:
+def _climb(
+    request: CertificationRequest, part: Prover, attacked: Tensor, tell: Callable[[Bracket], None]
+) -> _Found:
     """The radii by the first method, then by each of the others for the images that are still wide."""
     centre, start = part.linearised()
     end = part.end(request.eps_max)
@@ -239,7 +241,7 @@ def _spread(values: Tensor, rows: Tensor, n: int, other: float) -> np.ndarray:
     return full.numpy()
 
 
-def _attack(request: Request, x: Tensor, y: Tensor, target: Tensor | None) -> Adversarial:
+def _attack(request: CertificationRequest, x: Tensor, y: Tensor, target: Tensor | None) -> Adversarial:
     """The nearest adversarial examples of the images, all right; at infinity where none are asked for."""
     if request.attack and len(x):
         return smallest_adversarial(request.model, x, y, request.norm, seed=request.seed, targets=target)
@@ -279,7 +281,7 @@ def _prove(
 
 
 def _check_sound(
-    request: Request,
+    request: CertificationRequest,
     part: Prover,
     x: Tensor,
     y: Tensor,

@@ -1,16 +1,36 @@
 """What was proved: values, and the figures one quotes."""
 
+import csv
+import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
 
+from certnas.runs import finite, versions, write_atomically
+
 NO_TARGET = -1
 TEXTS = ("proved_by", "proof", "status")
 """The columns of `Certificates` that are text."""
+COLUMNS = (
+    "index",
+    "label",
+    "prediction",
+    "target",
+    "norm",
+    "method",
+    "radius_lower",
+    "radius_upper",
+    "status",
+    "certificate",
+    "seconds",
+)
+WHOLE = ("index", "label", "prediction", "target", "evaluations")
+REAL = ("radius_lower", "radius_upper", "seconds")
 
 
 @dataclass(frozen=True)
@@ -130,17 +150,11 @@ class Certificates:
         )
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes one row per image, atomically; columns as `certnas.certifier.results.COLUMNS`."""
-        from certnas.certifier.results import csv_text
-        from certnas.runs import write_atomically
-
+        """Writes one row per image, atomically; columns as `COLUMNS`."""
         write_atomically(Path(path), csv_text(self))
 
     def to_json(self, path: str | Path) -> None:
         """Writes the certificates and their summary, atomically; infinite radii are null."""
-        from certnas.certifier.results import json_text
-        from certnas.runs import write_atomically
-
         write_atomically(Path(path), json_text(self))
 
 
@@ -155,3 +169,45 @@ def _median(values: np.ndarray) -> float:
 def targets(target: Tensor | None, count: int) -> np.ndarray:
     """The column `target` of `Certificates`, [count]: a class for each image, or NO_TARGET."""
     return np.full(count, NO_TARGET) if target is None else target.cpu().numpy().copy()
+
+
+def csv_text(certificates: Certificates) -> str:
+    """One line per image under COLUMNS; radii in input units to full precision, `inf` where there is none.
+
+    target is empty where the label was proved against all classes, certificate where no file was written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for image in _images(certificates):
+        row = {
+            **image,
+            "norm": certificates.norm,
+            "method": image["proved_by"],
+            "certificate": image["proof"],
+        }
+        row["target"] = "" if image["target"] == NO_TARGET else image["target"]
+        row["seconds"] = f"{image['seconds']:.3f}"
+        writer.writerow([row[column] for column in COLUMNS])
+    return text.getvalue()
+
+
+def json_text(certificates: Certificates, at: Sequence[float] = (), **more: Any) -> str:
+    """The certificates as JSON with their summary at the radii `at`, and `more`; null is not finite."""
+    record = {
+        **more,
+        "versions": versions(),
+        "norm": certificates.norm,
+        "method": certificates.method,
+        "summary": asdict(certificates.summary(at)),
+        "notes": list(certificates.notes),
+        "images": _images(certificates),
+    }
+    return json.dumps(finite(record), indent=1, allow_nan=False) + "\n"
+
+
+def _images(certificates: Certificates) -> list[dict[str, Any]]:
+    names = (*WHOLE, *REAL, *TEXTS)
+    columns = [getattr(certificates, name) for name in names]
+    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from certnas import bounds
-from certnas.certifier.batch import BATCH, Request, certify_batch
+from certnas.certifier.batch import BATCH, CertificationRequest, certify_batch
 from certnas.certifier.certificates import Certificates
 from certnas.certifier.constant import certify_constant
-from certnas.certifier.planning import AUTO, SECONDS, Plan, plan
+from certnas.certifier.planning import AUTO, SECONDS, MethodPlan, plan
 from certnas.certifier.prover import Prover, prover
 from certnas.certifier.radius import Bracket
 from certnas.certifier.request import (
@@ -30,7 +30,7 @@ from certnas.errors import UserError
 
 
 @dataclass(frozen=True)
-class Progress:
+class CertificationProgress:
     """Where a run stands: `done` of `total` images; of the running `batch`, `open` are still at `stage`."""
 
     done: int
@@ -43,7 +43,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images x [N, *shape] of labels y [N], proved together, and their names."""
 
     x: Tensor
@@ -54,13 +54,13 @@ class Batch:
 class Certifier:
     """`certify` on one batch after another, the network traced once, on the first."""
 
-    def __init__(self, request: Request, device: torch.device) -> None:
+    def __init__(self, request: CertificationRequest, device: torch.device) -> None:
         self.request = replace(request, model=request.model.to(device))
         self.device = device
         self._prover: Prover | None = None
         self._constant = False
 
-    def __call__(self, batch: Batch, tell: Callable[[Progress], None]) -> Certificates:
+    def __call__(self, batch: ImageBatch, tell: Callable[[CertificationProgress], None]) -> Certificates:
         """The certificates of the batch; `tell` is given where it stands, as if it were all.
 
         Where the device has no room for it, those of its two halves.  Raises bounds.OutOfMemory for a single image.
@@ -92,10 +92,10 @@ class Certifier:
 
 
 @dataclass(frozen=True)
-class Certification(Job[Batch, Certificates]):
+class Certification(Job[ImageBatch, Certificates]):
     """`certify` as work for any process, on the device that the process has."""
 
-    request: Request
+    request: CertificationRequest
     device: torch.device
     why: tuple[str, ...] = ()
     """What `auto` chose, in lines for the user."""
@@ -103,7 +103,7 @@ class Certification(Job[Batch, Certificates]):
     def open(self, rank: int) -> Certifier:
         return Certifier(self.request, placed(self.device, rank))
 
-    def describe(self, item: Batch) -> str:
+    def describe(self, item: ImageBatch) -> str:
         return f"images {item.index[0]} to {item.index[-1]}"
 
 
@@ -132,7 +132,7 @@ def certification(
     check_images(x, y, clip)
     own = check_model(model)
     planned = _planned(model, x, method, time_per_image, memory)
-    request = Request(
+    request = CertificationRequest(
         model, norm, planned.method, eps_max, tol, target, attack, clip, seed, memory, planned.then, tuple(at)
     )
     return Certification(request, own if device is None else device, planned.why)
@@ -140,23 +140,23 @@ def certification(
 
 def _planned(
     model: nn.Module, x: Tensor, method: bounds.Method | str, seconds: float | None, memory: int | None
-) -> Plan:
+) -> MethodPlan:
     if method == AUTO:
         try:
             network = bounds.trace(model, x[:1].to(check_model(model))).bind()
         except bounds.ConstantOutput:
-            return Plan(resolve_method("ibp"))  # no bound is computed
+            return MethodPlan(resolve_method("ibp"))  # no bound is computed
         return plan(network, seconds=SECONDS if seconds is None else seconds, memory=memory)
     if seconds is not None:
         raise UserError(f"time per image is {seconds:g}, but only method {AUTO} chooses by it")
-    return Plan(resolve_method(method))
+    return MethodPlan(resolve_method(method))
 
 
-def batches(x: Tensor, y: Tensor, index: Sequence[int], size: int) -> list[Batch]:
+def batches(x: Tensor, y: Tensor, index: Sequence[int], size: int) -> list[ImageBatch]:
     """x [N, *shape], y [N] in parts of `size` images: the same parts always, since an image's company decides the
     last digits of its radius."""
     rows = [slice(first, first + size) for first in range(0, len(x), size)]
-    return [Batch(x[part].clone(), y[part].clone(), tuple(index[part])) for part in rows]
+    return [ImageBatch(x[part].clone(), y[part].clone(), tuple(index[part])) for part in rows]
 
 
 def certify(
@@ -178,7 +178,7 @@ def certify(
     index: Sequence[int] | None = None,
     at: Sequence[float] = (),
     engine: Engine | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[CertificationProgress], None] | None = None,
     on_batch: Callable[[Certificates], None] | None = None,
 ) -> Certificates:
     """The largest proved radius of every image, and the distance of its nearest known adversarial example.
@@ -228,7 +228,7 @@ def certify(
     work = batches(x, y, names, batch_size)
     parts: dict[int, Certificates] = {}
 
-    def told(position: int, at: Progress) -> None:
+    def told(position: int, at: CertificationProgress) -> None:
         tell(replace(at, done=sum(map(len, parts.values())), total=len(x)))
 
     with closing((engine or Inline()).run(job, work, told)) as results:
@@ -239,8 +239,8 @@ def certify(
     return Certificates.join([parts[position] for position in range(len(work))])
 
 
-def _progress(total: int, stage: str, batch: int, bracket: Bracket | None) -> Progress:
+def _progress(total: int, stage: str, batch: int, bracket: Bracket | None) -> CertificationProgress:
     if bracket is None or not bool(bracket.open.any()):
-        return Progress(0, total, stage, batch, batch)
+        return CertificationProgress(0, total, stage, batch, batch)
     lower, upper = bracket.lower[bracket.open], bracket.upper[bracket.open]
-    return Progress(0, total, stage, batch, len(lower), float(lower.min()), float(upper.max()))
+    return CertificationProgress(0, total, stage, batch, len(lower), float(lower.min()), float(upper.max()))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from certnas import bounds
-from certnas.certifier.batch import PROOF_MARGIN, Request
+from certnas.certifier.batch import PROOF_MARGIN, CertificationRequest
 from certnas.certifier.certificates import Certificates, targets
 from certnas.certifier.prover import search_end
 from certnas.certifier.request import check_logits, describe
@@ -18,7 +18,9 @@ from certnas.faithful import dtype_of, first_output, points_about
 CONSTANT = "the network's output does not depend on its input: only the box and eps-max limit a radius"
 
 
-def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int]) -> Certificates:
+def certify_constant(
+    request: CertificationRequest, x: Tensor, y: Tensor, index: Sequence[int]
+) -> Certificates:
     """`certify` on one batch x [N, *shape], y [N]: each image that is right by the margin holds up to the search's end.
 
     Raises UserError where the model gives other scores at other points, or none that can be certified.
@@ -64,7 +66,7 @@ def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int
     )
 
 
-def _scores(request: Request, x: Tensor) -> Tensor:
+def _scores(request: CertificationRequest, x: Tensor) -> Tensor:
     """The model's first output at x [N, *shape], in float64."""
     with torch.no_grad():
         return first_output(request.model(x.to(dtype_of(request.model, x.dtype)))).double()

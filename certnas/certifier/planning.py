@@ -19,7 +19,7 @@ images of a batch, and the share of units that are unstable.  Half of its predic
 
 
 @dataclass(frozen=True)
-class Plan:
+class MethodPlan:
     """`method` for every image, then each of `then` for those that are still wide; why, in lines for the user."""
 
     method: bounds.Method
@@ -33,7 +33,7 @@ def predicted(cost: bounds.Estimate) -> float:
     return PER_MULTIPLICATION * multiplications + PER_VISIT * cost.visits / BATCH
 
 
-def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | None = None) -> Plan:
+def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | None = None) -> MethodPlan:
     """The tightest method of the ladder that is predicted to take no more than `seconds` an image, and the memory.
 
     What is left goes to α-CROWN, for images whose certified and attacked radius are still WIDE apart.
@@ -61,7 +61,7 @@ def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | Non
         f"auto: then {describe(method)} for images certified to less than {1 - WIDE:.0%} of the attacked radius"
         for method in then
     ]
-    return Plan(bounds.METHODS[first], then, tuple(why))
+    return MethodPlan(bounds.METHODS[first], then, tuple(why))
 
 
 def _then(costs: dict[str, bounds.Estimate], first: str, seconds: float) -> tuple[bounds.Method, ...]:

@@ -1,73 +1,30 @@
 """A folder of results that survives a kill: results.json, results.csv, each replaced whole."""
 
-import csv
 import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from certnas.certifier.certificates import NO_TARGET, TEXTS, Certificates
+from certnas.certifier.certificates import (
+    COLUMNS,
+    REAL,
+    TEXTS,
+    WHOLE,
+    Certificates,
+    csv_text,
+    json_text,
+)
 from certnas.certifier.soundness import Evidence
 from certnas.errors import UserError
 from certnas.json_text import parse_json
 from certnas.runs import finite, open_folder, refuse_changes, versions, write_atomically
 
-COLUMNS = (
-    "index",
-    "label",
-    "prediction",
-    "target",
-    "norm",
-    "method",
-    "radius_lower",
-    "radius_upper",
-    "status",
-    "certificate",
-    "seconds",
-)
-WHOLE = ("index", "label", "prediction", "target", "evaluations")
-REAL = ("radius_lower", "radius_upper", "seconds")
 JSON, CSV, EVIDENCE = "results.json", "results.csv", "evidence.npz"
-
-
-def csv_text(certificates: Certificates) -> str:
-    """One line per image under COLUMNS; radii in input units to full precision, `inf` where there is none.
-
-    target is empty where the label was proved against all classes, certificate where no file was written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for image in _images(certificates):
-        row = {
-            **image,
-            "norm": certificates.norm,
-            "method": image["proved_by"],
-            "certificate": image["proof"],
-        }
-        row["target"] = "" if image["target"] == NO_TARGET else image["target"]
-        row["seconds"] = f"{image['seconds']:.3f}"
-        writer.writerow([row[column] for column in COLUMNS])
-    return text.getvalue()
-
-
-def json_text(certificates: Certificates, at: Sequence[float] = (), **more: Any) -> str:
-    """The certificates as JSON with their summary at the radii `at`, and `more`; null is not finite."""
-    record = {
-        **more,
-        "versions": versions(),
-        "norm": certificates.norm,
-        "method": certificates.method,
-        "summary": asdict(certificates.summary(at)),
-        "notes": list(certificates.notes),
-        "images": _images(certificates),
-    }
-    return json.dumps(finite(record), indent=1, allow_nan=False) + "\n"
 
 
 def keep_evidence(folder: Path, evidence: Evidence) -> Path:
@@ -105,13 +62,6 @@ def _column(images: Sequence[Mapping[str, Any]], name: str, kind: type) -> list[
     if not all(type(value) in kinds for value in values):
         raise ValueError(f"{name} is not {kind.__name__} for every image")
     return values
-
-
-def _images(certificates: Certificates) -> list[dict[str, Any]]:
-    names = (*WHOLE, *REAL, *TEXTS)
-    columns = [getattr(certificates, name) for name in names]
-    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
-    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 @dataclass

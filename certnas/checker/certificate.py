@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Plane:
+class ClaimedPlane:
     """slope · x + bias: of one unit each, [R, *out]; of a max over a window of k, slope [R, *out, k].  R is 1 or S."""
 
     slope: np.ndarray
@@ -21,12 +21,12 @@ class Plane:
 class Planes:
     """lower(x) ≤ f(x) ≤ upper(x), as is claimed."""
 
-    lower: Plane
-    upper: Plane
+    lower: ClaimedPlane
+    upper: ClaimedPlane
 
 
 @dataclass(frozen=True)
-class Step:
+class IntervalClaim:
     """A claim that lower ≤ value of `target` ≤ upper, by planes (their keys) at the nodes before it."""
 
     target: str
@@ -60,13 +60,13 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Part:
+class CertificatePart:
     """A part of the area: claims about it, clauses refuted on all of it, and splits, in both parts of which others are.
 
     The parts that a split makes know what is claimed here, and have greater numbers.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[IntervalClaim, ...]
     refutations: tuple[Refutation, ...]
     splits: tuple[Split, ...] = ()
 
@@ -86,6 +86,6 @@ class Certificate:
     box: tuple[np.ndarray, np.ndarray]
     rows: np.ndarray
     offsets: np.ndarray
-    parts: tuple[Part, ...]
+    parts: tuple[CertificatePart, ...]
     planes: Mapping[str, Planes]
     about: Mapping[str, Any]

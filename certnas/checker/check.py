@@ -1,9 +1,9 @@
 """The theorem, and the check that proves it.
 
-Theorem.  Let f be the real-valued function of a `Network` whose digest is the certificate's: its operators in real
-arithmetic, its weights the rational numbers that their float64 values are.  If `check(certificate, network)` returns,
-then no x' of a claim's area meets any of its clauses: for each clause c some s has rows_cs·f(x') > offsets_cs.  (Where
-every clause is one row and its offset 0, all rows of f are positive on the area.)
+Theorem.  Let f be the real-valued function of a `CheckedNetwork` whose digest is the certificate's: its operators in
+real arithmetic, its weights the rational numbers that their float64 values are.  If `check(certificate, network)`
+returns, then no x' of a claim's area meets any of its clauses: for each clause c some s has rows_cs·f(x') > offsets_cs.
+(Where every clause is one row and its offset 0, all rows of f are positive on the area.)
 
 Proof, as it is computed.  (a) A box around a node's value follows from boxes around its operands, by interval
 arithmetic rounded outward, and from the area at the input.  (b) Two planes sandwich a nonlinear node where
@@ -28,7 +28,7 @@ import numpy as np
 
 from certnas.checker.certificate import Certificate
 from certnas.checker.known import Known
-from certnas.checker.network import Network
+from certnas.checker.network import CheckedNetwork
 from certnas.checker.numbers import LARGE, Arithmetic
 from certnas.checker.parts import refuted
 from certnas.checker.rejected import Rejected, demand
@@ -40,7 +40,9 @@ MALFORMED = (
 """What a certificate that is none of the right form may raise."""
 
 
-def check(certificate: Certificate, network: Network, *, exact: bool = False, spare: int = 1) -> np.ndarray:
+def check(
+    certificate: Certificate, network: CheckedNetwork, *, exact: bool = False, spare: int = 1
+) -> np.ndarray:
     """Proves the theorem above, in integers (exact) or in float64; the bound by which each clause is refuted, [C].
 
     spare: by what factor more rounding of float64 is assumed, so that sums in any other order prove it too.
@@ -89,7 +91,7 @@ def _demand_area(of: Certificate) -> None:
     demand(of.eps >= 0, "its radius is negative")
 
 
-def _demand_clauses(of: Certificate, network: Network) -> None:
+def _demand_clauses(of: Certificate, network: CheckedNetwork) -> None:
     """Raises Rejected where the clauses are not about the network's output, or one stands twice."""
     fits = of.rows.shape == (*of.offsets.shape, *network.nodes[network.output].shape) and of.offsets.ndim == 2
     demand(fits, "its clauses do not have the shape of the network's output")

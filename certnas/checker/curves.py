@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from mpmath.ctx_iv import MPIntervalContext
 
-from certnas.checker.certificate import Plane, Planes
+from certnas.checker.certificate import ClaimedPlane, Planes
 
 REALS = MPIntervalContext()
 """Intervals [a, b] with outward rounding, 100 bits.  p ≤ q is known where p.b ≤ q.a."""
@@ -36,7 +36,7 @@ def curve_between(tanh: bool, planes: Planes, low: np.ndarray, high: np.ndarray)
     return all(map(_above_sigmoid, upper)) and all(map(_above_sigmoid, map(_mirrored, lower)))
 
 
-def _lines(plane: Plane, low: np.ndarray, high: np.ndarray) -> Iterable[Line]:
+def _lines(plane: ClaimedPlane, low: np.ndarray, high: np.ndarray) -> Iterable[Line]:
     """The plane of every row and unit, with the interval of the unit."""
     columns = np.broadcast_arrays(plane.slope, plane.bias, low, high)
     exact = [map(Fraction, column.reshape(-1).tolist()) for column in columns]

@@ -8,11 +8,11 @@ import numpy as np
 
 from certnas.checker.certificate import Planes
 from certnas.checker.known import Known
-from certnas.checker.network import RELAXED, Node, pull, scatter
+from certnas.checker.network import RELAXED, CheckedNode, pull, scatter
 from certnas.checker.numbers import Numbers
 
 
-class Form:
+class LinearForms:
     """S linear forms of the values of tensors, on their way to the input.
 
     At any time each form is at least total + Σ ⟨coef, value⟩ of the pending tensors, on all of the known part.
@@ -60,7 +60,7 @@ class Form:
                 self._transpose(node, coef)
         return self.total
 
-    def _transpose(self, node: Node, coef: Numbers) -> None:
+    def _transpose(self, node: CheckedNode, coef: Numbers) -> None:
         """⟨coef, W x + b⟩ = ⟨coef W, x⟩ + ⟨coef, b⟩ of an affine node.
 
         Less |coef| (δW M + δb) for the rounding of W and b, and γ |coef| |W| M for that of coef W.
@@ -82,7 +82,7 @@ class Form:
         for operand, part in zip(node.operands, parts, strict=True):
             self.add(operand, Numbers(part, k))
 
-    def _relax(self, node: Node, coef: Numbers, planes: Planes) -> None:
+    def _relax(self, node: CheckedNode, coef: Numbers, planes: Planes) -> None:
         """⟨coef, f(x)⟩ ≥ ⟨coef⁺, lower(x)⟩ + ⟨coef⁻, upper(x)⟩ of a nonlinear node."""
         read, dot = self.known.arithmetic.read, self.known.arithmetic.dot
         (operand,), lower, upper = node.operands, planes.lower, planes.upper

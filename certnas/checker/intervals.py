@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from certnas.checker.curves import curve_end
-from certnas.checker.network import Affine, Network, Node, gather, push
+from certnas.checker.network import AffineMap, CheckedNetwork, CheckedNode, gather, push
 from certnas.checker.numbers import GUARD, LARGE, Arithmetic, dyadic
 from certnas.checker.rejected import demand
 from certnas.checker.relaxations import corners, greatest, value
@@ -21,7 +21,7 @@ class Boxes:
 
     def __init__(
         self,
-        network: Network,
+        network: CheckedNetwork,
         arithmetic: Arithmetic,
         claimed: Mapping[str, Box],
         derived: Mapping[str, Box] | None = None,
@@ -52,27 +52,27 @@ class Boxes:
         low, high = self.of(name)
         return np.maximum(np.abs(low), np.abs(high))
 
-    def size(self, node: Node) -> np.ndarray:
+    def size(self, node: CheckedNode) -> np.ndarray:
         """|W| M of an affine node: what Σ |W x| can be at most.  [1, *out]"""
         weight = node.affine.weight
         most = [self.most(operand) for operand in node.operands]
         return push(node, most, None if weight is None else np.abs(weight))
 
-    def unsure(self, node: Node) -> np.ndarray:
+    def unsure(self, node: CheckedNode) -> np.ndarray:
         """δW M + δb: how far W x + b is at most from what it is with the real numbers W and b.  [1, *out]"""
         weight_error, bias_error = node.affine.weight_error, node.affine.bias_error
         if weight_error is None or bias_error is None:
             return np.zeros((1, *node.shape))
         return GUARD * (weight_error * self.most(node.operands[0]) + bias_error)
 
-    def _derived(self, node: Node) -> Box:
+    def _derived(self, node: CheckedNode) -> Box:
         """(a)  The box of a node's value, from the boxes of its operands."""
         low, high = self._interval(node)
         fits = (low >= -LARGE) & (low <= high) & (high <= LARGE)
         demand(fits.all(), f"the values of a {node.op} grow beyond 2^100")
         return low, high
 
-    def _interval(self, node: Node) -> Box:
+    def _interval(self, node: CheckedNode) -> Box:
         low, high = self.found[node.operands[0]]
         match node.op:
             case "max":
@@ -84,7 +84,7 @@ class Boxes:
                 return curve_end(tanh, low, up=False), curve_end(tanh, high, up=True)
         return self._affine(node, node.affine)
 
-    def _affine(self, node: Node, affine: Affine) -> Box:
+    def _affine(self, node: CheckedNode, affine: AffineMap) -> Box:
         """W⁺ low + W⁻ high + b at least, W⁺ high + W⁻ low + b at most.
 
         Each adds up 2m products for the m of a row of W, then the bias and what is unsure of W and b.
@@ -97,7 +97,9 @@ class Boxes:
         return lowered(low + shift - unsure, terms, size), -lowered(-high - shift - unsure, terms, size)
 
 
-def _weighted(node: Node, weight: np.ndarray | None, lows: list[np.ndarray], highs: list[np.ndarray]) -> Box:
+def _weighted(
+    node: CheckedNode, weight: np.ndarray | None, lows: list[np.ndarray], highs: list[np.ndarray]
+) -> Box:
     """W x for lows ≤ x ≤ highs, as float64 adds it up."""
     if weight is None:
         return push(node, lows, None), push(node, highs, None)
@@ -106,13 +108,13 @@ def _weighted(node: Node, weight: np.ndarray | None, lows: list[np.ndarray], hig
     return low, push(node, highs, positive) + push(node, lows, negative)
 
 
-def _max(node: Node, side: np.ndarray) -> np.ndarray:
+def _max(node: CheckedNode, side: np.ndarray) -> np.ndarray:
     """The maximum over windows of one side of the operand's box, exactly."""
     index = node.arrays["index"]
     return greatest(gather(side, index), index >= 0)
 
 
-def _piecewise(node: Node, low: np.ndarray, high: np.ndarray) -> Box:
+def _piecewise(node: CheckedNode, low: np.ndarray, high: np.ndarray) -> Box:
     """The least and the greatest value at the ends and kinks, exactly, then rounded outward."""
     least = most = None
     for x in corners(node, dyadic(low), dyadic(high)):

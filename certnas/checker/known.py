@@ -8,9 +8,9 @@ from typing import Any
 
 from certnas.checker.certificate import Certificate, Planes
 from certnas.checker.intervals import Box, Boxes
-from certnas.checker.network import Network, Node
+from certnas.checker.network import CheckedNetwork, CheckedNode
 from certnas.checker.numbers import Arithmetic, dyadic
-from certnas.checker.region import Region
+from certnas.checker.region import CheckedRegion
 from certnas.checker.rejected import demand
 from certnas.checker.relaxations import sandwiched
 
@@ -33,22 +33,24 @@ class Known:
     """
 
     certificate: Certificate
-    network: Network
+    network: CheckedNetwork
     arithmetic: Arithmetic
-    region: Region
+    region: CheckedRegion
     boxes: Boxes
     splits: tuple[Half, ...]
     sound: set[tuple[str, str]]
 
     @classmethod
-    def of(cls, certificate: Certificate, network: Network, arithmetic: Arithmetic) -> Known:
+    def of(cls, certificate: Certificate, network: CheckedNetwork, arithmetic: Arithmetic) -> Known:
         """The whole area of a certificate.  Raises Rejected where it does not have the shape of the input."""
         shape = network.nodes[network.input].shape
         fits = all(array.shape == shape for array in (certificate.x, *certificate.box))
         demand(fits, "the area does not have the shape of the network's input")
         low, high = certificate.box
         boxes = Boxes(network, arithmetic, {network.input: (low[None], high[None])})
-        return cls(certificate, network, arithmetic, Region.of(certificate, arithmetic), boxes, (), set())
+        return cls(
+            certificate, network, arithmetic, CheckedRegion.of(certificate, arithmetic), boxes, (), set()
+        )
 
     def claiming(self, tensor: str, box: Box) -> Known:
         """The same part, with a box of a tensor that was proved."""
@@ -60,9 +62,9 @@ class Known:
         if half.tensor != self.network.input:
             return replace(known, boxes=self.boxes.halving(half.tensor, box))
         area = replace(self.certificate, box=(box[0][0], box[1][0]))
-        return replace(known.claiming(half.tensor, box), region=Region.of(area, self.arithmetic))
+        return replace(known.claiming(half.tensor, box), region=CheckedRegion.of(area, self.arithmetic))
 
-    def planes(self, node: Node, keys: Mapping[str, str], rows: int, where: str) -> Planes:
+    def planes(self, node: CheckedNode, keys: Mapping[str, str], rows: int, where: str) -> Planes:
         """(b)  The planes that are named for a nonlinear node, which sandwich it on this part.
 
         keys: of each node's planes; rows: how many linear forms are to use them.  Raises Rejected where there are
@@ -83,7 +85,7 @@ class Known:
         return planes
 
 
-def _fits(slope: tuple[int, ...], bias: tuple[int, ...], node: Node, rows: int) -> bool:
+def _fits(slope: tuple[int, ...], bias: tuple[int, ...], node: CheckedNode, rows: int) -> bool:
     """Whether a plane is that of every unit of a node: one for all rows, or one for each."""
     wide = node.arrays["index"].shape if node.op == "max" else node.shape
     return any(slope == (count, *wide) and bias == (count, *node.shape) for count in (1, rows))

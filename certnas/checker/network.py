@@ -27,7 +27,7 @@ class Unsupported(ValueError):
 
 
 @dataclass(frozen=True)
-class Affine:
+class AffineMap:
     """W x + b of an affine node, and how far its float64 numbers are from those of the real-valued network.
 
     weight: None where W holds 0 and 1 alone; bias [1, *shape], None for 0; errors [*shape], None where there are none.
@@ -40,7 +40,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Node:
+class CheckedNode:
     """One operator: operands by digest, output shape without the batch, float64 arrays and an integer index."""
 
     id: str
@@ -50,18 +50,18 @@ class Node:
     arrays: Mapping[str, np.ndarray] = field(repr=False)
 
     @cached_property
-    def affine(self) -> Affine:
+    def affine(self) -> AffineMap:
         """W and b of an affine operator."""
         if self.op == "linear":
             return self._linear()
-        return self._scale() if self.op == "scale" else Affine()
+        return self._scale() if self.op == "scale" else AffineMap()
 
-    def _linear(self) -> Affine:
+    def _linear(self) -> AffineMap:
         bias = self.arrays["bias"]
         every = np.repeat(bias, prod(self.shape) // prod(bias.shape), -1)
-        return Affine(self.arrays["weight"], every.reshape(1, *self.shape))
+        return AffineMap(self.arrays["weight"], every.reshape(1, *self.shape))
 
-    def _scale(self) -> Affine:
+    def _scale(self) -> AffineMap:
         columns = np.broadcast_arrays(*(self.arrays[name] for name in SCALE))
         flat = np.stack(columns, -1).reshape(-1, len(SCALE))
         units = [scaling(*values) for values in flat.tolist()]
@@ -71,7 +71,7 @@ class Node:
             return np.broadcast_to(values.reshape(columns[0].shape), self.shape)
 
         weight, bias, weight_error, bias_error = map(wide, Scaling._fields)
-        return Affine(weight, bias[None], weight_error, bias_error)
+        return AffineMap(weight, bias[None], weight_error, bias_error)
 
     @cached_property
     def terms(self) -> int:
@@ -92,7 +92,7 @@ class Node:
         return [(places[rank == layer], elements[rank == layer]) for layer in range(count)]
 
 
-class Network:
+class CheckedNetwork:
     """Nodes in topological order; the input's id depends on its shape alone.
 
     linear: weight [g, o, i] times x as [g, i, …], plus bias [g, o, 1].  scale: γ (x − mean) / (divisor √(variance +
@@ -101,7 +101,7 @@ class Network:
     """
 
     def __init__(self, input_shape: Shape) -> None:
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, CheckedNode] = {}
         self.input = self.output = self.add("input", (), input_shape, {})
 
     def add(self, op: str, operands: tuple[str, ...], shape: Shape, arrays: Mapping[str, np.ndarray]) -> str:
@@ -114,11 +114,11 @@ class Network:
         for name in sorted(kept):
             digest.update(kept[name].tobytes())
         self.output = digest.hexdigest()
-        self.nodes.setdefault(self.output, Node(self.output, op, operands, shape, kept))
+        self.nodes.setdefault(self.output, CheckedNode(self.output, op, operands, shape, kept))
         return self.output
 
 
-def push(node: Node, operands: list[np.ndarray], weight: np.ndarray | None) -> np.ndarray:
+def push(node: CheckedNode, operands: list[np.ndarray], weight: np.ndarray | None) -> np.ndarray:
     """W x of an affine node, for its weight or one that takes its place.  operands [B, *in] -> [B, *out]"""
     x = operands[0]
     if node.op == "linear" and weight is not None:
@@ -129,7 +129,9 @@ def push(node: Node, operands: list[np.ndarray], weight: np.ndarray | None) -> n
     return x * weight if weight is not None else sum(operands[1:], start=x)
 
 
-def pull(node: Node, coef: np.ndarray, weight: np.ndarray | None, shapes: list[Shape]) -> list[np.ndarray]:
+def pull(
+    node: CheckedNode, coef: np.ndarray, weight: np.ndarray | None, shapes: list[Shape]
+) -> list[np.ndarray]:
     """coef W of an affine node, one part for each operand.  [B, *out] -> [B, *in] each"""
     if node.op == "linear" and weight is not None:
         groups, outputs, _ = weight.shape
@@ -146,7 +148,7 @@ def gather(x: np.ndarray, index: np.ndarray) -> np.ndarray:
     return flat[:, index]
 
 
-def scatter(coef: np.ndarray, node: Node, shape: Shape) -> np.ndarray:
+def scatter(coef: np.ndarray, node: CheckedNode, shape: Shape) -> np.ndarray:
     """The transpose of gather."""
     flat, rows = np.zeros((len(coef), prod(shape)), dtype=coef.dtype), coef.reshape(len(coef), -1)
     for places, elements in node.layers:
@@ -154,7 +156,7 @@ def scatter(coef: np.ndarray, node: Node, shape: Shape) -> np.ndarray:
     return flat.reshape(len(coef), *shape)
 
 
-def evaluate(network: Network, x: np.ndarray) -> np.ndarray:
+def evaluate(network: CheckedNetwork, x: np.ndarray) -> np.ndarray:
     """f(x) in float64, without bounds of its rounding.  [*shape] -> [*out]"""
     values = {network.input: x[None]}
     for node in list(network.nodes.values())[1:]:
@@ -163,7 +165,7 @@ def evaluate(network: Network, x: np.ndarray) -> np.ndarray:
     return values[network.output][0]
 
 
-def _value(node: Node, operands: list[np.ndarray]) -> np.ndarray:
+def _value(node: CheckedNode, operands: list[np.ndarray]) -> np.ndarray:
     x = operands[0]
     match node.op:
         case "max":
@@ -179,7 +181,7 @@ def _value(node: Node, operands: list[np.ndarray]) -> np.ndarray:
     return push(node, operands, node.affine.weight) + (0 if bias is None else bias)
 
 
-def _piecewise(node: Node, x: np.ndarray) -> np.ndarray:
+def _piecewise(node: CheckedNode, x: np.ndarray) -> np.ndarray:
     kinks, slopes = node.arrays["kinks"], node.arrays["slopes"]
     total = node.arrays["value"] + (x - kinks[0]) * slopes[0]
     for i, kink in enumerate(kinks):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from certnas.checker.certificate import Refutation, Split, Step
-from certnas.checker.forms import Form
+from certnas.checker.certificate import IntervalClaim, Refutation, Split
+from certnas.checker.forms import LinearForms
 from certnas.checker.known import Half, Known
 from certnas.checker.rejected import demand
 
@@ -37,7 +37,7 @@ def refuted(known: Known, number: int) -> dict[int, float]:
 # Claims
 
 
-def claimed(known: Known, step: Step, where: str) -> Known:
+def claimed(known: Known, step: IntervalClaim, where: str) -> Known:
     """(d)  What is known once a claimed box is proved: each end follows from (a), or from a linear form by (c)."""
     low, high = known.boxes.of(step.target)
     fits = step.lower.shape == step.upper.shape == low.shape[1:] and (step.lower <= step.upper).all()
@@ -48,14 +48,14 @@ def claimed(known: Known, step: Step, where: str) -> Known:
 
 
 def _prove_ends(
-    known: Known, step: Step, sign: float, claim: np.ndarray, found: np.ndarray, where: str
+    known: Known, step: IntervalClaim, sign: float, claim: np.ndarray, found: np.ndarray, where: str
 ) -> None:
     """Proves sign·z ≥ claim for every unit z of a tensor, by (c) where interval arithmetic found less."""
     read = known.arithmetic.read
     for units in _chunks(np.flatnonzero(~(found >= claim)), known):
         coef = np.zeros((len(units), claim.size))
         coef[np.arange(len(units)), units] = sign
-        form = Form(known, read(np.zeros(len(units))))
+        form = LinearForms(known, read(np.zeros(len(units))))
         form.add(step.target, read(coef.reshape(-1, *claim.shape)))
         proved = form.lower_bound(step.planes, where) >= read(claim.reshape(-1)[units])
         demand(proved.all(), f"{where}: a claimed bound does not follow from the planes before it")
@@ -130,20 +130,20 @@ def _demand_signs(known: Known, given: Refutation, where: str) -> None:
     demand(fits and signs, f"{where}: a share or multiplier is missing or below 0, or a bound not above")
 
 
-def _clauses_form(known: Known, given: Refutation) -> Form:
+def _clauses_form(known: Known, given: Refutation) -> LinearForms:
     """Σ_s mix_s (rows_cs·f − offsets_cs), less what rounding its coefficients can change."""
     read, output = known.arithmetic.read, known.network.output
     clauses = list(given.clauses)
     rows, offsets = known.certificate.rows[clauses], known.certificate.offsets[clauses]
     mix = given.mix.reshape(*given.mix.shape, *[1] * (rows.ndim - 2))
     shares = read(mix) * read(rows)
-    form = Form(known, known.arithmetic.dot(read(-given.mix), read(offsets)))
+    form = LinearForms(known, known.arithmetic.dot(read(-given.mix), read(offsets)))
     form.add(output, shares.moved(lambda n: n.sum(1)))
     form.pay(given.mix.shape[1] + 1, shares.moved(lambda n: np.abs(n).sum(1)), output)
     return form
 
 
-def _subtract_split(form: Form, split: Half, multipliers: np.ndarray) -> None:
+def _subtract_split(form: LinearForms, split: Half, multipliers: np.ndarray) -> None:
     """Subtracts β σ (z − p), which is at least 0 in the part.  multipliers [R]: β of each clause"""
     read, dot = form.known.arithmetic.read, form.known.arithmetic.dot
     coef = np.zeros((len(multipliers), *form.known.network.nodes[split.tensor].shape))

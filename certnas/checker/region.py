@@ -18,7 +18,7 @@ SMALL = 2.0**-500
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class CheckedRegion:
     """x [1, *shape]; down ≤ x' − x ≤ up on R."""
 
     norm: str
@@ -29,7 +29,7 @@ class Region:
     arithmetic: Arithmetic
 
     @classmethod
-    def of(cls, given: Certificate, arithmetic: Arithmetic) -> Region:
+    def of(cls, given: Certificate, arithmetic: Arithmetic) -> CheckedRegion:
         """The area of a certificate.  Raises ValueError for an unknown norm or a negative radius.
 
         In every norm |x' − x| ≤ ε element by element, so `down` and `up` are those of box and ball together.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 
-from certnas.checker import Certificate, Network, Rejected, check
+from certnas.checker import Certificate, CheckedNetwork, Rejected, check
 from certnas.proofs.arithmetic import EXACT_LATE, exact_work
 from certnas.proofs.files import encode, read
 from certnas.proofs.outward import SLACK
@@ -18,7 +18,7 @@ SPARE = 4
 any other order, since two orders are off by once the rounding each."""
 
 
-def assured(make: Callable[[float], Sequence[Certificate] | None], network: Network) -> bytes | None:
+def assured(make: Callable[[float], Sequence[Certificate] | None], network: CheckedNetwork) -> bytes | None:
     """The bytes of the first file that its own check proves, of those that are made with one slack after another.
 
     In float64; in integers where that is feasible and float64 proves none.  make: certificates by slack, None where
@@ -39,7 +39,7 @@ def assured(make: Callable[[float], Sequence[Certificate] | None], network: Netw
     return None
 
 
-def _proved(data: bytes, network: Network, *, exact: bool) -> bool:
+def _proved(data: bytes, network: CheckedNetwork, *, exact: bool) -> bool:
     """Whether the certificates in a file, read again, are proved."""
     try:
         for certificate in read(io.BytesIO(data)):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from certnas import bounds
-from certnas.checker import Certificate, Network, Rejected
+from certnas.checker import Certificate, CheckedNetwork, Rejected
 from certnas.errors import UserError
 from certnas.proofs.arithmetic import checked
 from certnas.proofs.claims import Claim, claim, claim_of_property, covers
@@ -108,7 +108,7 @@ def _readable(files: Sequence[Path]) -> Iterator[Certificate]:
             continue
 
 
-def _network(certificate: Certificate, model: nn.Module) -> Network:
+def _network(certificate: Certificate, model: nn.Module) -> CheckedNetwork:
     """The checker's network of a model that takes the certificate's images."""
     x = _image(certificate.x, model)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from certnas import bounds
-from certnas.checker import Network, Unsupported
+from certnas.checker import CheckedNetwork, Unsupported
 from certnas.errors import UserError
 from certnas.proofs import linear, movement, nonlinear, windows
 from certnas.proofs.reading import Reading, Rule
@@ -21,7 +21,7 @@ RULES: dict[Any, Rule] = linear.RULES | windows.RULES | movement.RULES | nonline
 class Plain:
     """The checker's network, and the id in it of every traced node."""
 
-    network: Network
+    network: CheckedNetwork
     ids: Mapping[str, str]
 
 
@@ -29,7 +29,7 @@ def plain(network: bounds.Network) -> Plain:
     """The checker's network of a traced one, in float64.  Raises UserError for an operator that the checker lacks."""
     network = network.to(torch.float64)
     graph = network.graph
-    made = Network(graph.input_shape)
+    made = CheckedNetwork(graph.input_shape)
     ids = {graph.input: made.input}
     for node in graph.nodes.values():
         call = network.call(node)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from certnas import bounds
-from certnas.checker import Certificate, Network, Rejected, evaluate
+from certnas.checker import Certificate, CheckedNetwork, Rejected, evaluate
 
 FAITHFUL, ROUGH = 1e-9, 1e-4
 """How far outputs may differ, as a share of their size: in float64, and of a model that computes in float32 alone."""
@@ -18,7 +18,7 @@ POINTS = 8
 """Corners, and random points, of each area."""
 
 
-def same(network: Network, model: nn.Module, certificate: Certificate) -> None:
+def same(network: CheckedNetwork, model: nn.Module, certificate: Certificate) -> None:
     """Raises Rejected, naming the input, where the checker's network is not the model on the certificate's area.
 
     Both are evaluated on the image, and on corners and random points of its ball, one input at a time; the model also

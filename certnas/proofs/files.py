@@ -16,7 +16,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from certnas.checker import Certificate, Part, Plane, Planes, Refutation, Split, Step
+from certnas.checker import (
+    Certificate,
+    CertificatePart,
+    ClaimedPlane,
+    IntervalClaim,
+    Planes,
+    Refutation,
+    Split,
+)
 from certnas.json_text import parse_json
 
 FORMAT = 3
@@ -126,7 +134,7 @@ class _Packing:
     def keys(self, planes: Mapping[str, str]) -> list[list[Any]]:
         return [[self.digest(digest), key] for digest, key in planes.items()]
 
-    def step(self, step: Step) -> list[Any]:
+    def step(self, step: IntervalClaim) -> list[Any]:
         target = self.digest(step.target)
         return [target, self.array(step.lower), self.array(step.upper), self.keys(step.planes)]
 
@@ -137,7 +145,7 @@ class _Packing:
     def split(self, split: Split) -> list[Any]:
         return [self.digest(split.tensor), split.unit, split.point.hex(), list(split.halves)]
 
-    def part(self, part: Part) -> dict[str, Any]:
+    def part(self, part: CertificatePart) -> dict[str, Any]:
         return {
             "steps": [self.step(step) for step in part.steps],
             "refutations": [self.refutation(given) for given in part.refutations],
@@ -177,9 +185,9 @@ class _Unpacking:
     def keys(self, planes: list[list[Any]]) -> dict[str, str]:
         return {self.digests[number]: key for number, key in planes}
 
-    def step(self, held: list[Any]) -> Step:
+    def step(self, held: list[Any]) -> IntervalClaim:
         target, lower, upper, planes = held
-        return Step(self.digests[target], self.array(lower), self.array(upper), self.keys(planes))
+        return IntervalClaim(self.digests[target], self.array(lower), self.array(upper), self.keys(planes))
 
     def refutation(self, held: list[Any]) -> Refutation:
         clauses, mix, bounds, planes, multipliers = held
@@ -190,13 +198,13 @@ class _Unpacking:
         tensor, unit, point, (below, above) = held
         return Split(self.digests[tensor], unit, float.fromhex(point), (below, above))
 
-    def part(self, held: dict[str, Any]) -> Part:
+    def part(self, held: dict[str, Any]) -> CertificatePart:
         steps = tuple(self.step(step) for step in held["steps"])
         refutations = tuple(self.refutation(given) for given in held["refutations"])
-        return Part(steps, refutations, tuple(self.split(split) for split in held["splits"]))
+        return CertificatePart(steps, refutations, tuple(self.split(split) for split in held["splits"]))
 
-    def plane(self, slope: list[int], bias: list[int]) -> Plane:
-        return Plane(self.array(slope), self.array(bias))
+    def plane(self, slope: list[int], bias: list[int]) -> ClaimedPlane:
+        return ClaimedPlane(self.array(slope), self.array(bias))
 
     def planes(self, held: list[list[int]]) -> Planes:
         slope, bias, upper_slope, upper_bias = held
@@ -222,7 +230,7 @@ class _Unpacking:
         )
 
 
-def _demand_tree(parts: Sequence[Part]) -> None:
+def _demand_tree(parts: Sequence[CertificatePart]) -> None:
     """Raises ValueError unless each part but the first is one half of one split.
 
     Parts of two splits could make a check take for ever, and one of none is not looked at.

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from certnas import bounds
 from certnas.bounds.extend import BoundState, NodeAlphas, budget
-from certnas.checker import Certificate, Part, Refutation
+from certnas.checker import Certificate, CertificatePart, Refutation
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
-from certnas.proofs.record import Record, area
+from certnas.proofs.record import CertificateRecord, area
 
 
 def certificate_of(
@@ -37,7 +37,11 @@ def certificate_of(
     numbers; rows [1, S, K]; slack: by what share of 1 + their size bounds are moved outward.
     """
     room = budget(memory, network.dtype, network.device)
-    record, state, final = Record(plain, slack), Outward(network, region, room, method.slope, slack), None
+    record, state, final = (
+        CertificateRecord(plain, slack),
+        Outward(network, region, room, method.slope, slack),
+        None,
+    )
     with torch.no_grad():
         (steps,) = record.steps(state, {})
         if isinstance(method, bounds.AlphaCrown):
@@ -53,14 +57,14 @@ def certificate_of(
         **area(region),
         rows=array(rows[0])[:, None],
         offsets=np.zeros((rows.shape[1], 1)),
-        parts=(Part(tuple(steps), tuple(refutations)),),
+        parts=(CertificatePart(tuple(steps), tuple(refutations)),),
         planes=record.planes,
         about=dict(about or {}),
     )
 
 
 def _refutations(
-    record: Record, state: Outward, rows: Tensor, node_alphas: NodeAlphas | None
+    record: CertificateRecord, state: Outward, rows: Tensor, node_alphas: NodeAlphas | None
 ) -> list[Refutation] | None:
     """Each row above 0 by planes or by intervals, whichever says more; None where a row is so by neither.
 

@@ -22,7 +22,7 @@ from certnas.bounds.extend import (
     rule_for,
 )
 from certnas.bounds.extend import Plane as Engine
-from certnas.checker import Plane
+from certnas.checker import ClaimedPlane
 from certnas.proofs.reading import array
 
 SLACK = 2.0**-34
@@ -118,12 +118,12 @@ def _lifted(plane: Engine, size: Tensor, sign: int) -> Engine:
     return Engine(plane.map, plane.bias + sign * LIFTED * terms)
 
 
-def written(plane: Engine, image: int, row: int | None) -> Plane:
+def written(plane: Engine, image: int, row: int | None) -> ClaimedPlane:
     """One image's biases, [R, *out], and slopes, [R, *out] or [R, *out, k]; of one row, or of all."""
     slope, bias = _slope(plane.map), plane.bias
     if isinstance(plane.map, Diagonal):
         slope, bias = torch.broadcast_tensors(slope, bias)
-    return Plane(_own(slope, image, row), _own(bias, image, row))
+    return ClaimedPlane(_own(slope, image, row), _own(bias, image, row))
 
 
 def _slope(linear: LinearMap) -> Tensor:

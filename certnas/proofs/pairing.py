@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from certnas.certifier.results import COLUMNS
+from certnas.certifier.certificates import COLUMNS
 from certnas.checker import Rejected
 from certnas.data import Dataset
 from certnas.errors import UserError
@@ -21,7 +21,7 @@ CERTIFIED = "certified"
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One line of results.csv.  target: None for all classes; certificate: a file's name, "" for none."""
 
     index: int
@@ -34,7 +34,7 @@ class Row:
     certificate: str
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[ResultRow]:
     """The lines of a results.csv.  Raises UserError for what is none, and Rejected for a line that says nothing."""
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -54,11 +54,11 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _row(line: Mapping[str, str]) -> Row:
+def _row(line: Mapping[str, str]) -> ResultRow:
     radius = float(line["radius_lower"])
     if not 0 <= radius < math.inf:
         raise ValueError(f"the radius is {radius}")
-    return Row(
+    return ResultRow(
         index=int(line["index"]),
         label=int(line["label"]),
         prediction=int(line["prediction"]),
@@ -82,7 +82,7 @@ def held_image(index: object, claim: Claim, data: Dataset) -> None:
 
 
 def held_rows(
-    rows: Sequence[Row], files: Mapping[str, Claim | None], data: Dataset
+    rows: Sequence[ResultRow], files: Mapping[str, Claim | None], data: Dataset
 ) -> Iterator[tuple[int, str]]:
     """The lines that are not what their certificates prove about the images of a data set: (line, why).
 
@@ -102,7 +102,7 @@ def held_rows(
 
 
 def _held_row(
-    row: Row, files: Mapping[str, Claim | None], places: Mapping[object, int], data: Dataset
+    row: ResultRow, files: Mapping[str, Claim | None], places: Mapping[object, int], data: Dataset
 ) -> None:
     at = places.get(row.index)
     if at is None:

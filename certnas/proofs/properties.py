@@ -11,11 +11,11 @@ from torch import Tensor
 
 from certnas import bounds
 from certnas.bounds.extend import TargetAlphas, budget
-from certnas.checker import Certificate, Part, Refutation, Split
+from certnas.checker import Certificate, CertificatePart, Refutation, Split
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
-from certnas.proofs.record import Formed, Record, area
+from certnas.proofs.record import CertificateRecord, Formed, area
 from certnas.verifier import relaxed
 from certnas.verifier.problem import box_region
 from certnas.verifier.proof import Leaf, Proof
@@ -63,11 +63,11 @@ class _Region:
     def __init__(self, plain: Plain, proof: Proof, group: int, memory: int | None, slack: float) -> None:
         self.proof, self.problem, self.group = proof, proof.problem, group
         network = self.problem.network
-        self.record = Record(plain, slack)
+        self.record = CertificateRecord(plain, slack)
         self.region = self.problem.region.at(torch.tensor([group], device=network.device))
         self.budget = budget(memory, network.dtype, network.device)
         self.clauses = self._distinct((self.problem.group == group).nonzero().flatten().tolist())
-        self.parts: list[Part] = [Part((), ())]
+        self.parts: list[CertificatePart] = [CertificatePart((), ())]
 
     def _distinct(self, clauses: Sequence[int]) -> list[int]:
         """The clauses without those that say what an earlier one does."""
@@ -101,10 +101,10 @@ class _Region:
         name = self.problem.network.graph.input
         return leaf.choice is None and all(split.node == name for split in leaf.splits)
 
-    def _add(self, part: Part, to: int = 0) -> None:
+    def _add(self, part: CertificatePart, to: int = 0) -> None:
         """Appends what a part holds to an earlier one."""
         old = self.parts[to]
-        self.parts[to] = Part(
+        self.parts[to] = CertificatePart(
             old.steps + part.steps, old.refutations + part.refutations, old.splits + part.splits
         )
 
@@ -114,7 +114,7 @@ class _Region:
     def _claimed(self, state: Outward, slopes: TargetAlphas | None) -> Outward:
         """The state, its bounds claimed on the whole region."""
         (steps,) = self.record.steps(state, slopes)
-        self._add(Part(tuple(steps), ()))
+        self._add(CertificatePart(tuple(steps), ()))
         return state
 
     @cached_property
@@ -156,17 +156,17 @@ class _Region:
         named = [self.clauses.index(c) for c in clauses]
         refutation, places = self.record.refuted(excess, named, found.planes[0])
         if places:
-            self._add(Part((), (refutation,)))
+            self._add(CertificatePart((), (refutation,)))
         return [c for place, c in enumerate(clauses) if place not in places]
 
     # Leaves that are boxes of inputs
 
-    def _boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+    def _boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
         """Of each leaf, a box of inputs: bounds inside by CROWN, and the clause refuted."""
         for first in range(0, len(leaves), BATCH):
             yield from self._some_boxes(clause, leaves[first : first + BATCH])
 
-    def _some_boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+    def _some_boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
         lower, upper = self._sides(leaves)
         state = self._state(box_region(lower, upper, self.problem.network))
         steps = self.record.steps(state, {})
@@ -181,7 +181,7 @@ class _Region:
             )
             if not places:
                 raise Uncertified("a box of inputs is proved by less than the rounding of a certificate")
-            yield Part(tuple(steps[b]), (refutation,))
+            yield CertificatePart(tuple(steps[b]), (refutation,))
 
     def _sides(self, leaves: Sequence[Leaf]) -> tuple[Tensor, Tensor]:
         """The sides of the region's box, halved as each leaf's splits say.  [leaves, inputs] each"""
@@ -197,15 +197,15 @@ class _Region:
 
     # Leaves that are split activations
 
-    def _activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+    def _activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
         """Of each leaf, splits of activations: the clause refuted by its slopes and multipliers."""
         for first in range(0, len(leaves), BATCH):
             yield from self._some_activations(clause, leaves[first : first + BATCH])
 
-    def _some_activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+    def _some_activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
         same = torch.tensor([clause] * len(leaves), device=self.problem.group.device)
         coef, offset = self.problem.coef[same], self.problem.offset[same]
-        batch = relaxed.Batch(
+        batch = relaxed.SubproblemBatch(
             self._root, torch.zeros_like(same), coef, offset, [leaf.splits for leaf in leaves]
         )
         choice, lower = self._chosen(batch, [leaf.choice for leaf in leaves], 4 * self.problem.needed[same])
@@ -220,10 +220,10 @@ class _Region:
                 )
             mix, multipliers = _shares(choice, b, row, coef.shape[1]), _multipliers(choice, b, row, leaf)
             named, place = self.record.named(planes, b, row), (self.clauses.index(clause),)
-            yield Part((), (Refutation(place, mix, np.array([bound]), named, multipliers),))
+            yield CertificatePart((), (Refutation(place, mix, np.array([bound]), named, multipliers),))
 
     def _chosen(
-        self, batch: relaxed.Batch, choices: Sequence[relaxed.Choice | None], needed: Tensor
+        self, batch: relaxed.SubproblemBatch, choices: Sequence[relaxed.Choice | None], needed: Tensor
     ) -> tuple[relaxed.Choice, Tensor]:
         """Slopes and multipliers of leaves, and their bounds, optimised once more where one falls short."""
         choice, slack = batch.start(choices), self.record.slack
@@ -236,12 +236,12 @@ class _Region:
 
     # The tree of splits
 
-    def _tree(self, leaves: Sequence[Leaf], parts: Iterator[Part]) -> None:
+    def _tree(self, leaves: Sequence[Leaf], parts: Iterator[CertificatePart]) -> None:
         """Adds the leaves of a clause, as the parts that their splits make of the region."""
         self._grow(0, list(zip((leaf.splits for leaf in leaves), parts, strict=True)), 0)
 
     def _grow(
-        self, number: int, leaves: Sequence[tuple[tuple[relaxed.Split, ...], Part]], depth: int
+        self, number: int, leaves: Sequence[tuple[tuple[relaxed.UnitSplit, ...], CertificatePart]], depth: int
     ) -> None:
         """Puts leaves, which share their first `depth` splits, into a part."""
         if len(leaves) == 1 and len(leaves[0][0]) == depth:
@@ -252,12 +252,12 @@ class _Region:
         first = leaves[0][0][depth]
         halves = [[leaf for leaf in leaves if leaf[0][depth].side == side] for side in (-1, 1)]
         numbers = (len(self.parts), len(self.parts) + 1)
-        self.parts += [Part((), ()), Part((), ())]
+        self.parts += [CertificatePart((), ()), CertificatePart((), ())]
         graph, tensor = self.problem.network.graph, first.node
         if tensor != graph.input:
             (tensor,) = graph.nodes[tensor].operands
         split = Split(self.record.plain.ids[tensor], first.unit, first.point, numbers)
-        self._add(Part((), (), (split,)), number)
+        self._add(CertificatePart((), (), (split,)), number)
         for half, own in zip(numbers, halves, strict=True):
             self._grow(half, own, depth + 1)
 
@@ -277,7 +277,7 @@ def _multipliers(choice: relaxed.Choice, b: int, row: int, leaf: Leaf) -> np.nda
     return found
 
 
-def _binding(splits: Sequence[relaxed.Split]) -> dict[tuple[str, int], int]:
+def _binding(splits: Sequence[relaxed.UnitSplit]) -> dict[tuple[str, int], int]:
     """Of each unit that is split, the place of the split that its multiplier speaks of: the tightest from above."""
     places: dict[tuple[str, int], int] = {}
     for k, split in enumerate(splits):

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from certnas.bounds.extend import Call
-from certnas.checker import Network
+from certnas.checker import CheckedNetwork
 
 Shape = tuple[int, ...]
 
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 class Reading:
     """One traced node on its way: `call` with its constants, `operands` by their ids."""
 
-    network: Network
+    network: CheckedNetwork
     call: Call
     operands: tuple[str, ...]
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from certnas import bounds
 from certnas.bounds.extend import NodeAlphas, Relaxation, TargetAlphas
-from certnas.checker import Plane, Planes, Refutation, Step
+from certnas.checker import ClaimedPlane, IntervalClaim, Planes, Refutation
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward, written
 from certnas.proofs.reading import array
 
 
 @dataclass
-class Record:
+class CertificateRecord:
     """The planes that are claimed so far, by key; keys are found again by what they name.
 
     slack: by what share of 1 + their size claimed bounds are less than what was found.
@@ -50,13 +50,13 @@ class Record:
 
     # Claims
 
-    def steps(self, state: Outward, slopes: TargetAlphas | None) -> list[list[Step]]:
+    def steps(self, state: Outward, slopes: TargetAlphas | None) -> list[list[IntervalClaim]]:
         """Bounds of tensors inside, of every image, each claimed before the next is made.
 
         slopes: a tensor with optimised slopes is bounded by these, any other by CROWN's.  None: interval arithmetic,
         of which only what it starts from has to be claimed.
         """
-        made: list[list[Step]] = [[] for _ in state.region.x]
+        made: list[list[IntervalClaim]] = [[] for _ in state.region.x]
         exactly, output = state.met_exactly(), state.network.graph.output
         readers = [name for name in state.facts.readers if name != output]
         for target in [*(name for name in exactly if name not in readers), *readers]:
@@ -69,13 +69,13 @@ class Record:
         return made
 
     def _claim(
-        self, state: Outward, target: str, node_alphas: NodeAlphas | None, made: list[list[Step]]
+        self, state: Outward, target: str, node_alphas: NodeAlphas | None, made: list[list[IntervalClaim]]
     ) -> None:
         """The present interval of a target."""
         x, relaxed = state.intervals[target], relaxations(state, target, node_alphas)
         for image, own in enumerate(made):
             lower, upper = array(x.lower[image]), array(x.upper[image])
-            own.append(Step(self.plain.ids[target], lower, upper, self.named(relaxed, image)))
+            own.append(IntervalClaim(self.plain.ids[target], lower, upper, self.named(relaxed, image)))
 
     # Refutations
 
@@ -112,7 +112,7 @@ class Record:
             for name in ends:
                 x, node = state.intervals[name], self.plain.network.nodes[self.plain.ids[name]]
                 slope = np.zeros((1, *(node.arrays["index"].shape if node.op == "max" else node.shape)))
-                sides = (Plane(slope, array(side[image])[None]) for side in (x.lower, x.upper))
+                sides = (ClaimedPlane(slope, array(side[image])[None]) for side in (x.lower, x.upper))
                 keys[-1][node.id] = self.key(name, Planes(*sides))
         return Formed(lower, keys)
 

@@ -21,7 +21,7 @@ NEAR = 1e-4
 
 
 @dataclass(frozen=True)
-class Judge:
+class CounterexampleJudge:
     """Says whether a point is a counterexample, by a replay and in exact arithmetic."""
 
     prop: Property
@@ -53,7 +53,7 @@ CHUNK = 256
 
 
 def attack(
-    problem: Problem, judge: Judge, descent: Descent, deadline: Deadline, *, seed: int
+    problem: Problem, judge: CounterexampleJudge, descent: Descent, deadline: Deadline, *, seed: int
 ) -> Counterexample | None:
     """A counterexample found by signed gradient steps (PGD, Madry et al. 2018) on max over rows of the excess.
 

@@ -15,7 +15,7 @@ from certnas.bounds.extend import BoundState, rule_for
 from certnas.verifier.deadline import Deadline
 from certnas.verifier.problem import Problem
 from certnas.verifier.proof import Note
-from certnas.verifier.relaxed import Batch, Bounded, Choice, Split, splittable
+from certnas.verifier.relaxed import Bounded, Choice, SubproblemBatch, UnitSplit, splittable
 
 LARGEST_BATCH = 64
 ITERATIONS, LAST_ITERATIONS = 10, 200
@@ -28,7 +28,7 @@ class Domain:
     """One subproblem of a clause: its splits, the bound of its best row, and where its optimiser stood."""
 
     clause: int
-    splits: tuple[Split, ...]
+    splits: tuple[UnitSplit, ...]
     lower: float
     choice: Choice | None
 
@@ -165,13 +165,13 @@ class Branching:
         lower = found.lower.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         return [float(v) for v in lower.amax(1)]
 
-    def _of(self, domains: Sequence[Domain]) -> tuple[Batch, Tensor]:
+    def _of(self, domains: Sequence[Domain]) -> tuple[SubproblemBatch, Tensor]:
         problem = self.problem
         c = torch.tensor([domain.clause for domain in domains], device=problem.group.device)
         splits = [domain.splits for domain in domains]
-        return Batch(self.root, problem.group[c], problem.coef[c], problem.offset[c], splits), problem.needed[
-            c
-        ]
+        return SubproblemBatch(
+            self.root, problem.group[c], problem.coef[c], problem.offset[c], splits
+        ), problem.needed[c]
 
     def _bounded(self, domains: Sequence[Domain], iterations: int) -> Bounded:
         batch, needed = self._of(domains)
@@ -187,7 +187,7 @@ class Branching:
             (p, Domain(d.clause, (*d.splits, half), d.lower, d.choice))
             for p, (d, splits) in enumerate(zip(parents, candidates, strict=True))
             for split in splits
-            for half in (split, Split(split.node, split.unit, split.point, -split.side))
+            for half in (split, UnitSplit(split.node, split.unit, split.point, -split.side))
         ]
         lower: list[float] = []
         for first in range(0, len(tried), self.batch):
@@ -209,14 +209,14 @@ class Branching:
         ]
         return children, ends
 
-    def _candidates(self, parents: Sequence[Domain]) -> list[list[Split]]:
+    def _candidates(self, parents: Sequence[Domain]) -> list[list[UnitSplit]]:
         """The splits of each domain whose relaxation costs its best row most, by the gap the row sees."""
         batch, _ = self._of(parents)
         choice = batch.start([domain.choice for domain in parents])
         seen: dict[str, list[Tensor]] = {}
         with torch.no_grad():
             row = batch.bound(choice, batch.region, seen).argmax(1)
-        found: list[list[tuple[float, Split]]] = [[] for _ in parents]
+        found: list[list[tuple[float, UnitSplit]]] = [[] for _ in parents]
         for name in self.nodes:
             if name not in seen:
                 continue
@@ -227,14 +227,14 @@ class Branching:
                 zip(most.values.tolist(), most.indices.tolist(), strict=True)
             ):
                 found[b] += [
-                    (value, Split(name, unit, float(points[b, unit]), 1))
+                    (value, UnitSplit(name, unit, float(points[b, unit]), 1))
                     for value, unit in zip(values, units, strict=True)
                     if value > 0
                 ]
         return [[split for _, split in sorted(own, key=lambda pair: -pair[0])[:CANDIDATES]] for own in found]
 
     def _gap(
-        self, batch: Batch, name: str, choice: Choice, coef: Tensor, row: Tensor
+        self, batch: SubproblemBatch, name: str, choice: Choice, coef: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What the planes of each unit may cost the row, and where to split it.  [B, *operand] each
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from certnas import bounds
+from certnas.checker.network import CheckedNetwork, CheckedNode, gather, pull, push
+from certnas.checker.relaxations import greatest
 from certnas.errors import UserError
+from certnas.proofs.extract import plain
 from certnas.verifier.property import Clause, Constraint, Property
-
-if TYPE_CHECKING:
-    from certnas.checker.network import Network, Node
 
 LARGEST = 100_000
 """Weights and units that a network may have: a bound of so many takes about a second."""
@@ -56,8 +56,6 @@ def equal_bounds(network: bounds.Network, prop: Property) -> Equal | None:
 
 def _exact(network: bounds.Network) -> Exact | None:
     """Exact bounds of a network in float64, of whose weights nothing is rounded; None where there are none."""
-    from certnas.proofs.extract import plain  # here: it imports this package
-
     elements = sum(value.numel() for value in network.values.values() if hasattr(value, "numel"))
     units = sum(int(np.prod(node.shape)) for node in network.graph.nodes.values())
     if elements + units > LARGEST:
@@ -75,7 +73,7 @@ def _exact(network: bounds.Network) -> Exact | None:
 class Exact:
     """Bounds of a network of the checker's operators, its numbers rational."""
 
-    network: Network
+    network: CheckedNetwork
 
     def impossible(self, clause: Clause, lower: Array, upper: Array, *, relational: bool) -> bool:
         """Whether no input of the clause's box with lower ≤ X ≤ upper [n] meets the clause.
@@ -120,8 +118,6 @@ class Exact:
 
     def _least(self, row: Array, boxes: Mapping[str, Ends], choice: str) -> Fraction:
         """A lower bound of a linear form [1, *output] over the area."""
-        from certnas.checker.network import pull
-
         nodes, total = self.network.nodes, Fraction(0)
         pending = {self.network.output: row}
         for node in reversed(nodes.values()):
@@ -159,11 +155,8 @@ def _times(coef: Array, ends: Ends) -> Fraction:
     return Fraction(np.where(coef > 0, coef * ends[0], coef * ends[1]).sum())
 
 
-def _interval(node: Node, operands: list[Ends]) -> Ends:
+def _interval(node: CheckedNode, operands: list[Ends]) -> Ends:
     """The interval of a node's value."""
-    from certnas.checker.network import gather, push
-    from certnas.checker.relaxations import greatest
-
     low, high = operands[0]
     if node.op in ("sigmoid", "tanh"):
         ends = (_array(np.full(low.shape, -1.0 if node.op == "tanh" else 0.0)), _array(np.ones(low.shape)))
@@ -194,7 +187,7 @@ def _extreme(best: Any, values: list[Array]) -> Array:
     return found
 
 
-def _value(node: Node, x: Array) -> Array:
+def _value(node: CheckedNode, x: Array) -> Array:
     """The piecewise linear function."""
     kinks, slopes = _array(node.arrays["kinks"]), _array(node.arrays["slopes"])
     total = _array(node.arrays["value"]).reshape(-1)[0] + (x - kinks[0]) * slopes[0]
@@ -203,13 +196,13 @@ def _value(node: Node, x: Array) -> Array:
     return total
 
 
-def _corners(node: Node, low: Array, high: Array) -> list[Array]:
+def _corners(node: CheckedNode, low: Array, high: Array) -> list[Array]:
     """The ends, and the kinks brought into [low, high]: a piecewise linear function turns nowhere else."""
     kinks = [Fraction(kink) for kink in node.arrays["kinks"].reshape(-1).tolist()]
     return [low, high, *(np.minimum(np.maximum(low, _array(kink)), high) for kink in kinks)]
 
 
-def _planes(node: Node, ends: Ends, coef: Array, choice: str) -> Ends:
+def _planes(node: CheckedNode, ends: Ends, coef: Array, choice: str) -> Ends:
     """(slope, offset) of the plane that each coefficient meets: below the function where it is positive, else above.
 
     A plane of any slope holds with the least (greatest) of f(x) − slope·x over the corners as its offset.

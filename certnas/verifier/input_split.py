@@ -16,7 +16,7 @@ from certnas.verifier.branch import State
 from certnas.verifier.deadline import Deadline
 from certnas.verifier.problem import Problem, box_region
 from certnas.verifier.proof import Note
-from certnas.verifier.relaxed import Split
+from certnas.verifier.relaxed import UnitSplit
 
 Settled = Callable[[int, Tensor, Tensor, float], bool]
 FEW_INPUTS = 24
@@ -26,7 +26,7 @@ MIXTURES = 40
 
 
 @dataclass(frozen=True)
-class Part:
+class InputBox:
     """A box [n] of one clause, what is proved of the clause's excess there, the input to halve next, past halvings."""
 
     clause: int
@@ -34,14 +34,14 @@ class Part:
     upper: Tensor
     bound: float
     axis: int = 0
-    splits: tuple[Split, ...] = ()
+    splits: tuple[UnitSplit, ...] = ()
 
-    def halves(self, name: str) -> tuple[Part, Part]:
+    def halves(self, name: str) -> tuple[InputBox, InputBox]:
         """The two boxes that its middle makes of it; name: the input's in the graph."""
         middle = self.lower[self.axis] / 2 + self.upper[self.axis] / 2
         low, high = self.lower.clone(), self.upper.clone()
         high[self.axis] = low[self.axis] = middle
-        below, above = (Split(name, self.axis, float(middle), side) for side in (-1, 1))
+        below, above = (UnitSplit(name, self.axis, float(middle), side) for side in (-1, 1))
         return (
             replace(self, upper=high, splits=(*self.splits, below)),
             replace(self, lower=low, splits=(*self.splits, above)),
@@ -65,7 +65,7 @@ class InputSplitting:
         self.network = problem.network
         self.budget = budget(memory, self.network.dtype, self.network.device)
         self.most = memory // (32 * problem.region.x[0].numel() + 1000)
-        self.heap: list[tuple[float, int, Part]] = []
+        self.heap: list[tuple[float, int, InputBox]] = []
         self.count = itertools.count()
 
     def search(
@@ -93,11 +93,11 @@ class InputSplitting:
             parents = [heapq.heappop(self.heap)[2] for _ in range(min(LARGEST_BATCH // 2, len(self.heap)))]
             wave = [half for parent in parents for half in parent.halves(self.network.graph.input)]
 
-    def _whole(self, clause: int, bound: float) -> Part:
+    def _whole(self, clause: int, bound: float) -> InputBox:
         box = self.problem.region.at(self.problem.group[clause : clause + 1]).box()
-        return Part(clause, box.lower.flatten(), box.upper.flatten(), bound)
+        return InputBox(clause, box.lower.flatten(), box.upper.flatten(), bound)
 
-    def _grow(self, wave: Sequence[Part]) -> Tensor:
+    def _grow(self, wave: Sequence[InputBox]) -> Tensor:
         """Keeps the parts that their bounds do not prove; returns where each one's best row is least, [B, *shape]."""
         region = box_region(
             torch.stack([p.lower for p in wave]), torch.stack([p.upper for p in wave]), self.network

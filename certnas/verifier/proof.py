@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from certnas.bounds.extend import TargetAlphas
 from certnas.verifier.problem import Problem
-from certnas.verifier.relaxed import Choice, Split
+from certnas.verifier.relaxed import Choice, UnitSplit
 
-Note = Callable[[int, tuple[Split, ...], Choice | None], None]
+Note = Callable[[int, tuple[UnitSplit, ...], Choice | None], None]
 """Told each subproblem that is proved: its clause, its splits, and the slopes and multipliers that prove it."""
 BYTES_PER_SPLIT = 120
 
@@ -18,7 +18,7 @@ BYTES_PER_SPLIT = 120
 class Leaf:
     """A subproblem of a clause that was proved; choice: by which slopes and multipliers, None for CROWN's own."""
 
-    splits: tuple[Split, ...]
+    splits: tuple[UnitSplit, ...]
     choice: Choice | None
 
 
@@ -44,7 +44,7 @@ class Proof:
         """Whether everything that was proved was kept."""
         return self.size <= self.most
 
-    def note(self, clause: int, splits: tuple[Split, ...], choice: Choice | None) -> None:
+    def note(self, clause: int, splits: tuple[UnitSplit, ...], choice: Choice | None) -> None:
         """Keeps a leaf of a clause."""
         tensors = [] if choice is None else list(choice.tensors())
         self.size += sum(t.numel() * t.element_size() for t in tensors) + BYTES_PER_SPLIT * (1 + len(splits))

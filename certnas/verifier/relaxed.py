@@ -29,7 +29,7 @@ from certnas.bounds.extend import (
 
 
 @dataclass(frozen=True)
-class Split:
+class UnitSplit:
     """Unit `unit` (flat) of the operand of nonlinear node `node` is ≥ point (side 1) or ≤ point (side −1).
 
     Where `node` is the graph's input, the unit is one of the input itself.
@@ -97,7 +97,7 @@ class Pushed(Relaxation):
         return (pulled[0] + self.extra,), const + self.const
 
 
-class Batch:
+class SubproblemBatch:
     """B subproblems of one network, each with S rows of its own: it is settled where any row is positive throughout.
 
     Where S > 1 a row that mixes them is bounded, too: no point meets Σ λₛ·rowₛ ≤ 0 then, though each alone may be met.
@@ -107,7 +107,12 @@ class Batch:
     """
 
     def __init__(
-        self, root: BoundState, group: Tensor, coef: Tensor, offset: Tensor, splits: Sequence[Sequence[Split]]
+        self,
+        root: BoundState,
+        group: Tensor,
+        coef: Tensor,
+        offset: Tensor,
+        splits: Sequence[Sequence[UnitSplit]],
     ) -> None:
         self.network = root.network
         self.coef, self.offset = coef, offset
@@ -121,7 +126,7 @@ class Batch:
         self.signs = self._restrict(splits)
         self.lost = undefined(self.state)
 
-    def _restrict(self, splits: Sequence[Sequence[Split]]) -> dict[str, Tensor]:
+    def _restrict(self, splits: Sequence[Sequence[UnitSplit]]) -> dict[str, Tensor]:
         """Meets intervals with the splits; returns the sides that are split, [B, *operand] of −1, 0, 1."""
         signs: dict[str, Tensor] = {}
         graph = self.network.graph

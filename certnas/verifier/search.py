@@ -17,8 +17,8 @@ from certnas.verifier.exact import Equal
 from certnas.verifier.input_split import FEW_INPUTS, InputSplitting, free_inputs
 from certnas.verifier.problem import Problem
 from certnas.verifier.proof import Proof
-from certnas.verifier.relaxed import Choice, Split
-from certnas.verifier.verdict import Step
+from certnas.verifier.relaxed import Choice, UnitSplit
+from certnas.verifier.verdict import VerificationProgress
 
 CHEAP: dict[str, bounds.Method] = {"ibp": bounds.IBP(), "crown-ibp": bounds.CrownIBP()}
 """What is tried before crown, cheapest first."""
@@ -43,7 +43,7 @@ class Search:
     memory: int
     met: Callable[[Tensor], bool]
     attack: Callable[[Problem, str], bool]
-    progress: Callable[[Step], None] | None = None
+    progress: Callable[[VerificationProgress], None] | None = None
     proof: Proof | None = None
     equal: Equal | None = None
     stage: str = "start"
@@ -92,7 +92,7 @@ class Search:
         self.deadline.check()
         if self.progress is not None:
             state = self.state
-            self.progress(Step(stage, state.left, state.bound, state.open, state.done))
+            self.progress(VerificationProgress(stage, state.left, state.bound, state.open, state.done))
 
     def _attacked(self, name: str) -> bool:
         self._tell("attack")
@@ -154,7 +154,7 @@ class Search:
             self.proof.equal = True
         return settled
 
-    def _note(self, clause: int, splits: tuple[Split, ...], choice: Choice | None) -> None:
+    def _note(self, clause: int, splits: tuple[UnitSplit, ...], choice: Choice | None) -> None:
         """Keeps a proved subproblem of the present problem."""
         if self.proof is not None:
             self.proof.note(self.clauses[clause], splits, choice)

@@ -42,7 +42,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Step:
+class VerificationProgress:
     """Where a verification stands: the stage, clauses still open, the bound proved, open and done subproblems."""
 
     stage: str

@@ -13,14 +13,22 @@ from certnas import bounds
 from certnas.bounds.extend import free_memory
 from certnas.errors import UserError
 from certnas.faithful import Faithful, dtype_of, points_within
-from certnas.verifier.attack import DESCENTS, Judge, Replay, attack
+from certnas.verifier.attack import DESCENTS, CounterexampleJudge, Replay, attack
 from certnas.verifier.deadline import Deadline, OutOfTime
 from certnas.verifier.exact import equal_bounds
 from certnas.verifier.problem import Problem, problem_of
 from certnas.verifier.proof import Proof
 from certnas.verifier.property import Property
 from certnas.verifier.search import Search
-from certnas.verifier.verdict import SAT, TIMEOUT, UNKNOWN, UNSAT, Counterexample, Step, Verdict
+from certnas.verifier.verdict import (
+    SAT,
+    TIMEOUT,
+    UNKNOWN,
+    UNSAT,
+    Counterexample,
+    Verdict,
+    VerificationProgress,
+)
 
 LEAST_MEMORY = 1 << 26
 
@@ -55,7 +63,7 @@ def verify(
     memory: int | None = None,
     seed: int = 0,
     proof: bool = False,
-    progress: Callable[[Step], None] | None = None,
+    progress: Callable[[VerificationProgress], None] | None = None,
 ) -> Verdict:
     """Whether any input of the property's boxes gives outputs that meet its constraints.
 
@@ -72,7 +80,7 @@ def verify(
     """
     deadline = Deadline(timeout)
     _check_sizes(network, prop)
-    judge = Judge(prop, replay or _in_double(network))
+    judge = CounterexampleJudge(prop, replay or _in_double(network))
     found: list[Counterexample] = []
 
     def met(points: Tensor) -> bool:

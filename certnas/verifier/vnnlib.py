@@ -76,13 +76,13 @@ def read_vnnlib(path: Path) -> Property:
 def parse_vnnlib(text: str, where: str = "property") -> Property:
     """The property that a text states; `where` names it in messages."""
     if not is_version_2(text):
-        return _Reader(where, "{}_{}".format).read(parse(text, where))
+        return _PropertyReader(where, "{}_{}".format).read(parse(text, where))
     query = read_query(text, where)
-    stated = _Reader(where, query.shown).read(query.forms())
+    stated = _PropertyReader(where, query.shown).read(query.forms())
     return replace(stated, input_shape=query.input.shape, output_shape=query.output.shape)
 
 
-class _Reader:
+class _PropertyReader:
     def __init__(self, where: str, shown: Callable[[str, int], str]) -> None:
         self.where, self.shown = where, shown
         self.declared: dict[Variable, int] = {}
