@@ -1,4 +1,4 @@
-"""Certified radii of a trained network: proved below, attacked above."""
+"""Certified radii of a trained network: lower bounds by verification, upper bounds by attacks."""
 
 from certnas.certifier.batch import PROOF_MARGIN
 from certnas.certifier.certificates import Certificates, Summary
