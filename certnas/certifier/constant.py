@@ -1,4 +1,4 @@
-"""Certificates of a network whose output does not depend on its input: only the box and eps-max limit a radius."""
+"""Certifies a network whose output does not depend on its input: only the box and eps-max limit a radius."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -21,9 +21,10 @@ CONSTANT = "the network's output does not depend on its input: only the box and 
 def certify_constant(
     request: CertificationRequest, x: Tensor, y: Tensor, index: Sequence[int]
 ) -> Certificates:
-    """`certify` on one batch x [N, *shape], y [N]: each image that is right by the margin holds up to the search's end.
+    """Runs `certify` on one batch x [N, *shape], y [N] of a constant network.
 
-    Raises UserError where the model gives other scores at other points, or none that can be certified.
+    An image that is classified correctly with the required margin is certified up to the end of the search.
+    Raises UserError if the model's scores differ between points, or cannot be certified.
     """
     started = perf_counter()
     norm = bounds.NORMS[request.norm]

@@ -1,4 +1,4 @@
-"""A folder of results that survives a kill: results.json, results.csv, each replaced whole."""
+"""A folder of results that survives a kill: results.json and results.csv are each replaced as a whole."""
 
 import io
 import json
@@ -28,7 +28,7 @@ JSON, CSV, EVIDENCE = "results.json", "results.csv", "evidence.npz"
 
 
 def keep_evidence(folder: Path, evidence: Evidence) -> Path:
-    """Saves a contradiction as evidence.npz in `folder`; returns where."""
+    """Saves the evidence of a contradiction as evidence.npz in `folder`; returns the path."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **evidence.arrays())
     write_atomically(folder / EVIDENCE, buffer.getvalue())
@@ -36,7 +36,10 @@ def keep_evidence(folder: Path, evidence: Evidence) -> Path:
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
-    """The configuration and the certificates (None before the first) of a results.json."""
+    """Reads a results.json; returns the configuration, and the certificates, None if there are none yet.
+
+    Raises UserError if the file cannot be read or is damaged.
+    """
     try:
         record = parse_json(path.read_text())
         config, images = record["config"], record["images"]
@@ -56,7 +59,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
 
 
 def _column(images: Sequence[Mapping[str, Any]], name: str, kind: type) -> list[Any]:
-    """A value of each image; a whole number may stand for a float.  Raises ValueError for one of another type."""
+    """One value per image; an integer may stand for a float. Raises ValueError for a value of another type."""
     values = [image[name] for image in images]
     kinds = (int, float) if kind is float else (kind,)
     if not all(type(value) in kinds for value in values):
@@ -66,19 +69,23 @@ def _column(images: Sequence[Mapping[str, Any]], name: str, kind: type) -> list[
 
 @dataclass
 class Folder:
-    """The results of one run, in the order of `index`; `done` grows by batches and is on disk after each."""
+    """The results of one run, written to disk after each batch."""
 
     path: Path
+    """The folder."""
     config: dict[str, Any]
+    """The configuration of the run."""
     index: Sequence[int]
+    """The indices of all images of the run, in order."""
     done: Certificates | None = None
+    """The certificates so far, in the order of `index`; None before the first batch."""
 
     @classmethod
     def open(cls, path: Path, config: Mapping[str, Any], index: Sequence[int], *, resume: bool) -> "Folder":
-        """A folder for images `index`, ready to be written, with what it holds already when resuming.
+        """Opens a folder for the images `index`; when resuming, reads the results that it holds.
 
-        Raises UserError where it cannot be written, holds results and is not to be resumed, or holds those of
-        another configuration or other images.
+        Raises UserError if the folder cannot be written, if it holds results and `resume` is false, or if it holds
+        results of another configuration or of other images.
         """
         plain = json.loads(json.dumps(finite(dict(config))))
         open_folder(path)
@@ -98,18 +105,18 @@ class Folder:
         return cls(path, plain, index, done)
 
     def left(self) -> list[int]:
-        """The positions in `index` of the images that are not done: whole batches of the run that was stopped."""
+        """The positions in `index` of the images that are not certified yet."""
         done = set() if self.done is None else set(self.done.index.tolist())
         return [at for at, name in enumerate(self.index) if name not in done]
 
     def append(self, batch: Certificates) -> None:
-        """Adds a finished batch; afterwards it is on disk."""
+        """Adds the certificates of a batch and writes them to disk."""
         parts = [batch] if self.done is None else [self.done, batch]
         self.done = Certificates.join(parts).ordered(self.index)
         self._write()
 
     def finish(self, at: Sequence[float]) -> None:
-        """Writes the figures at the radii `at` into the record."""
+        """Writes the summary at the radii `at` into results.json."""
         self._write(at)
 
     def _write(self, at: Sequence[float] = ()) -> None:
