@@ -1,4 +1,4 @@
-"""DeepFool: steps to the nearest linearised boundary, l2 and l∞."""
+"""DeepFool: steps to the nearest linearised decision boundary, l2 and l∞."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Running a foolbox minimisation attack on a problem."""
+"""Runs foolbox minimisation attacks."""
 
 import os
 from types import ModuleType
@@ -10,7 +10,9 @@ from certnas.attacks.problem import AttackProblem
 
 
 def library() -> ModuleType:
-    """foolbox; its model zoo wants a git executable at import, which no attack needs, so that is silenced."""
+    """Imports foolbox. Its model zoo asks for a git executable at import, which no attack needs; the warning is
+    silenced.
+    """
     name = "GIT_PYTHON_REFRESH"
     before = os.environ.get(name)
     os.environ[name] = "quiet"

@@ -286,7 +286,7 @@ def _prove(
     """Proves the radii [N] again in float64 with the stated margin, and shrinks a radius whose proof fails.
 
     exactly: radii in descending order; each is tried where it lies above the next radius to try and not above `upper`
-    [N].
+        [N].
     `upper` is the largest radius worth a try, and afterwards the radius that failed last.
     Returns the proved radii (0 where no proof succeeds) and the lower bounds of their margins.
     """

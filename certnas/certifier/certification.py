@@ -88,11 +88,11 @@ class Certifier:
             return certify_constant(request, x, y, batch.index)
         self._prover.check(x, request.eps_max)
 
-        def told(stage: str, images: int, bracket: Bracket | None) -> None:
+        def report(stage: str, images: int, bracket: Bracket | None) -> None:
             tell(_progress(size, stage, images, bracket))
 
         try:
-            return certify_batch(request, self._prover, x, y, batch.index, told)
+            return certify_batch(request, self._prover, x, y, batch.index, report)
         except bounds.OutOfMemory:
             if size == 1:
                 raise
@@ -212,7 +212,7 @@ def certify(
     y: labels [N], integers.
     norm: "linf", "l2" or "l1".
     method: a bound method, a name of `bounds.METHODS`, or "auto". "auto" chooses the methods by their predicted time,
-    and runs tighter methods on images that stay wide.
+        and runs tighter methods on images that stay wide.
     eps_max: the largest radius to certify, in the units of x; None for no limit.
     tol: the relative tolerance of the radius search.
     targets: "all" (every other class), "random", "least" (likely) or "runner-up".
@@ -264,10 +264,10 @@ def certify(
     work = batches(x, y, names, batch_size)
     parts: dict[int, Certificates] = {}
 
-    def told(position: int, at: CertificationProgress) -> None:
+    def report(position: int, at: CertificationProgress) -> None:
         tell(replace(at, done=sum(map(len, parts.values())), total=len(x)))
 
-    with closing((engine or Inline()).run(job, work, told)) as results:
+    with closing((engine or Inline()).run(job, work, report)) as results:
         for position, part in results:
             parts[position] = part
             if on_batch is not None:

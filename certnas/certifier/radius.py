@@ -60,14 +60,14 @@ def search_radii(
     """Searches the largest radius [N] with `lower_margin(ε, image) > 0`, for all images together.
 
     lower_margin: maps eps [M] float64 and image [M] long to margins [M]. Every returned radius was evaluated, and its
-    margin was finite and positive (NaN proves nothing). Monotonicity is therefore needed for speed only.
+        margin was finite and positive (NaN proves nothing). Monotonicity is therefore needed for speed only.
     centre: the margins at ε = 0, [N]; the radius is 0 where the margin is not positive.
     start: a first guess, [N].
     upper: the end of the search, [N]; it may be infinite, and is itself evaluated when the search gets there.
     tol: the relative tolerance.
     known: earlier evaluations, each as ε [M], image [M] and margin [M].
     foretell: maps image [M] to predicted roots [M] of the margins, NaN where there is no prediction. A prediction
-    replaces the secant step, and the search of an image ends as soon as a proved radius is within `tol` of it.
+        replaces the secant step, and the search of an image ends as soon as a proved radius is within `tol` of it.
     progress: receives the brackets after each evaluation.
 
     The next ε is a secant step on g(ε) = log((m(0) − m(ε)) / m(0)), which is 0 at the root of the margin. g is nearly

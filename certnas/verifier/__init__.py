@@ -1,4 +1,4 @@
-"""Properties of networks: read, attacked, proved by the cheapest bound that will, or by branch and bound."""
+"""Verifies properties of networks by attacks, by bounds from the cheapest on, and by branch and bound."""
 
 from certnas.verifier.property import Box, Clause, Constraint, Property
 from certnas.verifier.tightening import tighten

@@ -18,48 +18,61 @@ from certnas.verifier.proof import Note
 from certnas.verifier.relaxed import Bounded, Choice, SubproblemBatch, UnitSplit, splittable
 
 LARGEST_BATCH = 64
+"""The most subproblems that are bounded together."""
 ITERATIONS, LAST_ITERATIONS = 10, 200
+"""The optimiser's steps for a subproblem, and for one that has nothing left to split."""
 CANDIDATES = 12
-"""Splits of a subproblem whose children are bounded before one is chosen (filtered smart branching, De Palma 2021)."""
+"""How many splits of a subproblem are bounded before one is chosen (filtered smart branching, De Palma 2021)."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One subproblem of a clause: its splits, the bound of its best row, and where its optimiser stood."""
+    """One subproblem of a clause."""
 
     clause: int
+    """The index of the clause in the problem."""
     splits: tuple[UnitSplit, ...]
+    """The splits that define the subproblem."""
     lower: float
+    """The lower bound of its best row's excess."""
     choice: Choice | None
+    """The optimised slopes and multipliers of its last bound; None for the default."""
 
 
 @dataclass
 class State:
-    """How far a search has come.  lower: of each open clause, what is proved of its excess; ∞ once all of it is."""
+    """The progress of a search."""
 
     lower: dict[int, float]
+    """The proved lower bound of each open clause's excess; ∞ once the clause is proved."""
     done: int = 0
+    """The number of subproblems that were bounded."""
     open: int = 0
+    """The number of open subproblems."""
     stuck: int = 0
+    """The number of unproved subproblems that cannot be split further."""
 
     @property
     def left(self) -> int:
-        """How many clauses are not proved."""
+        """The number of clauses that are not proved."""
         return sum(lower < torch.inf for lower in self.lower.values())
 
     @property
     def bound(self) -> float:
-        """The least over clauses."""
+        """The smallest lower bound over the clauses."""
         return min(self.lower.values(), default=torch.inf)
 
 
 @dataclass
 class Tree:
-    """The open domains, the least bound first, and the clauses they belong to."""
+    """The open subproblems, ordered by their lower bound, and the stuck ones."""
 
     heap: list[tuple[float, int, Domain]] = field(default_factory=list)
+    """The open subproblems as a heap of (lower bound, serial number, subproblem)."""
     stuck: list[Domain] = field(default_factory=list)
+    """Unproved subproblems that cannot be split further."""
     count: itertools.count[int] = field(default_factory=itertools.count)
+    """Serial numbers, which break ties in the heap."""
 
     def push(self, domain: Domain) -> None:
         heapq.heappush(self.heap, (domain.lower, next(self.count), domain))
@@ -68,7 +81,7 @@ class Tree:
         return [heapq.heappop(self.heap)[2] for _ in range(min(most, len(self.heap)))]
 
     def settle(self, state: State, clauses: int) -> None:
-        """Writes the present bounds: a clause without open domains is proved."""
+        """Writes the present bounds into `state`; a clause without unproved subproblems is proved."""
         lower = dict.fromkeys(range(clauses), torch.inf)
         for domain in itertools.chain((entry[2] for entry in self.heap), self.stuck):
             lower[domain.clause] = min(lower[domain.clause], domain.lower)
@@ -76,10 +89,11 @@ class Tree:
 
 
 class Branching:
-    """The search for one problem.
+    """Branch and bound for one problem.
 
-    root: a bound state that knows the bounds of every nonlinear operand over each box.  memory: bytes for the
-    coefficients of one batch, and again for the slopes that open domains keep.  note: told every proved domain.
+    root: a bound state that holds the bounds of every nonlinear operand over each box.
+    memory: the bytes for the coefficients of one batch, and the same again for the slopes that open subproblems keep.
+    note: receives every proved subproblem.
     """
 
     def __init__(self, problem: Problem, root: BoundState, memory: int, note: Note) -> None:
@@ -100,9 +114,10 @@ class Branching:
         tell: Callable[[], None],
         judge: Callable[[Tensor], bool],
     ) -> None:
-        """Bounds and splits until nothing is open, `judge` is content with a point, or the time is up (OutOfTime).
+        """Bounds and splits until no subproblem is open or `judge` accepts a point as a counterexample.
 
-        starts: where each clause's optimiser begins.  Afterwards `state` says what is left open or stuck.
+        starts: where each clause's optimiser starts. state: receives the progress. tell: is called after each batch.
+        Afterwards `state` holds the open and stuck subproblems. Raises OutOfTime at the end of the deadline.
         """
         tree = Tree()
         roots = [Domain(c, (), state.lower[c], start) for c, start in enumerate(starts)]
@@ -127,7 +142,10 @@ class Branching:
             tell()
 
     def _close(self, tree: Tree, ends: Sequence[Domain], judge: Callable[[Tensor], bool]) -> bool:
-        """Domains with nothing to split: a longer optimisation, and if that does not prove them they are stuck."""
+        """Optimises subproblems that have nothing to split for longer; those that stay unproved are stuck.
+
+        Returns whether a counterexample was found.
+        """
         found = self._bounded(ends, LAST_ITERATIONS)
         for domain, lower, choice in zip(ends, self._best(found), found.choices, strict=True):
             if not self._proved(domain, lower, choice):
@@ -139,7 +157,7 @@ class Branching:
     def _grow(
         self, tree: Tree, domains: Sequence[Domain], found: Bounded, judge: Callable[[Tensor], bool]
     ) -> bool:
-        """Adds the domains that their bounds do not prove; whether a counterexample was met."""
+        """Adds the subproblems that their bounds do not prove; returns whether a counterexample was found."""
         crowded = len(tree.heap) > self.kept
         for domain, lower, choice in zip(domains, self._best(found), found.choices, strict=True):
             if not self._proved(domain, lower, choice):
@@ -154,18 +172,19 @@ class Branching:
         return judge(found.worst)
 
     def _proved(self, domain: Domain, lower: float, choice: Choice | None) -> bool:
-        """Whether a bound proves a domain, by the choice that gave it."""
+        """Whether a bound proves a subproblem; if so, `note` receives it with the choice that gave the bound."""
         proved = lower > float(self.problem.needed[domain.clause])
         if proved:
             self.note(domain.clause, domain.splits, choice)
         return proved
 
     def _best(self, found: Bounded) -> list[float]:
-        """The best row's bound of each; −∞ for NaN, which proves nothing."""
+        """The best row's bound of each subproblem; −∞ for a bound that is NaN, which proves nothing."""
         lower = found.lower.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         return [float(v) for v in lower.amax(1)]
 
     def _of(self, domains: Sequence[Domain]) -> tuple[SubproblemBatch, Tensor]:
+        """The batch of some subproblems, and the bounds that prove each of them."""
         problem = self.problem
         c = torch.tensor([domain.clause for domain in domains], device=problem.group.device)
         splits = [domain.splits for domain in domains]
@@ -180,7 +199,9 @@ class Branching:
     # Which unit to split
 
     def _children(self, parents: Sequence[Domain]) -> tuple[list[Domain], list[Domain]]:
-        """(Both halves of each domain on its best split, domains with nothing to split.)"""
+        """Splits each subproblem on its best unit; returns both halves, and the subproblems that have nothing to
+        split.
+        """
         candidates = self._candidates(parents)
         ends = [domain for domain, splits in zip(parents, candidates, strict=True) if not splits]
         tried = [
@@ -210,7 +231,7 @@ class Branching:
         return children, ends
 
     def _candidates(self, parents: Sequence[Domain]) -> list[list[UnitSplit]]:
-        """The splits of each domain whose relaxation costs its best row most, by the gap the row sees."""
+        """The splits of each subproblem with the largest effect of the relaxation on its best row."""
         batch, _ = self._of(parents)
         choice = batch.start([domain.choice for domain in parents])
         seen: dict[str, list[Tensor]] = {}
@@ -236,10 +257,12 @@ class Branching:
     def _gap(
         self, batch: SubproblemBatch, name: str, choice: Choice, coef: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the planes of each unit may cost the row, and where to split it.  [B, *operand] each
+        """How much the relaxation of each unit may cost the row, and the point at which to split it.  [B, *operand]
+        each
 
-        |coef| times the largest distance from the function to the plane that the row uses, over both ends of the
-        interval and the point of the split: 0 where a ReLU bends, the middle elsewhere.
+        The cost is |coef| times the largest distance between the function and the plane that the row uses, at both
+        ends of the interval and at the point of the split. The point is 0 for a ReLU, and the middle of the interval
+        elsewhere.
         """
         network = self.problem.network
         node = network.graph.nodes[name]
@@ -268,5 +291,5 @@ class Branching:
 
 
 def _bends(op: str) -> bool:
-    """Operators of two pieces that meet at 0."""
+    """Whether an operator has two pieces that meet at 0."""
     return op in ("aten.relu.default", "aten.leaky_relu.default", "aten.prelu.default", "aten.abs.default")

@@ -1,8 +1,8 @@
-"""VNN-LIB 1.0: a strict reader of the properties that the competitions of 2021 to 2024 use; 2.0 through `vnnlib2`.
+"""Reads properties in VNN-LIB 1.0, as the competitions of 2021 to 2024 use it, and in 2.0 through `vnnlib2`.
 
-Accepted: `declare-const` of X_i and Y_j as Real, and assertions of and, or, and comparisons of linear expressions of
-inputs and outputs; each input between two bounds, stated or implied.  Decimals are exact rationals; rounding, outward,
-comes only when floats are asked for.
+Accepted are `declare-const` of X_i and Y_j as Real, and assertions of and, or, and comparisons of linear expressions
+of inputs and outputs. Each input must have a lower and an upper bound, stated or implied. Decimals are read as exact
+rationals, which are rounded (outward) only when floats are requested.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from certnas.verifier.sexpr import Atom, Expression, Form, parse, read_text
 from certnas.verifier.vnnlib2 import is_version_2, read_query
 
 MOST_CLAUSES = 10_000
+"""The limits on the number of cases, of comparisons, and of the bits of a number."""
 MOST_ATOMS = 2_000_000
 MOST_BITS = 20_000
 ROUNDS = 4
-"""How often constraints on several inputs narrow the box, each time by what the others left of it."""
+"""How often constraints on several inputs narrow the box; each round starts from the box of the previous one."""
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 VARIABLE = re.compile(r"([XY])_(0|[1-9]\d{0,8})", re.ASCII)
 COMPARISONS = {"<=": (1, False), "<": (1, True), ">=": (-1, False), ">": (-1, True)}
+"""Each comparison as the sign of its left side in linear ≤ 0, and whether it is strict."""
 Variable = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Σ terms[v]·v + constant."""
+    """The linear expression Σ terms[v]·v + constant."""
 
     terms: dict[Variable, Fraction]
+    """The coefficient of each variable."""
     constant: Fraction
+    """The constant."""
 
     def times(self, factor: Fraction) -> Linear:
         return combined([self], [factor])
@@ -53,11 +57,14 @@ def combined(parts: Sequence[Linear], factors: Sequence[Fraction]) -> Linear:
 
 @dataclass(frozen=True)
 class Inequality:
-    """linear ≤ 0, or < 0 where strict, as asserted on a line."""
+    """The asserted inequality linear ≤ 0, or < 0 if strict."""
 
     linear: Linear
+    """The left side."""
     strict: bool
+    """Whether it is strict."""
     line: int
+    """The line of the assertion."""
 
 
 Conjunction = tuple[Inequality, ...]
@@ -65,16 +72,16 @@ ONE = Fraction(1)
 
 
 def read_vnnlib(path: Path) -> Property:
-    """The property that a .vnnlib or .vnnlib.gz file of version 1.0 or 2.0 states.
+    """Reads the property of a .vnnlib or .vnnlib.gz file, version 1.0 or 2.0.
 
-    Raises UserError, one line with the line number, for whatever is malformed, unbounded, contradictory or not of
-    the accepted form.
+    Raises UserError, one line with the line number, for text that is malformed, unbounded, contradictory or not
+    accepted.
     """
     return parse_vnnlib(read_text(path), f"'{path}'")
 
 
 def parse_vnnlib(text: str, where: str = "property") -> Property:
-    """The property that a text states; `where` names it in messages."""
+    """The property that a text states; `where` is its name in messages. Raises UserError as `read_vnnlib` does."""
     if not is_version_2(text):
         return _PropertyReader(where, "{}_{}".format).read(parse(text, where))
     query = read_query(text, where)
@@ -83,6 +90,8 @@ def parse_vnnlib(text: str, where: str = "property") -> Property:
 
 
 class _PropertyReader:
+    """Builds one property from its top-level lists."""
+
     def __init__(self, where: str, shown: Callable[[str, int], str]) -> None:
         self.where, self.shown = where, shown
         self.declared: dict[Variable, int] = {}
@@ -125,7 +134,7 @@ class _PropertyReader:
     # Formulas
 
     def cases(self, formula: Expression) -> list[Conjunction]:
-        """A formula as a disjunction of conjunctions."""
+        """The formula as a disjunction of conjunctions."""
         if isinstance(formula, Atom):
             raise self.fail(formula.line, f"{formula.text[:40]!r} is no formula; expected and, or, <=, >=")
         operands = formula.items[1:]
@@ -231,7 +240,7 @@ class _PropertyReader:
         return Property(inputs, outputs, tuple(clauses))
 
     def box(self, sides: list[list[Fraction | None]], constraints: tuple[Constraint, ...]) -> Box | None:
-        """The box that the sides and the constraints on inputs alone state; None where it holds no input."""
+        """The box that the sides and the constraints on inputs alone imply; None if it contains no input."""
         alone = [one for one in constraints if one.inputs and not one.coef]
         for _ in range(ROUNDS if alone else 0):
             for one in alone:
@@ -250,13 +259,13 @@ class _PropertyReader:
         return len(indices)
 
     def kinds(self, inequality: Inequality) -> set[str]:
-        """Of what it speaks: X, Y or both."""
+        """The kinds of variables in an inequality: X, Y or both."""
         return {kind for kind, _ in inequality.linear.terms}
 
     def gather(
         self, inequalities: list[Inequality] | Conjunction, sides: list[list[Fraction | None]]
     ) -> tuple[Constraint, ...]:
-        """Narrows `sides` by bounds of single inputs; returns the constraints that say more."""
+        """Narrows `sides` by bounds of single inputs; returns the constraints that the sides do not express."""
         constraints = []
         for inequality in inequalities:
             terms, bound = inequality.linear.terms, -inequality.linear.constant
@@ -283,7 +292,9 @@ class _PropertyReader:
 
 
 def narrow(constraint: Constraint, sides: list[list[Fraction | None]]) -> None:
-    """Moves sides [lower, upper] of inputs in to what Σ aᵢ·X_i ≤ bound leaves: aᵢ·X_i ≤ bound − the others' least."""
+    """Narrows sides [lower, upper] of inputs by Σ aᵢ·X_i ≤ bound: aᵢ·X_i is at most bound minus the minimum of the
+    others.
+    """
     least = [sides[i][int(a < 0)] for i, a in constraint.inputs]
     terms = [None if end is None else a * end for (_, a), end in zip(constraint.inputs, least, strict=True)]
     unknown = [place for place, term in enumerate(terms) if term is None]
