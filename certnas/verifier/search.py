@@ -59,9 +59,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.state = State(dict.fromkeys(range(len(self.problem)), -math.inf))
-        self.clauses = list(
-            range(len(self.problem))
-        )  # indices in the problem at the start of the clauses that are still open
+        self.clauses = list(range(len(self.problem)))  # the open clauses, as indices in the first problem
         self.groups = list(range(len(self.problem.region.x)))
 
     def go(self) -> None:
