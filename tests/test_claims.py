@@ -168,7 +168,7 @@ def test_a_clause_of_several_rows_needs_each_of_them() -> None:
 
 DATA = Dataset("two", torch.tensor([[0.5, 0.25], [0.75, 0.5]]), torch.tensor([1, 2]), torch.tensor([7, 3]), 3)
 OWN = claim(kept())
-ROW = ResultRow(7, 1, 1, None, "linf", 0.125, "a.npz")
+ROW = ResultRow(7, 1, 1, None, "linf", 0.125, "certified", "a.npz")
 
 
 def held(
@@ -179,7 +179,7 @@ def held(
 
 def test_a_line_is_what_its_certificate_proves() -> None:
     assert held(ROW) == []
-    other = ResultRow(3, 2, 0, None, "linf", 0.0, "")
+    other = ResultRow(3, 2, 0, None, "linf", 0.0, "misclassified", "")
     assert held(ROW, other) == []
     one = replace(OWN, beaten=(2,))
     assert held(replace(ROW, target=2), files={"a.npz": one}) == []
