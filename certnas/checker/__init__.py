@@ -1,4 +1,4 @@
-"""An independent check of certificates: numpy, integers and nothing of the bound engine."""
+"""Checks certificates independently of the bound engine, with numpy and integers."""
 
 from certnas.checker.certificate import (
     Certificate,

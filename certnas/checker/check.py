@@ -37,23 +37,27 @@ MALFORMED = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError),
     *(OverflowError, ZeroDivisionError, RecursionError),
 )
-"""What a certificate that is none of the right form may raise."""
+"""The errors that a malformed certificate may raise."""
 
 
 def check(
     certificate: Certificate, network: CheckedNetwork, *, exact: bool = False, spare: int = 1
 ) -> np.ndarray:
-    """Proves the theorem above, in integers (exact) or in float64; the bound by which each clause is refuted, [C].
+    """Proves the theorem above for a certificate, in integers (exact) or in float64.
 
-    spare: by what factor more rounding of float64 is assumed, so that sums in any other order prove it too.
-    Raises Rejected where the certificate proves nothing about this network.
+    certificate: the certificate. network: the network that it is about.
+    exact: whether to compute in integers.
+    spare: the factor by which float64 rounding is overestimated, so that a sum in any other order proves the claim
+        too.
+    Returns the bound by which each clause is refuted, [C].
+    Raises Rejected if the certificate proves nothing about this network.
     """
     demand(certificate.network == network.output, "it is about another network: the digests differ")
     try:
         _demand_numbers(certificate)
         _demand_area(certificate)
         _demand_clauses(certificate, network)
-        with np.errstate(all="ignore"):  # what overflows is no number, and proves nothing
+        with np.errstate(all="ignore"):  # an overflow gives infinity or NaN, which proves nothing
             found = refuted(Known.of(certificate, network, Arithmetic(exact, spare)), 0)
     except MALFORMED as error:
         raise Rejected(f"the certificate is malformed: {type(error).__name__}: {error}") from error
@@ -63,7 +67,7 @@ def check(
 
 
 def _demand_numbers(of: Certificate) -> None:
-    """Raises Rejected unless every number is a finite float64: the arithmetic is proved for these alone."""
+    """Raises Rejected unless every number is a finite float64, since the arithmetic is proved only for these."""
     for array in _arrays(of):
         fits = type(array) is np.ndarray and array.dtype == np.float64 and np.isfinite(array).all()
         demand(fits, "it holds numbers that are not finite float64")
@@ -85,14 +89,14 @@ def _arrays(of: Certificate) -> Iterator[np.ndarray]:
 
 
 def _demand_area(of: Certificate) -> None:
-    """Raises Rejected where the area is too large, or its radius negative."""
+    """Raises Rejected if the area is too large or its radius is negative."""
     sides = (of.x, *of.box, np.array(of.eps))
     demand(all((np.abs(side) <= LARGE).all() for side in sides), "its area is not bounded by finite numbers")
     demand(of.eps >= 0, "its radius is negative")
 
 
 def _demand_clauses(of: Certificate, network: CheckedNetwork) -> None:
-    """Raises Rejected where the clauses are not about the network's output, or one stands twice."""
+    """Raises Rejected if the clauses do not fit the network's output, or one occurs twice."""
     fits = of.rows.shape == (*of.offsets.shape, *network.nodes[network.output].shape) and of.offsets.ndim == 2
     demand(fits, "its clauses do not have the shape of the network's output")
     said = {

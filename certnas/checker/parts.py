@@ -1,4 +1,4 @@
-"""The parts of a certificate: what each claims, how it is split, and which clauses it refutes."""
+"""Checks the parts of a certificate: their claims, their splits, and the clauses that they refute."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from certnas.checker.known import Half, Known
 from certnas.checker.rejected import demand
 
 CHUNK = 1 << 22
-"""Coefficients of one tensor that are held at a time."""
+"""The most coefficients of one tensor that are held at a time."""
 
 
 def refuted(known: Known, number: int) -> dict[int, float]:
-    """The clauses that a part of the certificate refutes, and by how much.
+    """The clauses that a part of the certificate refutes, and the bound of each.
 
-    Raises Rejected where something that the part claims does not follow.
+    Raises Rejected if a claim of the part does not follow.
     """
     part, where = known.certificate.parts[number], f"part {number}"
     for step in part.steps:
@@ -38,7 +38,7 @@ def refuted(known: Known, number: int) -> dict[int, float]:
 
 
 def claimed(known: Known, step: IntervalClaim, where: str) -> Known:
-    """(d)  What is known once a claimed box is proved: each end follows from (a), or from a linear form by (c)."""
+    """(d)  The facts after an interval claim is proved: each end follows from (a), or from a linear form by (c)."""
     low, high = known.boxes.of(step.target)
     fits = step.lower.shape == step.upper.shape == low.shape[1:] and (step.lower <= step.upper).all()
     demand(fits, f"{where}: the claimed bounds are no interval of the tensor's shape")
@@ -50,7 +50,7 @@ def claimed(known: Known, step: IntervalClaim, where: str) -> Known:
 def _prove_ends(
     known: Known, step: IntervalClaim, sign: float, claim: np.ndarray, found: np.ndarray, where: str
 ) -> None:
-    """Proves sign·z ≥ claim for every unit z of a tensor, by (c) where interval arithmetic found less."""
+    """Proves sign·z ≥ claim for every unit z of a tensor, by (c) where interval arithmetic does not prove it."""
     read = known.arithmetic.read
     for units in _chunks(np.flatnonzero(~(found >= claim)), known):
         coef = np.zeros((len(units), claim.size))
@@ -62,7 +62,7 @@ def _prove_ends(
 
 
 def _chunks(units: np.ndarray, known: Known) -> Iterator[np.ndarray]:
-    """Units, as many at a time as memory is meant to hold rows for."""
+    """The units in chunks whose linear forms fit into memory."""
     widest = max(prod(node.shape) for node in known.network.nodes.values())
     many = max(1, CHUNK // widest)
     for first in range(0, len(units), many):
@@ -73,7 +73,7 @@ def _chunks(units: np.ndarray, known: Known) -> Iterator[np.ndarray]:
 
 
 def refuted_in_both(known: Known, split: Split) -> dict[int, float]:
-    """The clauses that are refuted on both sides of a split, and by how much on either."""
+    """The clauses that are refuted on both sides of a split, and the smaller of the two bounds."""
     below = _refuted_in(half(known, split, -1.0), split.halves[0], known)
     above = _refuted_in(half(known, split, 1.0), split.halves[1], known)
     return {clause: min(below[clause], above[clause]) for clause in below if clause in above}
@@ -103,9 +103,9 @@ def half(known: Known, split: Split, sign: float) -> Known | None:
 
 
 def refutation(known: Known, given: Refutation, where: str) -> dict[int, float]:
-    """(f)  The clauses that a refutation proves to be met nowhere in the part, and by how much.
+    """(f)  The clauses that a refutation proves to hold nowhere in the part, and the bound of each.
 
-    Its form is Σ_s mix_s (rows_cs·f − offsets_cs) − Σ_j β_j σ_j (z_j − p_j) for each of its clauses c.
+    The form of clause c is Σ_s mix_s (rows_cs·f − offsets_cs) − Σ_j β_j σ_j (z_j − p_j).
     """
     _demand_signs(known, given, where)
     form = _clauses_form(known, given)
@@ -118,7 +118,7 @@ def refutation(known: Known, given: Refutation, where: str) -> dict[int, float]:
 
 
 def _demand_signs(known: Known, given: Refutation, where: str) -> None:
-    """Raises Rejected unless each clause has its shares ≥ 0, its multipliers ≥ 0 and a bound above 0."""
+    """Raises Rejected unless each clause has weights ≥ 0, multipliers ≥ 0 and a bound above 0."""
     count, constraints = len(given.clauses), known.certificate.offsets.shape[1]
     demand(
         all(type(c) is int and 0 <= c < len(known.certificate.rows) for c in given.clauses),
@@ -131,7 +131,7 @@ def _demand_signs(known: Known, given: Refutation, where: str) -> None:
 
 
 def _clauses_form(known: Known, given: Refutation) -> LinearForms:
-    """Σ_s mix_s (rows_cs·f − offsets_cs), less what rounding its coefficients can change."""
+    """Σ_s mix_s (rows_cs·f − offsets_cs), minus the effect of rounding its coefficients."""
     read, output = known.arithmetic.read, known.network.output
     clauses = list(given.clauses)
     rows, offsets = known.certificate.rows[clauses], known.certificate.offsets[clauses]
@@ -144,7 +144,7 @@ def _clauses_form(known: Known, given: Refutation) -> LinearForms:
 
 
 def _subtract_split(form: LinearForms, split: Half, multipliers: np.ndarray) -> None:
-    """Subtracts β σ (z − p), which is at least 0 in the part.  multipliers [R]: β of each clause"""
+    """Subtracts β σ (z − p), which is at least 0 in the part.  multipliers [R]: the β of each clause"""
     read, dot = form.known.arithmetic.read, form.known.arithmetic.dot
     coef = np.zeros((len(multipliers), *form.known.network.nodes[split.tensor].shape))
     coef[(slice(None), *split.index)] = -split.sign * multipliers

@@ -1,4 +1,4 @@
-"""One job over many items: in this process, in processes of this machine, or on a Ray cluster."""
+"""Runs one job over many items: in this process, in processes of this machine, or on a Ray cluster."""
 
 from certnas.engine.inline import Inline
 from certnas.engine.job import Engine, Job, Tell

@@ -1,4 +1,6 @@
-"""A file of certificates against a model: the network is extracted, compared with the model, handed to the checker."""
+"""Checks a file of certificates against a model: reads the network from the model, compares both, and runs the
+checker.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,31 @@ from certnas.verifier.property import Property
 
 @dataclass(frozen=True)
 class Checked:
-    """Proved certificates: what they prove, in words, and the least bound of a clause; leaves of the tree; whether in
-    integers.  of_image: the claim where they are the certificate of one image."""
+    """A file of certificates that was proved."""
 
     certificates: Sequence[Certificate]
+    """The certificates."""
     claim: str
+    """The proved claim in words."""
     of_image: Claim | None
+    """The claim about one image; None for certificates of a property."""
     least: float
+    """The smallest bound of a refuted clause."""
     leaves: int
+    """The number of parts without splits."""
     exact: bool
+    """Whether every certificate was checked in integers."""
 
 
 def check_file(
     path: Path, model: nn.Module, *, exact: bool | None = None, prop: Property | None = None
 ) -> Checked:
-    """Proves a file of certificates for the model, by `certnas.checker`, and, where one is given, that they prove prop.
+    """Proves a file of certificates for the model and, if given, that the certificates prove a property.
 
-    exact: in integers, in float64, or (None) in integers where that is quick or float64 does not decide.  Raises
-    UserError for a file that cannot be read or a network that the checker does not know, and Rejected where nothing is
-    proved about this model.
+    path: the file, an .npz. model: the network. prop: the property.
+    exact: True for integers, False for float64. None uses integers if that is fast or if float64 proves nothing.
+    Raises UserError for a file that cannot be read or a network with an operator that the checker lacks, and Rejected
+    if nothing is proved about this model.
     """
     if not path.is_file():
         raise UserError(f"cannot read '{path}': no such file; give a certificate, an .npz")
@@ -73,17 +81,17 @@ def check_file(
 
 
 def image_shape(files: Sequence[Path]) -> tuple[int, ...] | None:
-    """The shape of the image of the first certificate that can be read; None where none can."""
+    """The image shape of the first certificate that can be read; None if there is none."""
     return next((kept.x.shape for kept in _readable(files)), None)
 
 
 def of_property(files: Sequence[Path]) -> bool:
-    """Whether the first certificate that can be read says that it is one of a property."""
+    """Whether the first certificate that can be read states that it is about a property."""
     return next(("property" in kept.about for kept in _readable(files)), False)
 
 
 def _of_image(certificates: Sequence[Certificate]) -> Claim:
-    """What the certificate of one image proves, and that it says no other label or image."""
+    """The claim of the certificate of one image. Raises Rejected if the file states another label or image."""
     if len(certificates) > 1:
         raise Rejected(f"it holds {len(certificates)} certificates; that of an image stands alone")
     (kept,) = certificates
@@ -95,7 +103,7 @@ def _of_image(certificates: Sequence[Certificate]) -> Claim:
 
 
 def _written_for(certificate: Certificate) -> str:
-    """What a certificate says of the model that it was written for."""
+    """The statement of a certificate about the model that it was written for."""
     told = [f"{name} {kept}" for name in ("model", "preprocessing") if (kept := certificate.about.get(name))]
     return f" (it says that it was written for {', '.join(told):.200})" if told else ""
 
@@ -109,7 +117,7 @@ def _readable(files: Sequence[Path]) -> Iterator[Certificate]:
 
 
 def _network(certificate: Certificate, model: nn.Module) -> CheckedNetwork:
-    """The checker's network of a model that takes the certificate's images."""
+    """The checker's network of a model, traced on the certificate's image."""
     x = _image(certificate.x, model)
     try:
         with torch.no_grad():

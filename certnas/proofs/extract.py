@@ -1,4 +1,4 @@
-"""A traced network as the checker's: plain arrays and the checker's few operators, each traced operator one or two."""
+"""Translates a traced network into the checker's network of plain arrays and a few operators."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ RULES: dict[Any, Rule] = linear.RULES | windows.RULES | movement.RULES | nonline
 
 @dataclass(frozen=True)
 class Plain:
-    """The checker's network, and the id in it of every traced node."""
+    """The checker's network of a traced network."""
 
     network: CheckedNetwork
+    """The checker's network."""
     ids: Mapping[str, str]
+    """The id of every traced node in it."""
 
 
 def plain(network: bounds.Network) -> Plain:
-    """The checker's network of a traced one, in float64.  Raises UserError for an operator that the checker lacks."""
+    """Translates a traced network into the checker's, in float64. Raises UserError for an operator that the checker
+    lacks.
+    """
     network = network.to(torch.float64)
     graph = network.graph
     made = CheckedNetwork(graph.input_shape)

@@ -1,4 +1,4 @@
-"""The file of certificates: one array of numbers and a JSON header in an .npz, nothing that runs."""
+"""The file of certificates: an .npz with one array of numbers and a JSON header, without any code."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ FORMAT = 3
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, KeyError, TypeError,
           AttributeError, IndexError, EOFError, OSError, MemoryError, ArithmeticError, SyntaxError,
           TokenError)  # fmt: skip
-"""What reading a file that is no certificate, or a broken one, may raise."""
+"""The errors that reading a damaged file, or another kind of file, may raise."""
 MOST_BYTES = 1 << 32
+"""The largest unpacked size of a file."""
 ENTRIES = {"header": np.uint8, "numbers": np.float64, "seal": np.uint8}
+"""The arrays of a file and their types."""
 
 
 def encode(certificates: Sequence[Certificate]) -> bytes:
     """The bytes of a file of certificates, which together are one proof.
 
-    Raises ValueError where it would unpack to more than MOST_BYTES.
+    Raises ValueError if the file would unpack to more than MOST_BYTES.
     """
     packing = _Packing()
     held = [packing.certificate(certificate) for certificate in certificates]
@@ -55,10 +57,10 @@ def encode(certificates: Sequence[Certificate]) -> bytes:
 
 
 def read(file: Path | BinaryIO) -> list[Certificate]:
-    """The certificates in a file.  Raises ValueError, with what is wrong, for anything else.
+    """Reads the certificates of a file. Raises ValueError, with the reason, for anything else.
 
-    What `encode` does not write is refused, even where it would mean the same: no part of a file goes unread, or can
-    be read in two ways.
+    A file that `encode` would not write is refused, even if it had the same meaning. Every part of a file is
+    therefore read, and in one way only.
     """
     try:
         _look_inside(file)
@@ -77,7 +79,7 @@ def read(file: Path | BinaryIO) -> list[Certificate]:
 
 
 def _look_inside(file: Path | BinaryIO) -> None:
-    """Raises ValueError where an archive is too large, or holds anything but the three entries, each once."""
+    """Raises ValueError if an archive is too large, or does not hold exactly the three entries."""
     if isinstance(file, Path) and not file.is_file():
         raise ValueError("it is no certificate (not a regular file)")
     with zipfile.ZipFile(file) as archive:
@@ -103,22 +105,24 @@ def _certificates(text: bytes, numbers: np.ndarray) -> list[Certificate]:
 
 
 def _text(header: Mapping[str, Any]) -> bytes:
-    """The one text of a header."""
+    """The canonical text of a header."""
     return json.dumps(header, sort_keys=True).encode()
 
 
 def _seal(text: bytes, numbers: np.ndarray) -> np.ndarray:
-    """A digest of all that the file holds: it shows damage, and proves nothing."""
+    """A digest of the file's contents; it detects damage and proves nothing."""
     digest = hashlib.sha256(text)
     digest.update(np.ascontiguousarray(numbers).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-# A value in each direction: arrays go into the row of numbers and leave their shapes, in one order.
+# The two classes are inverse: arrays are stored in one row of numbers, in order, and their shapes in the header.
 
 
 class _Packing:
-    """Certificates as JSON values; their arrays so far, and the digests that they name, numbered as they come."""
+    """Converts certificates to JSON values; it collects their arrays, and numbers their digests in order of
+    appearance.
+    """
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
@@ -169,7 +173,7 @@ class _Packing:
 
 
 class _Unpacking:
-    """Certificates from JSON values; `place` is that of the next number that no array has taken."""
+    """Restores certificates from JSON values; `place` is the position of the next unread number."""
 
     def __init__(self, numbers: np.ndarray, digests: list[str]) -> None:
         if not all(type(digest) is str for digest in digests):
@@ -231,9 +235,9 @@ class _Unpacking:
 
 
 def _demand_tree(parts: Sequence[CertificatePart]) -> None:
-    """Raises ValueError unless each part but the first is one half of one split.
+    """Raises ValueError unless each part except the first is one half of exactly one split.
 
-    Parts of two splits could make a check take for ever, and one of none is not looked at.
+    A part of two splits could make a check take forever, and a part of no split would not be checked.
     """
     halves = [half for part in parts for split in part.splits for half in split.halves]
     if sorted(halves) != list(range(1, max(1, len(parts)))):

@@ -1,4 +1,6 @@
-"""The certificates of a property that was proved: one for each box of inputs, its clauses refuted, if in parts."""
+"""The certificates of a proved property: one for each box of inputs, which refutes the clauses, in parts if
+necessary.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ from certnas.verifier.problem import box_region
 from certnas.verifier.proof import Leaf, Proof
 
 BATCH = 64
+"""The number of leaves that are processed together."""
 RETRIES = 100
-"""Steps of the optimiser for a leaf whose proof, its slopes rounded and its planes moved outward, falls short."""
+"""The optimiser's steps for a leaf whose proof fails after its slopes are rounded and its planes are moved outward.
+"""
 DEEPEST = 300
+"""The greatest depth of a tree of splits."""
 METHODS = ("ibp", "crown-ibp", "crown")
+"""The methods that prove a clause on its whole region, the cheapest first."""
 
 
 class Uncertified(Exception):
-    """A proof that cannot be written as a certificate; the text says why, in one line."""
+    """A proof cannot be written as a certificate; the message states the reason in one line."""
 
 
 def certificates_of(
@@ -39,10 +45,14 @@ def certificates_of(
     slack: float = SLACK,
     about: Mapping[str, object] | None = None,
 ) -> list[Certificate]:
-    """Of each region of a proved problem, a certificate that refutes all of its clauses.
+    """One certificate for each region of a proved problem; it refutes all clauses of the region.
 
-    plain: `extract.plain` of the problem's network; slack: by what share of 1 + their size bounds are moved outward.
-    Raises Uncertified where an argument does not survive being rounded outward, or was not kept.
+    plain: the result of `extract.plain` for the problem's network.
+    proof: the record of the search.
+    memory: the budget in bytes.
+    slack: the share of 1 + their size by which bounds move outward.
+    about: statements that the certificates store without proof.
+    Raises Uncertified if the proof fails after outward rounding, or was not recorded.
     """
     if not proof.complete:
         raise Uncertified(f"its proof takes more than the {proof.most} bytes that it was given (--memory)")
@@ -58,7 +68,7 @@ def certificates_of(
 
 
 class _Region:
-    """One region and its certificate so far: parts are numbered as they come, the whole region first."""
+    """One region and its certificate so far; parts are numbered in order of appearance, the whole region first."""
 
     def __init__(self, plain: Plain, proof: Proof, group: int, memory: int | None, slack: float) -> None:
         self.proof, self.problem, self.group = proof, proof.problem, group
@@ -70,7 +80,7 @@ class _Region:
         self.parts: list[CertificatePart] = [CertificatePart((), ())]
 
     def _distinct(self, clauses: Sequence[int]) -> list[int]:
-        """The clauses without those that say what an earlier one does."""
+        """The clauses without repetitions of earlier ones."""
         firsts: dict[tuple[bytes, ...], int] = {}
         for c in clauses:
             said = (self.problem.coef[c], self.problem.offset[c])
@@ -102,7 +112,7 @@ class _Region:
         return leaf.choice is None and all(split.node == name for split in leaf.splits)
 
     def _add(self, part: CertificatePart, to: int = 0) -> None:
-        """Appends what a part holds to an earlier one."""
+        """Appends the contents of a part to an earlier part."""
         old = self.parts[to]
         self.parts[to] = CertificatePart(
             old.steps + part.steps, old.refutations + part.refutations, old.splits + part.splits
@@ -112,7 +122,7 @@ class _Region:
         return Outward(self.problem.network, region, self.budget, bounds.Slope.ADAPTIVE, self.record.slack)
 
     def _claimed(self, state: Outward, slopes: TargetAlphas | None) -> Outward:
-        """The state, its bounds claimed on the whole region."""
+        """The state, after its bounds are claimed on the whole region."""
         (steps,) = self.record.steps(state, slopes)
         self._add(CertificatePart(tuple(steps), ()))
         return state
@@ -124,14 +134,14 @@ class _Region:
 
     @cached_property
     def _root(self) -> Outward:
-        """The bounds that hold before any split of activations: CROWN's, then those of alpha-crown's slopes."""
+        """The bounds that hold before any split: CROWN's, then those with α-CROWN's slopes."""
         slopes = self.proof.slopes.get(self.group)
         return self._crowned if slopes is None else self._claimed(self._crowned.again(), slopes)
 
-    # Clauses that a bound over the whole region refutes
+    # Clauses that are refuted on the whole region
 
     def _whole(self, methods: Mapping[int, str]) -> None:
-        """Refutes clauses by the methods that proved them, or the next better one."""
+        """Refutes clauses by the method that proved each, or by the next tighter one."""
         left: list[int] = []
         for method in METHODS:
             left += [c for c in methods if methods[c] == method]
@@ -141,7 +151,7 @@ class _Region:
             raise Uncertified(f"{len(left)} clauses are proved by less than the rounding of a certificate")
 
     def _by_method(self, method: str, clauses: list[int]) -> list[int]:
-        """Refutes what a method does of some clauses; those that are left."""
+        """Refutes the clauses that a method proves; returns the others."""
         state = self._crowned if method == "crown" else self._claimed(self._state(self.region), None)
         ways = [self.record.boxed] if method == "ibp" else [self.record.formed, self.record.boxed]
         for way in ways:
@@ -151,7 +161,7 @@ class _Region:
         return clauses
 
     def _by_bounds(self, found: Formed, clauses: list[int]) -> list[int]:
-        """Refutes the clauses whose rows exceed their offsets; those that are left."""
+        """Refutes the clauses whose rows exceed their offsets; returns the others."""
         excess = found.lower[0].reshape(len(clauses), -1) - array(self.problem.offset[clauses])
         named = [self.clauses.index(c) for c in clauses]
         refutation, places = self.record.refuted(excess, named, found.planes[0])
@@ -162,7 +172,7 @@ class _Region:
     # Leaves that are boxes of inputs
 
     def _boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
-        """Of each leaf, a box of inputs: bounds inside by CROWN, and the clause refuted."""
+        """One part for each leaf that is a box of inputs: CROWN's intermediate bounds, and the refuted clause."""
         for first in range(0, len(leaves), BATCH):
             yield from self._some_boxes(clause, leaves[first : first + BATCH])
 
@@ -184,7 +194,7 @@ class _Region:
             yield CertificatePart(tuple(steps[b]), (refutation,))
 
     def _sides(self, leaves: Sequence[Leaf]) -> tuple[Tensor, Tensor]:
-        """The sides of the region's box, halved as each leaf's splits say.  [leaves, inputs] each"""
+        """The sides of the region's box, halved by the splits of each leaf.  [leaves, inputs] each"""
         whole = self.region.box()
         lower, upper = (side.flatten().repeat(len(leaves), 1) for side in (whole.lower, whole.upper))
         for b, leaf in enumerate(leaves):
@@ -195,10 +205,10 @@ class _Region:
                     upper[b, split.unit] = min(float(upper[b, split.unit]), split.point)
         return lower, upper
 
-    # Leaves that are split activations
+    # Leaves with split units
 
     def _activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
-        """Of each leaf, splits of activations: the clause refuted by its slopes and multipliers."""
+        """One part for each leaf with split units: the clause is refuted with the leaf's slopes and multipliers."""
         for first in range(0, len(leaves), BATCH):
             yield from self._some_activations(clause, leaves[first : first + BATCH])
 
@@ -225,7 +235,9 @@ class _Region:
     def _chosen(
         self, batch: relaxed.SubproblemBatch, choices: Sequence[relaxed.Choice | None], needed: Tensor
     ) -> tuple[relaxed.Choice, Tensor]:
-        """Slopes and multipliers of leaves, and their bounds, optimised once more where one falls short."""
+        """The slopes and multipliers of leaves, and their bounds; they are optimised once more if a bound falls
+        short.
+        """
         choice, slack = batch.start(choices), self.record.slack
         lower = batch.bound(choice, batch.region)
         best = lower.amax(1)
@@ -237,13 +249,13 @@ class _Region:
     # The tree of splits
 
     def _tree(self, leaves: Sequence[Leaf], parts: Iterator[CertificatePart]) -> None:
-        """Adds the leaves of a clause, as the parts that their splits make of the region."""
+        """Adds the leaves of a clause as the parts that their splits make of the region."""
         self._grow(0, list(zip((leaf.splits for leaf in leaves), parts, strict=True)), 0)
 
     def _grow(
         self, number: int, leaves: Sequence[tuple[tuple[relaxed.UnitSplit, ...], CertificatePart]], depth: int
     ) -> None:
-        """Puts leaves, which share their first `depth` splits, into a part."""
+        """Adds leaves that share their first `depth` splits to a part."""
         if len(leaves) == 1 and len(leaves[0][0]) == depth:
             self._add(leaves[0][1], number)
             return
@@ -263,14 +275,18 @@ class _Region:
 
 
 def _shares(choice: relaxed.Choice, leaf: int, row: int, constraints: int) -> np.ndarray:
-    """The share of each constraint in a row: of one alone, or, of the row behind them, of the mix.  [1, constraints]"""
+    """The weight of each constraint in a row: one constraint, or the mix for the row that combines them.  [1,
+    constraints]
+    """
     if row == constraints and choice.mix is not None:
         return array(choice.mix[leaf].softmax(0))[None]
     return np.eye(constraints + 1)[[row], :-1]
 
 
 def _multipliers(choice: relaxed.Choice, b: int, row: int, leaf: Leaf) -> np.ndarray:
-    """The multiplier of each split of a leaf in a row; 0 for one that another of its unit makes idle.  [1, splits]"""
+    """The multiplier of each split of a leaf in a row; 0 for a split that another split of the unit implies.  [1,
+    splits]
+    """
     found = np.zeros((1, len(leaf.splits)))
     for (node, unit), k in _binding(leaf.splits).items():
         found[0, k] = max(0.0, float(choice.multipliers[node][b, row].flatten()[unit]))
@@ -278,7 +294,7 @@ def _multipliers(choice: relaxed.Choice, b: int, row: int, leaf: Leaf) -> np.nda
 
 
 def _binding(splits: Sequence[relaxed.UnitSplit]) -> dict[tuple[str, int], int]:
-    """Of each unit that is split, the place of the split that its multiplier speaks of: the tightest from above."""
+    """The position of the split that each split unit's multiplier belongs to: the tightest, preferably from above."""
     places: dict[tuple[str, int], int] = {}
     for k, split in enumerate(splits):
         held = places.get((split.node, split.unit))

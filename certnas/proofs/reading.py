@@ -1,4 +1,4 @@
-"""One traced operator on its way into the checker's network."""
+"""Translates one traced operator into nodes of the checker's network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Reading:
-    """One traced node on its way: `call` with its constants, `operands` by their ids."""
+    """One traced node, its operands already translated."""
 
     network: CheckedNetwork
+    """The checker's network so far."""
     call: Call
+    """The traced node with its constants."""
     operands: tuple[str, ...]
+    """The ids of the operands."""
 
     @property
     def shape(self) -> Shape:
@@ -42,7 +45,9 @@ class Reading:
         return Reading(self.network, self.call, (operand,))
 
     def scale(self, gamma: Any = 1.0, beta: Any = 0.0, divisor: Any = 1.0, **norm: np.ndarray | float) -> str:
-        """γ (x − mean) / (divisor √(variance + eps)) + β with constants that broadcast over the batch and the shape."""
+        """Adds γ (x − mean) / (divisor √(variance + eps)) + β, with constants that broadcast over the batch and the
+        shape.
+        """
         given = {"gamma": gamma, "beta": beta, "divisor": divisor, "mean": 0.0, "variance": 1.0, "eps": 0.0}
         arrays = {name: self._constant(value) for name, value in (given | norm).items()}
         return self.network.add("scale", self.operands, self.shape, arrays)
@@ -61,7 +66,7 @@ def array(value: Any) -> np.ndarray:
 
 
 def constant_of(r: Reading) -> tuple[Any, bool]:
-    """The constant operand and whether it stands on the left; (None, False) where both are perturbed."""
+    """The constant operand, and whether it is on the left; (None, False) if both operands are perturbed."""
     arguments = r.call.node.arguments
     own = [r.call.is_operand(arguments[key]) for key in ("self", "other")]
     if all(own):
@@ -70,4 +75,4 @@ def constant_of(r: Reading) -> tuple[Any, bool]:
 
 
 Rule = Callable[[Reading], str]
-"""Adds what a traced operator computes to the checker's network, and returns the id of its value."""
+"""Adds the computation of a traced operator to the checker's network, and returns the id of its result."""
