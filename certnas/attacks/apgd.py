@@ -31,7 +31,7 @@ def apgd_grouped(problem: AttackProblem) -> Tensor:
 
 
 def bisected(problem: AttackProblem, *, shared: bool) -> Tensor:
-    """The nearest success over all probes; `shared`: whether all images share one radius, the median.  -> [n, *shape]"""
+    """The nearest success over all probes; `shared`: whether all images share the median radius.  -> [n, *shape]"""
     from pyautoattack.autopgd_base import APGDAttack
 
     scores, labels = problem.scores(), problem.labels()

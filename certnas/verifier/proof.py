@@ -27,7 +27,7 @@ class Leaf:
 
 @dataclass
 class Proof:
-    """How each clause of a problem was proved: by a method on its whole region, or by the leaves of a tree of splits."""
+    """How each clause of a problem was proved: by a method on its whole region, or by the leaves of a split tree."""
 
     problem: Problem
     """The problem."""

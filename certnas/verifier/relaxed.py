@@ -213,7 +213,7 @@ class SubproblemBatch:
         return without(self.lost, coef, found) - offset
 
     def _lagrange(self, name: str, multiplier: Tensor) -> tuple[Tensor, Tensor]:
-        """The terms −γ and Σ γ·bound, with γ ≥ 0 for units split above, γ ≤ 0 for units split below, and 0 elsewhere."""
+        """The terms −γ and Σ γ·bound, with γ ≥ 0 for units split above, γ ≤ 0 for units split below, 0 elsewhere."""
         (operand,) = self.network.graph.nodes[name].operands
         x, sign = self.state.intervals[operand], self.signs[name].unsqueeze(1)
         gamma = sign * torch.where(multiplier >= 0, multiplier, 0)  # clamp has no derivative at 0
