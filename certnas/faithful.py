@@ -105,8 +105,8 @@ class Faithful:
         if found > tolerance:
             raise UserError(
                 f"at the images themselves the bounds miss the model's outputs by {found:.1e} of the largest; "
-                f"accepted: {tolerance:.0e}: the model adds and takes away numbers so large that its rounding "
-                "decides, so nothing is certified"
+                f"accepted: {tolerance:.0e}: the model adds and subtracts numbers so large that "
+                "rounding dominates, so nothing is certified"
             )
 
     def _check_files(self, points: Tensor) -> None:
@@ -269,8 +269,8 @@ def _refuse_by_mode(model: nn.Module, points: Tensor, expected: Tensor, toleranc
     if plain is not None and plain.shape == expected.shape and difference(plain, expected) <= tolerance:
         raise UserError(
             "the model computes otherwise where gradients are recorded (torch.is_grad_enabled, requires_grad, grad_fn) "
-            "or where an image lies otherwise in memory (strides, storage_offset) than under torch.no_grad; nothing is "
-            "certified of a model that is two functions"
+            "or where an image lies otherwise in memory (strides, storage_offset) than under torch.no_grad; accepted: "
+            "a model that computes one function"
         )
 
 

@@ -38,7 +38,7 @@ class _SecondName(Loader):
         return spec.loader.get_code(spec.name) if spec and isinstance(spec.loader, InspectLoader) else None
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has replaced it by that of the second name
+        module.__spec__ = self._spec  # the import system replaced it by the spec of the second name
 
 
 class _Finder(MetaPathFinder):

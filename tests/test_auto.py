@@ -100,7 +100,7 @@ def test_settings_that_auto_does_not_take() -> None:
     with pytest.raises(UserError, match="time per image is 0; accepted: more than 0 seconds"):
         certification(model, x, y, method="auto", time_per_image=0.0)
     run = CliRunner().invoke(main, ["certify", "--method", "auto", "--iterations", "3"])
-    assert run.exit_code == 2 and "--iterations is no setting of method auto" in run.output
+    assert run.exit_code == 2 and "--iterations is not a setting of method auto" in run.output
 
 
 def test_the_command_says_what_was_chosen_and_continues_it(tmp_path) -> None:

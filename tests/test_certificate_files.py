@@ -106,7 +106,7 @@ def text(old: bytes, new: bytes) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "format": (text(b'"format": 3', b'"format": 4'), "it has format 4, this checker reads 3"),
-    "no tree": (text(b"[1, 2]", b"[1, 1]"), "its parts are no tree"),
+    "no tree": (text(b"[1, 2]", b"[1, 1]"), "its parts do not form a tree"),
     "NaN": (lambda h: {**h, "numbers": h["numbers"] * np.nan}, "numbers that are not finite float64"),
     "one infinite": (
         lambda h: {**h, "numbers": np.where(np.arange(len(h["numbers"])) == 3, np.inf, h["numbers"])}, "not finite"),
@@ -295,7 +295,7 @@ def test_a_file_proves_its_claim(whole: Certificate, tmp_path: Path) -> None:
     found = check_file(kept(path, whole, whole), model, prop=prop)
     assert found.of_image is None and found.claim == "no input of 2 boxes meets any of 2 conjunctions"
     assert found.leaves == 2
-    with pytest.raises(Rejected, match="what it proves is not this property"):
+    with pytest.raises(Rejected, match="it does not prove this property"):
         check_file(path, model, prop=Property(2, 2, (replace(clause, constraints=clause.constraints * 0),)))
     named = check_file(kept(path, replace(whole, about={"property": "p"})), model)
     assert named.of_image is None and named.claim == "no input of the box meets the conjunction"
@@ -306,12 +306,12 @@ def test_a_file_that_proves_something_else_is_rejected(whole: Certificate, tmp_p
     image = digest(X)
     check_file(kept(path, replace(whole, about={"label": 0, "image": image})), model)
     refused: dict[str, tuple[Certificate, ...]] = {
-        "it holds no certificate": (),
+        "it contains no certificate": (),
         "its radius is not finite": (whole, replace(whole, eps=float("inf"))),
-        r"digests differ \(it says that it was written for model m, preprocessing p\)": (
+        r"digests differ \(it states that it was written for model m, preprocessing p\)": (
             replace(whole, network="0", about={"model": "m", "preprocessing": "p"}),),
         "digests differ$": (replace(whole, network="0"),),
-        "it holds 2 certificates; that of an image stands alone": (whole, whole),
+        "it holds 2 certificates; the file of an image contains one": (whole, whole),
         "it says label 1, and proves 0": (replace(whole, about={"label": 1}),),
         "it says image 'x', and proves": (replace(whole, about={"image": "x", "label": 0}),),
         "cannot be evaluated on the certificate's image": (replace(whole, x=np.zeros(3)),),

@@ -240,7 +240,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "planes that are none": {"planes": {"p": None}},
     "no clauses": {"rows": np.zeros((0, 1, 1)), "offsets": np.zeros((0, 1))},
     "clauses without constraints": {"rows": np.zeros((1, 0, 1)), "offsets": np.zeros((1, 0))},
-    "a clause that stands twice": {"rows": np.ones((2, 1, 1)), "offsets": np.full((2, 1), -0.5)},
+    "a clause that occurs twice": {"rows": np.ones((2, 1, 1)), "offsets": np.full((2, 1), -0.5)},
     "a clause that is not refuted": {"rows": np.ones((2, 1, 1)), "offsets": np.array([[-0.5], [-0.6]])},
     "offsets of one constraint more": {"offsets": np.full((1, 2), -0.5)},
     "offsets without an axis": {"offsets": np.full(1, -0.5)},

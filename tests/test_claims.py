@@ -184,7 +184,7 @@ def test_a_line_is_what_its_certificate_proves() -> None:
     one = replace(OWN, beaten=(2,))
     assert held(replace(ROW, target=2), files={"a.npz": one}) == []
     forged = {
-        "image 7 stands twice": [ROW, ROW],
+        "image 7 occurs twice": [ROW, ROW],
         "two has no image 8": [replace(ROW, index=8)],
         "image 7 is labelled 1, not 2": [replace(ROW, label=2)],
         "its radius 1e-09 has no certificate": [ROW, replace(other, radius=1e-9)],
@@ -232,10 +232,10 @@ def test_lines_are_read_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(Rejected, match=said):
             read_rows(path)
     path.write_text("index,label\n1,2\n")
-    with pytest.raises(UserError, match=r"is no results\.csv"):
+    with pytest.raises(UserError, match=r"is not a results\.csv"):
         read_rows(path)
     path.write_text("")
-    with pytest.raises(UserError, match=r"is no results\.csv"):
+    with pytest.raises(UserError, match=r"is not a results\.csv"):
         read_rows(path)
     path.write_text(head)
     monkeypatch.setattr(pairing, "MOST_BYTES", len(head.encode()))

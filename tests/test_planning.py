@@ -74,7 +74,7 @@ def test_the_tightest_that_fits_comes_first(monkeypatch: pytest.MonkeyPatch) -> 
     assert (found.method, found.then, found.why) == (bounds.IBP(), (), (f"{first} 0.75 s", crown, later))
     found = planned(monkeypatch, costs, seconds=0.25)
     assert (found.method, found.then) == (bounds.IBP(), ())
-    assert found.why == (f"{first} 0.25 s; nothing cheaper is known", crown, later)
+    assert found.why == (f"{first} 0.25 s; there is no cheaper method", crown, later)
     assert planned(monkeypatch, costs, seconds=5, memory=2**31).method == bounds.Crown()
     found = planned(monkeypatch, costs, seconds=5, memory=2**31 - 1)
     assert (found.method, found.why[1]) == (bounds.CrownIBP(), f"{crown} and 2 GiB")

@@ -160,7 +160,7 @@ def test_verify_writes_what_check_proves(tmp_path: Path) -> None:
     assert "no input of the box meets the conjunction" in result.output and "exactly" in result.output
     other = str(prop_file(tmp_path / "other.vnnlib", -0.75))
     result = runner.invoke(main, ["check", str(folder / "net_unsat.npz"), net, "--property", other])
-    assert result.exit_code == 1 and "what it proves is not this property" in result.output
+    assert result.exit_code == 1 and "it does not prove this property" in result.output
     implied = str(prop_file(tmp_path / "implied.vnnlib", -0.8))
     result = runner.invoke(main, ["check", str(folder), net, "--property", implied])
     assert result.exit_code == 0, "it asks for less"

@@ -116,7 +116,7 @@ FORGED: dict[str, tuple[Callable[[Rows], Rows], str]] = {
         lambda rows: [rows[1] | {"index": rows[0]["index"]}, rows[0] | {"index": rows[1]["index"]}, rows[2]],
         "rejected  results.csv line 2",
     ),
-    "a line twice": (lambda rows: [*rows, rows[0]], "stands twice"),
+    "a line twice": (lambda rows: [*rows, rows[0]], "occurs twice"),
     "a line removed": (lambda rows: rows[1:], "no line names the certificate"),
     "no number": (changed("radius_lower", lambda rows: "much"), "line 2 cannot be read"),
     "NaN": (changed("radius_lower", lambda rows: "nan"), "line 2 cannot be read"),
@@ -195,12 +195,12 @@ def test_images_and_labels_that_are_not_those_of_the_certificates_are_told(run: 
 LIES: dict[str, tuple[Callable[[Certificate], Certificate], str]] = {
     "a row twice": (
         lambda c: replace(c, rows=np.concatenate([c.rows, c.rows[:1]]), offsets=np.zeros((10, 1))),
-        "stands twice",
+        "occurs twice",
     ),
     "a row twice, its zeros negative": (
         lambda c: replace(c, rows=np.concatenate([c.rows, c.rows[:1] - 0.0 * (c.rows[:1] == 0)]) * 1.0,
                           offsets=np.concatenate([c.offsets, -c.offsets[:1]])),
-        "stands twice",
+        "occurs twice",
     ),
     "a row scaled": (lambda c: replace(c, rows=c.rows * 2), "one class beats others"),
     "another label": (lambda c: replace(c, about={**c.about, "label": 11}), "it says label 11"),
@@ -255,7 +255,7 @@ def test_a_header_of_thousands_of_brackets_is_rejected(tmp_path: Path) -> None:
 def test_options_that_need_others_and_files_that_are_no_results_are_refused(run: Path) -> None:
     (run / "results.csv").write_text("a,b\n1,2\n")
     result = checked(run / "proofs")
-    assert result.exit_code == 2 and "is no results.csv of certnas certify" in result.output
+    assert result.exit_code == 2 and "is not a results.csv of certnas certify" in result.output
     asked = ["check", str(run / "proofs"), "digits-cnn", "--results", str(run)]
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 2 and "--results needs the images: add --data" in result.output

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from certnas.attacks.norms import AttackNorm, per_image
 
-OVERSHOOTS = (1.0, 1 + 1e-6, 1 + 1e-4, 1 + 1e-2)  # a float32 success can be a float64 miss by a hair
+OVERSHOOTS = (1.0, 1 + 1e-6, 1 + 1e-4, 1 + 1e-2)  # a success in float32 can narrowly fail in float64
 HALVINGS = 32
 
 

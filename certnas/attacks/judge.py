@@ -29,6 +29,7 @@ class AttackJudge:
         self.targets = targets
 
     def logits(self, x: Tensor) -> Tensor:
+        """The float64 scores, [n, K]."""
         with torch.no_grad():
             out: Tensor = self.model(x.clone())
         return out

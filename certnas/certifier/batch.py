@@ -33,7 +33,7 @@ BEYOND = 32.0
 """The search starts at no less than the root of the linearised margin divided by this factor. Few radii lie below."""
 REACH = 2.0
 """Radii up to this many tolerances above the result of the search may still hold, and are worth a try."""
-UNLIMITED = "nothing limits some radii: they are where the search gave up; eps-max or a box is an end"
+UNLIMITED = "nothing limits some radii, so their search gave up; set eps-max or a box to limit them"
 WIDE = 0.05
 """A tighter method is run on an image whose certified radius is less than (1 − WIDE) of its attacked radius."""
 

@@ -50,7 +50,7 @@ class Forecast:
         margin = replace(self.part, method=noting).lower_margin(eps, image, torch.float32)
         new = _Point(eps, margin.to(eps), noting.intervals)
         other, last = self.other.at(image), self.last.at(image)
-        # keep the later of the two earlier points, unless the root lies between the new point and the other one, nearby
+        # keep the later of the two earlier points, unless the root lies between the new one and the other
         between = (last.proved == new.proved) & (other.proved != new.proved)
         stays = between & (torch.maximum(other.eps, eps) < NEAR * torch.minimum(other.eps, eps))
         self.other = self.other.put(image[~stays], last.at(~stays))

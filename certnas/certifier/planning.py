@@ -55,7 +55,7 @@ def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | Non
     first = affordable[0] if affordable else LADDER[-1]
     why = [
         f"auto: {first}, predicted {predicted(costs[first]):.2g} s an image of {seconds:g} s"
-        + ("" if affordable else "; nothing cheaper is known")
+        + ("" if affordable else "; there is no cheaper method")
     ]
     skipped = LADDER[: LADDER.index(first)]
     why += [

@@ -152,7 +152,7 @@ class _Search:
         fall = torch.clamp((self.centre[image] - margin) / self.centre[image], min=1e-3)
         g = torch.where(finite, fall.log(), torch.nan)
         up, down = image[proved], image[~proved]
-        # Anderson and Björck's damping: an end that stays twice weighs less in the next secant
+        # Anderson and Björck's damping: an end that does not move twice in a row gets less weight in the next secant
         self.g_hi[up] *= _damping(g[proved], self.g_lo[up], self.last[up] == 1)
         self.g_lo[down] *= _damping(g[~proved], self.g_hi[down], self.last[down] == -1)
         self.lo[up], self.g_lo[up], self.last[up] = eps[proved], g[proved], 1

@@ -81,7 +81,7 @@ def resolve_method(
         if name not in owned:
             owners = [n for n, m in bounds.METHODS.items() if name in vars(m)]
             raise UserError(
-                f"{name} is no setting of method {describe(value)}; it belongs to: {', '.join(owners)}"
+                f"{name} is not a setting of method {describe(value)}; it belongs to: {', '.join(owners)}"
             )
     return type(value)(**{**vars(value), **given})
 

@@ -52,7 +52,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
         columns |= {name: np.array(_column(images, name, float), dtype=np.float64) for name in REAL}
         notes, named = tuple(record["notes"]), (record["norm"], record["method"])
         if not all(isinstance(text, str) for text in (*notes, *named)):
-            raise ValueError("its notes, norm or method are no texts")
+            raise ValueError("its notes, norm or method are not text")
         return config, Certificates(norm=named[0], method=named[1], notes=notes, **columns)
     except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {path}: {error}; choose another folder") from error

@@ -103,4 +103,4 @@ def _demand_clauses(of: Certificate, network: CheckedNetwork) -> None:
         ((row + 0.0).tobytes(), (offset + 0.0).tobytes())  # 0 for −0
         for row, offset in zip(of.rows, of.offsets, strict=True)
     }
-    demand(len(said) == len(of.rows), "one of its clauses stands twice")
+    demand(len(said) == len(of.rows), "one of its clauses occurs twice")

@@ -92,7 +92,7 @@ class CheckedNode:
         index = self.arrays["index"].reshape(-1)
         places = np.argsort(index, kind="stable")
         places = places[index[places] >= 0]
-        elements = index[places]  # in rising order: an element's places are neighbours
+        elements = index[places]  # in ascending order, so that the positions of an element are adjacent
         rank = np.arange(len(elements)) - np.searchsorted(elements, elements)
         count = int(rank.max(initial=0)) + 1
         return [(places[rank == layer], elements[rank == layer]) for layer in range(count)]

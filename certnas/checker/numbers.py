@@ -33,7 +33,7 @@ class Numbers:
 
     def __post_init__(self) -> None:
         n: object = self.n
-        if not isinstance(n, np.ndarray):  # numpy hands out single elements bare
+        if not isinstance(n, np.ndarray):  # numpy returns a single element as a scalar
             object.__setattr__(self, "n", np.asarray(n, dtype=float if isinstance(n, float) else object))
 
     def at(self, index: Any) -> Numbers:

@@ -41,7 +41,7 @@ def claimed(known: Known, step: IntervalClaim, where: str) -> Known:
     """(d)  The facts after an interval claim is proved: each end follows from (a), or from a linear form by (c)."""
     low, high = known.boxes.of(step.target)
     fits = step.lower.shape == step.upper.shape == low.shape[1:] and (step.lower <= step.upper).all()
-    demand(fits, f"{where}: the claimed bounds are no interval of the tensor's shape")
+    demand(fits, f"{where}: the claimed bounds are not an interval of the tensor's shape")
     _prove_ends(known, step, 1.0, step.lower, low[0], where)
     _prove_ends(known, step, -1.0, -step.upper, -high[0], where)
     return known.claiming(step.target, (np.maximum(low, step.lower), np.minimum(high, step.upper)))
@@ -80,14 +80,16 @@ def refuted_in_both(known: Known, split: Split) -> dict[int, float]:
 
 
 def _refuted_in(known: Known | None, number: int, whole: Known) -> dict[int, float]:
-    """The clauses refuted in a half; all of them where it holds no point."""
+    """The clauses that are refuted in a half; all clauses if the half contains no point."""
     if known is None:
         return dict.fromkeys(range(len(whole.certificate.rows)), np.inf)
     return refuted(known, number)
 
 
 def half(known: Known, split: Split, sign: float) -> Known | None:
-    """(e)  What is known where sign·(z − p) ≥ 0, for a unit z and a point p; None where z's box leaves no room."""
+    """(e)  The facts about the half with sign·(z − p) ≥ 0, for a unit z and a point p; None if the half contains no
+    point.
+    """
     low, high = (end.copy() for end in known.boxes.of(split.tensor))
     index: tuple[Any, ...] = np.unravel_index(split.unit, low.shape[1:])
     if sign > 0:
@@ -122,7 +124,7 @@ def _demand_signs(known: Known, given: Refutation, where: str) -> None:
     count, constraints = len(given.clauses), known.certificate.offsets.shape[1]
     demand(
         all(type(c) is int and 0 <= c < len(known.certificate.rows) for c in given.clauses),
-        f"{where}: it refutes what is no clause",
+        f"{where}: it refutes a clause that does not exist",
     )
     shapes = given.mix.shape, given.multipliers.shape, given.bounds.shape
     fits = shapes == ((count, constraints), (count, len(known.splits)), (count,))

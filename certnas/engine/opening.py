@@ -48,6 +48,6 @@ def placed(device: torch.device, rank: int) -> torch.device:
 
 
 def crowded(workers: int) -> int | None:
-    """The threads of each worker if all workers together use more threads than the machine has cores; otherwise None."""
+    """The threads of each worker if all workers together exceed the machine's cores; otherwise None."""
     threads = torch.get_num_threads()
     return threads if workers > 1 and threads > 1 and workers * threads > (os.cpu_count() or 1) else None

@@ -65,10 +65,10 @@ class Ray(Engine):
                 ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
             else:
                 ray.init(self.address, **quiet)
-        except (Exception, SystemExit) as error:  # a start that takes too long is a plain Exception of Ray's
+        except (Exception, SystemExit) as error:  # Ray raises a plain Exception if the start takes too long
             where = "on this machine" if self.address is None else f"at {self.address}"
             silent = isinstance(error, SystemExit)
-            reason = "nothing there speaks Ray" if silent else " ".join(str(error).split())[:200]
+            reason = "no Ray server answers there" if silent else " ".join(str(error).split())[:200]
             raise UserError(
                 f"no Ray cluster {where} ({reason}); it must be of the same versions of Ray and Python, and "
                 "RAY_AUTH_MODE must be the cluster's"

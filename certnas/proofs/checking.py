@@ -58,7 +58,7 @@ def check_file(
     except ValueError as error:
         raise Rejected(f"'{path.name}': {error}") from error
     if not certificates:
-        raise Rejected(f"'{path.name}': it holds no certificate")
+        raise Rejected(f"'{path.name}': it contains no certificate")
     if any(not np.isfinite(kept.eps) for kept in certificates):
         raise Rejected("its radius is not finite")
     network = _network(certificates[0], model)
@@ -71,7 +71,7 @@ def check_file(
         derived.append(bound)
         exactly.append(integers)
     if prop is not None and not covers(certificates, prop):
-        raise Rejected("what it proves is not this property")
+        raise Rejected("it does not prove this property")
     named = prop is not None or "property" in certificates[0].about
     of_image = None if named else _of_image(certificates)
     said = claim_of_property(certificates) if of_image is None else str(of_image)
@@ -93,7 +93,7 @@ def of_property(files: Sequence[Path]) -> bool:
 def _of_image(certificates: Sequence[Certificate]) -> Claim:
     """The claim of the certificate of one image. Raises Rejected if the file states another label or image."""
     if len(certificates) > 1:
-        raise Rejected(f"it holds {len(certificates)} certificates; that of an image stands alone")
+        raise Rejected(f"it holds {len(certificates)} certificates; the file of an image contains one")
     (kept,) = certificates
     proved = claim(kept)
     for what, mine in (("label", proved.label), ("image", proved.image)):
@@ -105,7 +105,7 @@ def _of_image(certificates: Sequence[Certificate]) -> Claim:
 def _written_for(certificate: Certificate) -> str:
     """The statement of a certificate about the model that it was written for."""
     told = [f"{name} {kept}" for name in ("model", "preprocessing") if (kept := certificate.about.get(name))]
-    return f" (it says that it was written for {', '.join(told):.200})" if told else ""
+    return f" (it states that it was written for {', '.join(told):.200})" if told else ""
 
 
 def _readable(files: Sequence[Path]) -> Iterator[Certificate]:

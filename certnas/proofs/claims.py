@@ -48,10 +48,10 @@ def claim(kept: Certificate) -> Claim:
     """
     compared = None if kept.rows.shape[1] != 1 or kept.offsets.any() else _classes(kept.rows[:, 0])
     if compared is None:
-        raise Rejected("its clauses do not say that one class beats others, each named once")
+        raise Rejected("its clauses do not state that one class beats others, each once")
     clipped = _clipped(kept)
     if clipped is None:
-        raise Rejected("its area is not the ball of its radius, nor what of that lies in [0, 1]")
+        raise Rejected("its area is neither the ball of its radius nor the part of that ball in [0, 1]")
     label, beaten = compared
     return Claim(label, beaten, kept.rows.shape[-1], kept.norm, kept.eps, clipped, digest(kept.x))
 

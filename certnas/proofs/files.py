@@ -75,20 +75,20 @@ def read(file: Path | BinaryIO) -> list[Certificate]:
             raise ValueError("it holds numbers that are not finite float64")
         return _certificates(text, numbers)
     except DAMAGE as error:
-        raise ValueError(f"it is no certificate ({type(error).__name__}: {error})") from error
+        raise ValueError(f"it is not a certificate ({type(error).__name__}: {error})") from error
 
 
 def _look_inside(file: Path | BinaryIO) -> None:
     """Raises ValueError if an archive is too large, or does not hold exactly the three entries."""
     if isinstance(file, Path) and not file.is_file():
-        raise ValueError("it is no certificate (not a regular file)")
+        raise ValueError("it is not a certificate (not a regular file)")
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     size = sum(entry.file_size for entry in entries)
     if size > MOST_BYTES + (1 << 16):
         raise ValueError(f"it unpacks to {size} bytes, more than a certificate may")
     if sorted(entry.filename for entry in entries) != [f"{name}.npy" for name in ENTRIES]:
-        raise ValueError(f"it is no certificate (it does not hold {', '.join(ENTRIES)}, each once)")
+        raise ValueError(f"it is not a certificate (it does not contain {', '.join(ENTRIES)}, each once)")
 
 
 def _certificates(text: bytes, numbers: np.ndarray) -> list[Certificate]:
@@ -216,7 +216,7 @@ class _Unpacking:
 
     def certificate(self, held: dict[str, Any]) -> Certificate:
         if not isinstance(held["about"], dict):
-            raise ValueError("what it says about itself is no list of names and values")
+            raise ValueError("its field 'about' is not a list of names and values")
         x, low, high, rows, offsets = (self.array(shape) for shape in held["arrays"])
         parts = tuple(self.part(part) for part in held["parts"])
         _demand_tree(parts)
@@ -241,4 +241,4 @@ def _demand_tree(parts: Sequence[CertificatePart]) -> None:
     """
     halves = [half for part in parts for split in part.splits for half in split.halves]
     if sorted(halves) != list(range(1, max(1, len(parts)))):
-        raise ValueError("its parts are no tree")
+        raise ValueError("its parts do not form a tree")

@@ -53,7 +53,9 @@ def read_rows(path: Path) -> list[ResultRow]:
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}; give the results.csv of certnas certify") from error
     if tuple(lines.fieldnames or ()) != COLUMNS:
-        raise UserError(f"{path} is no results.csv of certnas certify; its columns are {','.join(COLUMNS)}")
+        raise UserError(
+            f"{path} is not a results.csv of certnas certify; its columns are {','.join(COLUMNS)}"
+        )
     rows = []
     for number, line in enumerate(given, 2):
         try:
@@ -101,7 +103,7 @@ def held_rows(
     for number, row in enumerate(rows, 2):
         try:
             if row.index in seen:
-                raise Rejected(f"image {row.index} stands twice")
+                raise Rejected(f"image {row.index} occurs twice")
             seen.add(row.index)
             _held_row(row, files, places, data)
         except Rejected as error:

@@ -58,7 +58,7 @@ def certificates_of(
         raise Uncertified(f"its proof takes more than the {proof.most} bytes that it was given (--memory)")
     if proof.equal:
         raise Uncertified(
-            "a strict inequality is refuted at its exact bound; a certificate refutes with room to spare"
+            "a strict inequality is refuted at its exact bound; a certificate needs a positive margin"
         )
     with torch.no_grad():
         return [
@@ -88,6 +88,7 @@ class _Region:
         return list(firsts.values())
 
     def certificate(self, about: Mapping[str, object]) -> Certificate:
+        """The certificate of the region."""
         leaves = {c: self.proof.leaves[c] for c in self.clauses if c in self.proof.leaves}
         halved = [c for c, own in leaves.items() if all(self._box(leaf) for leaf in own)]
         methods = {c: self.proof.methods[c] for c in self.clauses if c not in leaves}
@@ -148,7 +149,7 @@ class _Region:
             if left:
                 left = self._by_method(method, left)
         if left:
-            raise Uncertified(f"{len(left)} clauses are proved by less than the rounding of a certificate")
+            raise Uncertified(f"{len(left)} clauses have a smaller margin than the rounding of a certificate")
 
     def _by_method(self, method: str, clauses: list[int]) -> list[int]:
         """Refutes the clauses that a method proves; returns the others."""
@@ -190,7 +191,7 @@ class _Region:
                 excess[best][None], [self.clauses.index(clause)], ways[best].planes[b], len(leaf.splits)
             )
             if not places:
-                raise Uncertified("a box of inputs is proved by less than the rounding of a certificate")
+                raise Uncertified("a box of inputs has a smaller margin than the rounding of a certificate")
             yield CertificatePart(tuple(steps[b]), (refutation,))
 
     def _sides(self, leaves: Sequence[Leaf]) -> tuple[Tensor, Tensor]:
@@ -225,7 +226,7 @@ class _Region:
             bound = float(lower[b, row] - self.record.slack * (1 + lower[b, row].abs()))
             if not bound > 0:
                 raise Uncertified(
-                    "a subproblem is proved by less than the rounding of a certificate: "
+                    "a subproblem has a smaller margin than the rounding of a certificate: "
                     f"excess {float(lower[b, row]):.3g}"
                 )
             mix, multipliers = _shares(choice, b, row, coef.shape[1]), _multipliers(choice, b, row, leaf)

@@ -29,19 +29,24 @@ class Reading:
 
     @property
     def shape(self) -> Shape:
+        """The shape of the node's output, without the batch."""
         return self.call.shape
 
     @property
     def source(self) -> Shape:
+        """The shape of the first operand, without the batch."""
         return self.call.shapes[0]
 
     def add(self, op: str, shape: Shape | None = None, **arrays: np.ndarray) -> str:
+        """Adds an operator on the operands; returns its id."""
         return self.network.add(op, self.operands, self.shape if shape is None else shape, arrays)
 
     def reshaped(self) -> str:
+        """Adds a reshape to the shape of the output."""
         return self.add("select", index=np.arange(prod(self.shape)).reshape(self.shape))
 
     def then(self, operand: str) -> Reading:
+        """The same reading with another operand."""
         return Reading(self.network, self.call, (operand,))
 
     def scale(self, gamma: Any = 1.0, beta: Any = 0.0, divisor: Any = 1.0, **norm: np.ndarray | float) -> str:
@@ -60,6 +65,7 @@ class Reading:
 
 
 def array(value: Any) -> np.ndarray:
+    """The value as a float64 array."""
     if isinstance(value, Tensor):
         return value.detach().cpu().double().numpy()
     return np.asarray(value, dtype=np.float64)

@@ -15,6 +15,7 @@ aten = torch.ops.aten
 
 
 def pair(value: Any) -> tuple[int, int]:
+    """The values for both axes, from one value or a list."""
     values = [value] if isinstance(value, int) else list(value)
     return int(values[0]), int(values[-1])
 

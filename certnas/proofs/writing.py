@@ -203,16 +203,14 @@ def write_proof(
     that the checker lacks.
     """
     if prop.relational:
-        raise Uncertified(
-            "the property relates outputs to inputs; a certificate speaks of outputs over a box"
-        )
+        raise Uncertified("the property relates outputs to inputs; a certificate is about outputs over a box")
     told = {"versions": versions(), **(about or {})}
     made = plain(proof.problem.network)
 
     def found(slack: float) -> list[Certificate]:
         certificates = certificates_of(made, proof, memory=memory, slack=slack, about=told)
         if not covers(certificates, prop):
-            raise Uncertified("a coefficient of the property is no float64 number")
+            raise Uncertified("a coefficient of the property is not a float64 number")
         return certificates
 
     try:
@@ -220,6 +218,6 @@ def write_proof(
     except ValueError as error:
         raise Uncertified(str(error)) from error
     if data is None:
-        raise Uncertified("its own check does not prove it: rounding takes more than a certificate can spare")
+        raise Uncertified("its own check fails: the rounding exceeds the margin of the proof")
     write_atomically(path, data)
     return len(data)

@@ -75,9 +75,11 @@ class Tree:
     """Serial numbers, which break ties in the heap."""
 
     def push(self, domain: Domain) -> None:
+        """Adds an open subproblem."""
         heapq.heappush(self.heap, (domain.lower, next(self.count), domain))
 
     def pop(self, most: int) -> list[Domain]:
+        """Removes up to `most` open subproblems with the smallest lower bounds."""
         return [heapq.heappop(self.heap)[2] for _ in range(min(most, len(self.heap)))]
 
     def settle(self, state: State, clauses: int) -> None:

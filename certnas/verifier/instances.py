@@ -52,6 +52,7 @@ class Result:
     """The seconds spent until the verdict."""
 
     def fields(self) -> list[str]:
+        """The fields as text, in order."""
         return [
             self.category,
             self.network,
@@ -98,7 +99,7 @@ def _instance(path: Path, number: int, row: Sequence[str], names: Mapping[str, i
     except ValueError:
         timeout = float("nan")
     if timeout is not None and not timeout >= 0:
-        raise UserError(f"'{path}', line {number}: {at['timeout']!r} is no number of seconds")
+        raise UserError(f"'{path}', line {number}: {at['timeout']!r} is not a number of seconds")
     return Instance(at["network"], at["property"], timeout, at.get("expected", ""))
 
 
@@ -118,7 +119,7 @@ def read_results(folder: Path) -> list[Result]:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
         return [Result(row[0], row[1], row[2], float(row[3]), row[4], float(row[5])) for row in rows]
     except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise UserError(f"cannot continue '{path}': it holds no results of this command") from error
+        raise UserError(f"cannot continue '{path}': it contains no results of this command") from error
 
 
 def instance_name(network: str, prop: str) -> str:

@@ -195,7 +195,7 @@ class Search:
             own = [
                 *range(first, first + width),
                 *([first] if width > 1 else []),
-            ]  # the mixed row like the first
+            ]  # the mixed row starts like the first
             chosen = {
                 name: tuple(t[g, own].to(torch.float32) for t in alphas) for name, alphas in slopes.items()
             }

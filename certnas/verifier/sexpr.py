@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is no text: byte {error.start} is not UTF-8") from error
+        raise UserError(f"'{path}' is not text: byte {error.start} is not UTF-8") from error
 
 
 def parse(text: str, where: str) -> Iterator[Form]:

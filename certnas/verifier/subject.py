@@ -63,7 +63,7 @@ def open_onnx(path: Path, *, output: str | None = None, inputs: int | None = Non
     output, inputs: the arguments of `import_onnx`.
     Raises UserError for a file that cannot be read, imported or reproduced.
     """
-    import onnx  # here: both load slowly
+    import onnx  # imported here because both load slowly
     import onnxruntime
 
     from certnas.models.formats.onnx import import_onnx

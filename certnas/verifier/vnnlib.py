@@ -41,6 +41,7 @@ class Linear:
     """The constant."""
 
     def times(self, factor: Fraction) -> Linear:
+        """The expression times a factor."""
         return combined([self], [factor])
 
 
@@ -136,10 +137,10 @@ class _PropertyReader:
     def cases(self, formula: Expression) -> list[Conjunction]:
         """The formula as a disjunction of conjunctions."""
         if isinstance(formula, Atom):
-            raise self.fail(formula.line, f"{formula.text[:40]!r} is no formula; expected and, or, <=, >=")
+            raise self.fail(formula.line, f"{formula.text[:40]!r} is not a formula; expected and, or, <=, >=")
         operands = formula.items[1:]
         if formula.head in ("and", "or") and not operands:
-            raise self.fail(formula.line, f"{formula.head} of nothing")
+            raise self.fail(formula.line, f"{formula.head} without operands")
         if formula.head == "or":
             found = [case for operand in operands for case in self.cases(operand)]
             if len(found) > MOST_CLAUSES:
@@ -159,7 +160,7 @@ class _PropertyReader:
             return [(*self.comparison(formula, 1, False), *self.comparison(formula, -1, False))]
         if formula.head not in COMPARISONS:
             raise self.fail(
-                formula.line, f"{formula.head or '()'!r} is no formula; accepted: and, or, <=, >=, <, >, ="
+                formula.line, f"{formula.head or '()'!r} is not a formula; accepted: and, or, <=, >=, <, >, ="
             )
         return [self.comparison(formula, *COMPARISONS[formula.head])]
 
@@ -184,7 +185,7 @@ class _PropertyReader:
         head, operands = expression.head, [self.linear(item) for item in expression.items[1:]]
         if head not in ("+", "-", "*") or not operands:
             raise self.fail(
-                expression.line, f"{head or '()'!r} is no linear expression; accepted: +, -, * of operands"
+                expression.line, f"{head or '()'!r} is not a linear expression; accepted: +, -, * of operands"
             )
         if head == "+":
             return combined(operands, [ONE] * len(operands))
@@ -233,7 +234,7 @@ class _PropertyReader:
             narrowed = [list(side) for side in sides] if own else sides
             constraints = shared + self.gather(case, narrowed)
             if not any(constraint.coef for constraint in constraints):
-                raise UserError(f"{self.where}: a case in which nothing is asserted of any output")
+                raise UserError(f"{self.where}: a case without a constraint on any output")
             box = self.box(narrowed, constraints) if own else common_box
             if box is not None:
                 clauses.append(Clause(box, constraints))

@@ -57,6 +57,7 @@ class Tensor:
         return f"{self.name}[{','.join(reversed(places))}]" if places else self.name
 
     def forms(self) -> Iterator[Form]:
+        """Yields the declarations of the elements in version 1.0."""
         for i in range(prod(self.shape)):
             words = ("declare-const", f"{self.letter}_{i}", "Real")
             yield Form(tuple(Atom(word, self.line) for word in words), self.line)
@@ -82,6 +83,7 @@ class Query:
             yield Form((Atom("assert", formula.line), formula), formula.line)
 
     def shown(self, letter: str, index: int) -> str:
+        """The name in version 2.0 of element `index` of X or Y."""
         return (self.input if letter == "X" else self.output).shown(index)
 
     def _expression(self, node: Any) -> Expression:
