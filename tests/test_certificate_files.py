@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "float32": (lambda h: {**h, "numbers": h["numbers"].astype(np.float32)}, "not finite float64"),
     "a number more": (lambda h: {**h, "numbers": np.append(h["numbers"], 1.0)}, "numbers that belong to nothing"),
     "a number less": (lambda h: {**h, "numbers": h["numbers"][:-1]}, "cannot reshape"),
-    "no header": (lambda h: {**h, "text": b"{}"}, "it is no certificate"),
+    "no header": (lambda h: {**h, "text": b"{}"}, "it is not a certificate"),
 }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def test_the_seal_shows_what_was_changed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="its seal does not fit"):
         read(repacked(lambda held: held, sealed=False))
     (tmp_path / "a.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="it is no certificate"):
+    with pytest.raises(ValueError, match="it is not a certificate"):
         read(tmp_path / "a.npz")
 
 
@@ -321,7 +321,7 @@ def test_a_file_that_proves_something_else_is_rejected(whole: Certificate, tmp_p
         with pytest.raises(Rejected, match=said):
             check_file(kept(path, *certificates), model)
     path.write_bytes(b"rubbish")
-    with pytest.raises(Rejected, match=r"'a.npz': it is no certificate"):
+    with pytest.raises(Rejected, match=r"'a.npz': it is not a certificate"):
         check_file(path, model)
     with pytest.raises(UserError, match="no such file"):
         check_file(tmp_path / "none.npz", model)

@@ -340,7 +340,7 @@ def test_certify_writes_what_check_proves(tmp_path: Path) -> None:
     eps = 1.5 * forged.eps
     files[0].write_bytes(encode([replace(forged, eps=eps)]))
     result = runner.invoke(main, ["check", str(files[0]), "digits-cnn"])
-    assert result.exit_code == 1 and "its area is not the ball of its radius" in result.output
+    assert result.exit_code == 1 and "its area is neither the ball of its radius" in result.output
     wide = np.maximum(forged.x - eps, 0), np.minimum(forged.x + eps, 1)
     files[0].write_bytes(encode([replace(forged, eps=eps, box=wide)]))
     result = runner.invoke(main, ["check", str(files[0]), "digits-cnn"])

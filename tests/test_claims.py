@@ -61,7 +61,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_rows_that_compare_no_classes_are_rejected(name: str) -> None:
     rows = BAD_ROWS[name]
-    with pytest.raises(Rejected, match="do not say that one class beats others"):
+    with pytest.raises(Rejected, match="do not state that one class beats others"):
         claim(kept(rows=rows, offsets=np.zeros(rows.shape[:2])))
 
 
@@ -86,7 +86,7 @@ def test_areas_are_balls_or_what_of_them_lies_in_the_unit_box() -> None:
     for box in ((LOW, HIGH), (down(LOW), up(HIGH)), (LOW - 9, HIGH + 9)):
         assert claim(kept(box=box)).clipped is False
     for box in ((up(LOW), HIGH), (LOW, down(HIGH)), (LOW, np.array([HIGH[0], 0.3]))):
-        with pytest.raises(Rejected, match="is not the ball of its radius"):
+        with pytest.raises(Rejected, match="is neither the ball of its radius"):
             claim(kept(box=box))
     low, high = np.array([0.0, 0.0]), np.array([1.0, 0.875])
     for box in ((low, high), (low - 0.1, high), (low, up(high)), (low, np.array([1.0, 1.0]))):

@@ -211,7 +211,7 @@ LIES: dict[str, tuple[Callable[[Certificate], Certificate], str]] = {
     "no radius": (lambda c: replace(c, eps=np.nan), "not finite"),
     "a huge radius": (lambda c: replace(c, eps=1e300), "not bounded"),
     "a negative radius": (lambda c: replace(c, eps=-0.01), "negative"),
-    "a wider radius": (lambda c: replace(c, eps=2 * c.eps), "not the ball of its radius"),
+    "a wider radius": (lambda c: replace(c, eps=2 * c.eps), "neither the ball of its radius"),
     "an unknown norm": (lambda c: replace(c, norm="l3"), "malformed"),
     "no parts": (lambda c: replace(c, parts=()), "malformed"),
 }  # fmt: skip

@@ -186,7 +186,7 @@ def test_a_file_whose_parts_are_no_tree_is_refused(tree: Tree, tmp_path: Path) -
     assert encode(read(path)) == encode([found])
     (lie, *_) = altered(found, splitting(lambda s: replace(s, halves=(s.halves[0], s.halves[0]))))
     path.write_bytes(encode([lie]))
-    with pytest.raises(ValueError, match="no tree"):
+    with pytest.raises(ValueError, match="do not form a tree"):
         read(path)
 
 
