@@ -23,7 +23,7 @@ from certnas.certifier.certification import Certification, ImageBatch, batches, 
 from certnas.certifier.results import Folder
 from certnas.certifier.soundness import Evidence
 from certnas.data import load
-from certnas.engine import Engine, Inline, Job, Tell, open_engine, placed
+from certnas.engine import Engine, Inline, Job, Tell, open_engine, worker_device
 from certnas.engine.processes import Processes
 from certnas.engine.ray import Ray
 from certnas.errors import UserError
@@ -281,5 +281,12 @@ def test_one_worker_is_this_process(tmp_path: Path) -> None:
 
 def test_workers_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [str(placed(torch.device("cuda"), rank)) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert str(placed(torch.device("cuda:1"), 0)) == "cuda:1" and str(placed(torch.device("cpu"), 1)) == "cpu"
+    assert [str(worker_device(torch.device("cuda"), rank)) for rank in range(3)] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",
+    ]
+    assert (
+        str(worker_device(torch.device("cuda:1"), 0)) == "cuda:1"
+        and str(worker_device(torch.device("cpu"), 1)) == "cpu"
+    )

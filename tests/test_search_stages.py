@@ -156,7 +156,7 @@ def staged(asked: Search, monkeypatch: pytest.MonkeyPatch, settled: int | None =
 
     class Searched:
         def search(self, *arguments: Any) -> None:
-            assert asked.deadline in arguments and asked.state in arguments and arguments[-1] is asked.met
+            assert asked.deadline in arguments and asked.state in arguments and arguments[-1] is asked.judge
 
     search_of = Searched()
     monkeypatch.setattr(asked, "_settled", settle)
@@ -326,8 +326,8 @@ def test_every_end_has_its_verdict(
             if raised == 0:
                 self.state.lower = {}
             elif raised == 1:
-                assert not self.met(torch.full((1, 3), 9.0, dtype=DOUBLE)), "it lies in no box"
-                assert self.met(torch.zeros(2, 3, dtype=DOUBLE))
+                assert not self.judge(torch.full((1, 3), 9.0, dtype=DOUBLE)), "it lies in no box"
+                assert self.judge(torch.zeros(2, 3, dtype=DOUBLE))
             elif raised is not None:
                 raise raised
 
@@ -500,7 +500,7 @@ def test_a_ball_is_proved_or_a_point_of_it_refutes(norm: str, monkeypatch: pytes
             edge = 0.75 - 0.625
             seen.append(
                 [
-                    self.met(tensor([point]))
+                    self.judge(tensor([point]))
                     for point in ([edge, 0.5], [edge - 1e-6, 0.5], [0.26, 0.5], [0.25, 0.5])
                 ]
             )

@@ -25,7 +25,7 @@ from certnas.certifier.request import (
     chosen,
     resolve_method,
 )
-from certnas.engine import Engine, Inline, Job, placed
+from certnas.engine import Engine, Inline, Job, worker_device
 from certnas.errors import UserError
 
 
@@ -114,7 +114,7 @@ class Certification(Job[ImageBatch, Certificates]):
     """The choices of method "auto", as lines for the user."""
 
     def open(self, rank: int) -> Certifier:
-        return Certifier(self.request, placed(self.device, rank))
+        return Certifier(self.request, worker_device(self.device, rank))
 
     def describe(self, item: ImageBatch) -> str:
         return f"images {item.index[0]} to {item.index[-1]}"

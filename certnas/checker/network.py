@@ -118,8 +118,8 @@ class CheckedNetwork:
         if op not in ("input", *RELAXED, *AFFINE):
             raise Unsupported(f"the checker knows no operator {op!r}")
         kept = {n: np.ascontiguousarray(a, dtype="<i8" if n == "index" else "<f8") for n, a in arrays.items()}
-        told = [op, operands, shape, {name: a.shape for name, a in kept.items()}]
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        header = [op, operands, shape, {name: a.shape for name, a in kept.items()}]
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         for name in sorted(kept):
             digest.update(kept[name].tobytes())
         self.output = digest.hexdigest()

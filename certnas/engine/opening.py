@@ -40,7 +40,7 @@ def open_engine(
     return ENGINES[name](workers, address, gpu)
 
 
-def placed(device: torch.device, rank: int) -> torch.device:
+def worker_device(device: torch.device, rank: int) -> torch.device:
     """The device of worker `rank`; for "cuda" without a number, the machine's GPUs are assigned in turn."""
     if str(device) == "cuda":
         return torch.device("cuda", rank % torch.cuda.device_count())

@@ -104,8 +104,8 @@ def _of_image(certificates: Sequence[Certificate]) -> Claim:
 
 def _written_for(certificate: Certificate) -> str:
     """The statement of a certificate about the model that it was written for."""
-    told = [f"{name} {kept}" for name in ("model", "preprocessing") if (kept := certificate.about.get(name))]
-    return f" (it states that it was written for {', '.join(told):.200})" if told else ""
+    facts = [f"{name} {kept}" for name in ("model", "preprocessing") if (kept := certificate.about.get(name))]
+    return f" (it states that it was written for {', '.join(facts):.200})" if facts else ""
 
 
 def _readable(files: Sequence[Path]) -> Iterator[Certificate]:

@@ -99,14 +99,14 @@ def _holds(kept: Certificate, box: Box) -> bool:
 def _implied(clause: Clause, kept: Certificate, c: int) -> bool:
     """Whether outputs that satisfy the clause satisfy every row of clause c of the certificate."""
     rows, offsets = kept.rows[c].reshape(kept.rows.shape[1], -1), kept.offsets[c]
-    met = [
+    satisfied = [
         (tuple(sorted((j, a) for j, a in constraint.coef if a)), constraint.bound)
         for constraint in clause.constraints
         if not constraint.inputs
     ]
     for row, offset in zip(rows, offsets.tolist(), strict=True):
         coef = tuple((j, Fraction(v)) for j, v in enumerate(row.tolist()) if v)
-        if not any(given == coef and bound <= Fraction(offset) for given, bound in met):
+        if not any(given == coef and bound <= Fraction(offset) for given, bound in satisfied):
             return False
     return True
 

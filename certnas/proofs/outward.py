@@ -96,7 +96,7 @@ class Outward(BoundState):
             wide = wide.intersect(rule_for(node).interval(self.network.call(node), *operands))
         self.hold({target: wide})
 
-    def met_exactly(self) -> list[str]:
+    def bounded_exactly(self) -> list[str]:
         """The tensors affine in the input, bounded over the region itself, from which interval arithmetic continues."""
         facts, graph = self.facts, self.network.graph
         nodes = [node for node in graph.nodes.values() if node.name not in facts.prefix]
@@ -109,7 +109,7 @@ class Outward(BoundState):
         from.
         """
         fresh = Outward(self.network, self.region, self.budget, self.slope, self.slack)
-        known = {*self.facts.readers, *self.met_exactly()} & set(self.intervals)
+        known = {*self.facts.readers, *self.bounded_exactly()} & set(self.intervals)
         fresh.give({name: self.intervals[name] for name in known})
         return fresh
 

@@ -58,7 +58,7 @@ class CertificateRecord:
             which only the tensors that it starts from are claimed.
         """
         made: list[list[IntervalClaim]] = [[] for _ in state.region.x]
-        exactly, output = state.met_exactly(), state.network.graph.output
+        exactly, output = state.bounded_exactly(), state.network.graph.output
         readers = [name for name in state.facts.readers if name != output]
         for target in [*(name for name in exactly if name not in readers), *readers]:
             if slopes is not None or target in exactly:

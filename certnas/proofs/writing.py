@@ -204,11 +204,11 @@ def write_proof(
     """
     if prop.relational:
         raise Uncertified("the property relates outputs to inputs; a certificate is about outputs over a box")
-    told = {"versions": versions(), **(about or {})}
+    statements = {"versions": versions(), **(about or {})}
     made = plain(proof.problem.network)
 
     def found(slack: float) -> list[Certificate]:
-        certificates = certificates_of(made, proof, memory=memory, slack=slack, about=told)
+        certificates = certificates_of(made, proof, memory=memory, slack=slack, about=statements)
         if not covers(certificates, prop):
             raise Uncertified("a coefficient of the property is not a float64 number")
         return certificates

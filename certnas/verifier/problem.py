@@ -107,7 +107,7 @@ class Problem:
         proved = torch.isfinite(excess) & (excess > self.needed.unsqueeze(1))
         return (~proved.any(1)).nonzero().flatten().tolist()
 
-    def met_at(self, points: Tensor) -> Tensor:
+    def least_excess(self, points: Tensor) -> Tensor:
         """The least over the clauses of the largest excess at points [M, *shape], regardless of their region.  [M]"""
         with torch.no_grad():
             outputs = self.network(points).flatten(1)

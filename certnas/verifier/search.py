@@ -40,7 +40,7 @@ class Search:
     """The time limit."""
     memory: int
     """The memory budget, in bytes."""
-    met: Callable[[Tensor], bool]
+    judge: Callable[[Tensor], bool]
     """Receives points [M, *shape] that may be counterexamples; returns whether to stop."""
     attack: Callable[[Problem, str], bool]
     """Runs the attack of that name on a problem; returns whether to stop."""
@@ -84,14 +84,14 @@ class Search:
         if self.problem.region.is_box and free_inputs(self.problem) <= FEW_INPUTS:
             self._tell("input splitting")
             InputSplitting(self.problem, self.memory, self._note, self._equal_on).search(
-                self.deadline, self.state, lambda: self._tell(self.stage), self.met
+                self.deadline, self.state, lambda: self._tell(self.stage), self.judge
             )
             return
         starts = self._alpha(seconds)
         if self.state.left:
             self._tell("branch and bound")
             Branching(self.problem, self.root, self.memory, self._note).search(
-                starts, self.deadline, self.state, lambda: self._tell(self.stage), self.met
+                starts, self.deadline, self.state, lambda: self._tell(self.stage), self.judge
             )
 
     def _tell(self, stage: str) -> None:

@@ -171,7 +171,7 @@ class _Question:
             """Whether a point of the ball is a counterexample."""
             inside = points if self.clip is None else points.clamp(*self.clip)
             length = torch.linalg.vector_norm((inside - x).flatten(1), self.norm.p, dim=1)
-            return bool(((length <= radius) & (search.problem.met_at(inside) <= 0)).any())
+            return bool(((length <= radius) & (search.problem.least_excess(inside) <= 0)).any())
 
         memory = self.memory or max(free_memory(self.network.device) // 4, LEAST_MEMORY)
         proof = Proof(problem, memory if self.kept else 0)

@@ -94,9 +94,9 @@ def verify(
     judge = CounterexampleJudge(prop, replay or _in_double(network))
     found: list[Counterexample] = []
 
-    def met(points: Tensor) -> bool:
+    def refuted(points: Tensor) -> bool:
         assert search is not None
-        worst = search.problem.met_at(points)
+        worst = search.problem.least_excess(points)
         near = worst <= 0
         if bool(near.any()):
             best = judge(points[near][worst[near].argsort()[:4]])
@@ -127,7 +127,7 @@ def verify(
             problem = problem_of(network, prop)
             kept = Proof(problem, room) if proof else None
             equal = equal_bounds(problem.network, prop)
-            search = Search(problem, deadline, room, met, attacked, progress, kept, equal)
+            search = Search(problem, deadline, room, refuted, attacked, progress, kept, equal)
             search.go()
     except OutOfTime:
         return verdict(TIMEOUT)

@@ -179,15 +179,15 @@ def _parsed(text: str, where: str) -> Any:
         raise UserError(f"{where}: a number that the package vnnlib cannot hold") from error
 
 
-def _reason(told: str) -> str:
+def _reason(message: str) -> str:
     """Where and why the package refuses a text: a syntax error, or the first of a list of errors in JSON."""
-    syntax = SYNTAX.match(told)
+    syntax = SYNTAX.match(message)
     if syntax is not None:
         return f", line {syntax[1]}: syntax error at {syntax[2][:80]!r}"
     try:
-        line, *said = (str(parse_json(told)["errors"][0][key]) for key in ("line", *SAID))
+        line, *said = (str(parse_json(message)["errors"][0][key]) for key in ("line", *SAID))
     except (KeyError, IndexError, TypeError, ValueError):
-        return f": {' '.join(told.split())[:200]}"
+        return f": {' '.join(message.split())[:200]}"
     return f", line {line}: {': '.join(' '.join(part.split())[:160] for part in said)}"
 
 
