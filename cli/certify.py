@@ -81,7 +81,7 @@ class Run:
         if self.options["method"] != AUTO:
             return resolve_method(self.options["method"], **settings)
         if given:
-            raise UserError(f"--{given[0]} is no setting of method {AUTO}, which sets its methods itself")
+            raise UserError(f"--{given[0]} is not a setting of method {AUTO}, which sets its methods itself")
         return AUTO
 
     def _open(self) -> tuple[OpenedModel, Dataset]:

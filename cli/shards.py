@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from certnas.certifier.certification import Batch, Certification, Certifier
+from certnas.certifier.certification import Certification, Certifier, ImageBatch
 from certnas.engine import Job, Tell
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Shard = tuple["Certificates", list["Written"]]
 
 
 @dataclass(frozen=True)
-class Shards(Job[Batch, Shard]):
+class Shards(Job[ImageBatch, Shard]):
     """Certifies, raises radii where that was asked for, and writes proofs to `folder` where one is given."""
 
     certification: Certification
@@ -30,10 +30,10 @@ class Shards(Job[Batch, Shard]):
     targets: str
     complete: Completion
 
-    def open(self, rank: int) -> Callable[[Batch, Tell], Shard]:
+    def open(self, rank: int) -> Callable[[ImageBatch, Tell], Shard]:
         return _Worker(self, self.certification.open(rank))
 
-    def describe(self, item: Batch) -> str:
+    def describe(self, item: ImageBatch) -> str:
         return self.certification.describe(item)
 
 
@@ -42,7 +42,7 @@ class _Worker:
         self.job, self.certify = job, certify
         self.writer: Writer | None = None
 
-    def __call__(self, batch: Batch, tell: Tell) -> Shard:
+    def __call__(self, batch: ImageBatch, tell: Tell) -> Shard:
         request, written = self.certify.request, []
         if self.job.folder is not None:
             self.writer = self.writer or self._writer(batch, self.job.folder)
@@ -57,7 +57,7 @@ class _Worker:
             certificates = with_files(certificates, written)
         return certificates, written
 
-    def _writer(self, batch: Batch, folder: Path) -> Writer:
+    def _writer(self, batch: ImageBatch, folder: Path) -> Writer:
         from certnas.proofs import Writer
 
         request = self.certify.request

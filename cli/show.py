@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from certnas.certifier import Certificates, Progress
+from certnas.certifier import Certificates, CertificationProgress
 
 from .bars import bar
 
@@ -23,7 +23,7 @@ def images_bar(console: Console) -> Bar:
     return bar(console, "[bold]certifying", "images", "[dim]{task.fields[stage]}")
 
 
-def stage(progress: Progress) -> str:
+def stage(progress: CertificationProgress) -> str:
     """What the running batch is at, in words."""
     if progress.stage == "attack":
         return f"attacking {progress.batch}"

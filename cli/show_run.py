@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from certnas.certifier.certification import Progress
+from certnas.certifier.certification import CertificationProgress
 from certnas.pipeline import Watch
 
 from . import show, show_search, show_train
@@ -23,7 +23,7 @@ def watching(console: Console, stack: ExitStack) -> Watch:
         console.print(f"[bold]{name}")
         stages.enter_context(displays[name])  # type: ignore[arg-type]
 
-    def certified(progress: Progress) -> None:
+    def certified(progress: CertificationProgress) -> None:
         images.update(task, total=progress.total, completed=progress.done, stage=show.stage(progress))
 
     return Watch(begin, search.update, train.update, certified)

@@ -15,7 +15,7 @@ from .opening import with_opening
 from .values import Bytes
 
 if TYPE_CHECKING:
-    from certnas.verifier import Step, Verdict
+    from certnas.verifier import Verdict, VerificationProgress
     from certnas.verifier.instances import Instance, Result
 
 COLOURS = {"unsat": "green", "sat": "red", "unknown": "yellow", "timeout": "yellow", "error": "magenta"}
@@ -183,7 +183,7 @@ class Verification:
 
 
 @contextmanager
-def progress(instances: Sequence[Instance]) -> Iterator[Callable[[int, Step], None]]:
+def progress(instances: Sequence[Instance]) -> Iterator[Callable[[int, VerificationProgress], None]]:
     """A line on standard error, where that is a terminal, with the stage and the bound so far."""
     from rich.console import Console
 
@@ -193,7 +193,7 @@ def progress(instances: Sequence[Instance]) -> Iterator[Callable[[int, Step], No
         return
     with console.status(f"{len(instances)} properties") as status:
 
-        def tell(position: int, step: Step) -> None:
+        def tell(position: int, step: VerificationProgress) -> None:
             name = Path(instances[position].prop).name
             counts = f"{step.done} done, {step.open} open" if step.done else f"{step.clauses} clauses open"
             status.update(f"{name}: {step.stage}, {counts}, excess ≥ {step.bound:.4g}")

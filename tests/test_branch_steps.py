@@ -17,7 +17,7 @@ from certnas.verifier import Clause, Property, network_of
 from certnas.verifier.branch import CANDIDATES, Branching, Domain, State, Tree, _bends
 from certnas.verifier.deadline import Deadline, OutOfTime
 from certnas.verifier.problem import Problem, problem_of
-from certnas.verifier.relaxed import Bounded, Split
+from certnas.verifier.relaxed import Bounded, UnitSplit
 
 DOUBLE = torch.float64
 
@@ -74,7 +74,7 @@ def test_the_units_whose_planes_cost_most_come_first(relu: Problem) -> None:
             score, point = made._gap(batch, name, choice, seen[name][-1], row)
         torch.testing.assert_close(score[0], cost, rtol=1e-9, atol=1e-12)
         assert not bool(point[0][(low < 0) & (high > 0)].any())
-        expected += [(float(c), Split(name, unit, 0.0, 1)) for unit, c in enumerate(cost) if c > 0]
+        expected += [(float(c), UnitSplit(name, unit, 0.0, 1)) for unit, c in enumerate(cost) if c > 0]
     first, second = made._candidates([domain, domain])
     assert first == second == [split for _, split in sorted(expected, key=lambda pair: -pair[0])[:12]]
     assert len(expected) > 4
@@ -111,7 +111,7 @@ def test_curves_are_split_in_the_middle() -> None:
 def test_both_halves_of_the_best_split_are_children(relu: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = branching(relu)
     parents = [Domain(0, (), -0.125, None), Domain(1, (), -9.0, None)]
-    names = [Split(made.nodes[0], unit, 0.0, 1) for unit in range(4)]
+    names = [UnitSplit(made.nodes[0], unit, 0.0, 1) for unit in range(4)]
     monkeypatch.setattr(made, "_candidates", lambda given: [names, []] if given == parents else None)
     for batch in (64, 4):
         made.batch = batch
@@ -140,7 +140,7 @@ def bounded(*lower: list[float]) -> Bounded:
 def test_what_is_not_proved_is_kept(relu: Problem) -> None:
     made, noted = branching(relu)
     needed = float(relu.needed[0])
-    domains = [Domain(0, (Split("a", k, 0.0, 1),), -1.0, None) for k in range(5)]
+    domains = [Domain(0, (UnitSplit("a", k, 0.0, 1),), -1.0, None) for k in range(5)]
     found = bounded([needed * 2, -9], [needed, -9], [-3, math.nan], [math.inf, -0.5], [-math.inf, math.nan])
     judged: list[Any] = []
     tree = Tree()
