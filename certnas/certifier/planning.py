@@ -27,6 +27,11 @@ class Plan:
     why: tuple[str, ...] = ()
 
 
+def method_names() -> tuple[str, ...]:
+    """The names that `certify` accepts as its method: those of `bounds.METHODS`, and AUTO."""
+    return (*bounds.METHODS, AUTO)
+
+
 def predicted(cost: bounds.Estimate) -> float:
     """About how many seconds the radius of one image takes."""
     multiplications = cost.multiplications - (1 - UNSTABLE) * cost.per_unstable
