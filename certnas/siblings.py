@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 FOLDER = Path(__file__).parents[1]
 SIBLINGS = ("bounds", "cli")
@@ -30,6 +30,11 @@ class _SecondName(Loader):
         self._module = import_module(f"certnas.{spec.name}")
         self._spec = self._module.__spec__
         return self._module
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """What `python -m bounds.x` runs."""
+        spec = find_spec(f"certnas.{fullname}")
+        return spec.loader.get_code(spec.name) if spec and isinstance(spec.loader, InspectLoader) else None
 
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self._spec  # the import system has replaced it by that of the second name
@@ -49,9 +54,9 @@ class _Finder(MetaPathFinder):
                 fullname, folder / "__init__.py", submodule_search_locations=[str(folder)]
             )
         if first in SIBLINGS and (_ours(first) if path is None else _inside(path, fullname)):
-            return ModuleSpec(
-                fullname, _SecondName(), is_package=(FOLDER / fullname.replace(".", "/")).is_dir()
-            )
+            at = FOLDER.joinpath(*fullname.split("."))
+            origin = at / "__init__.py" if at.is_dir() else at.with_suffix(".py")
+            return ModuleSpec(fullname, _SecondName(), origin=str(origin), is_package=at.is_dir())
         return None
 
 

@@ -39,7 +39,6 @@ END = 2**63 - 1
 MOVES: list[tuple[Any, dict[str, Any], int, bool]] = [
     (aten.index.Tensor, {"indices": [torch.tensor([0])]}, 3, True),
     (aten.index.Tensor, {"indices": [None, torch.tensor([0])]}, 3, False),
-    (aten.squeeze.default, {}, 3, True),
     (aten.pad.default, {"pad": [1, 1, 0, 0]}, 3, False),
     (aten.pad.default, {"pad": [1, 1, 0, 0, 0, 0]}, 3, False),
     (aten.pad.default, {"pad": [0, 0, 0, 0, 1, 0]}, 3, True),

@@ -83,7 +83,7 @@ def test_an_analysis_is_wider_than_the_engines_by_its_slack(made: Any) -> None:
     plainly, widened = outward(network, kind=BoundState), outward(network)
     assert outward(network, SLACK).slack == 2.0**-34 and not widened._by_sign("any")
     with torch.no_grad():
-        for target in plainly.plan.readers:
+        for target in plainly.facts.readers:
             plainly.refine(target)
             widened.refine(target)
             break
@@ -96,7 +96,7 @@ def test_an_analysis_is_wider_than_the_engines_by_its_slack(made: Any) -> None:
         again = widened.again()
         assert again.slack == widened.slack and set(again.intervals) >= {target}
         node = widened.relaxed_before(network.graph.output)[-1]
-        for name in widened.plan.readers:
+        for name in widened.facts.readers:
             widened.refine(name)
         relaxation_at = widened.relaxation_at(node, widened.default_alphas(node))
         operand = widened.intervals[network.graph.nodes[node].operands[0]]

@@ -135,7 +135,7 @@ def test_the_network_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [certifier(Batch(X[:n], Y[:n].int(), tuple(range(n))), told.append) for n in (2, 3)]
     assert found == ["2 (0, 1)", "3 (0, 1, 2)"]
     assert told == [Progress(0, 2, "attack", 3, 3), Progress(0, 3, "attack", 3, 3)]
-    ball = ("prover", 2, bounds.IBP(), module.NORMS["l1"], (0.0, 1.0), 77)
+    ball = ("prover", 2, bounds.IBP(), bounds.L1, (0.0, 1.0), 77)
     assert seen == [ball, ("check", 2, 0.5), ("check", 3, 0.5)]
 
 

@@ -99,7 +99,7 @@ def test_rows_of_branches() -> None:
 
 def test_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three rows of the network of vectors, in numbers that are counted above."""
-    monkeypatch.setattr(import_module("bounds.estimates"), "CACHE_COEFFICIENTS", 40)
+    monkeypatch.setattr(import_module("bounds.estimation"), "CACHE_COEFFICIENTS", 40)
     network = vectors()
     found = bounds.estimates(network, 3, iterations=10)
     total = 4 * 3 + 4 + 5 * 4 + 5 + 2 * 5

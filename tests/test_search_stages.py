@@ -13,7 +13,6 @@ from torch import Tensor
 
 import bounds
 from certnas.certifier import Certificates
-from certnas.certifier.request import NORMS
 from certnas.errors import UserError
 from certnas.verifier import Box, Clause, Property, network_of, search, tightening, verification
 from certnas.verifier.branch import Domain, State, Tree
@@ -456,7 +455,7 @@ def test_certificates_are_raised_image_by_image(
     ]  # fmt: skip
     assert torch.equal(asked[0][1], x[:1].double()) and torch.equal(asked[1][1], x[2:].double())
     assert asked[0][2].tolist() == [[1, -1]] and asked[1][2].tolist() == [[-1, 1]]
-    assert asked[0][0] == _Question(traced, NORMS["linf"], (0.0, 2.0), 77, True)
+    assert asked[0][0] == _Question(traced, bounds.NORMS["linf"], (0.0, 2.0), 77, True)
     assert told == [(0, 0.5, 0.75), (2, 0.5, 0.75)] and proofs == {0: "proof"}
     assert found.radius_lower.tolist() == [0.375, 0, 0] and found.status == (
         "certified",
@@ -476,7 +475,7 @@ def test_certificates_are_raised_image_by_image(
             tighten(traced, images, labels, certificates, timeout=1)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", bounds.NORMS)
 def test_a_ball_is_proved_or_a_point_of_it_refutes(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """y0 − y1 = x0 − 1/4 on balls round 3/4, met with [0, 1]."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2)).double().requires_grad_(False).eval()
@@ -484,11 +483,11 @@ def test_a_ball_is_proved_or_a_point_of_it_refutes(norm: str, monkeypatch: pytes
     model[0].bias.copy_(tensor([-0.25, 0]))
     network = network_of(model, (2,))
     x, rows = tensor([[0.75, 0.5]]), tensor([[1.0, -1]])
-    asked = _Question(network, NORMS[norm], (0.0, 1.0), 1 << 26, True)
+    asked = _Question(network, bounds.NORMS[norm], (0.0, 1.0), 1 << 26, True)
     proof = asked.proved(x, rows, 0.499, None)
     assert proof is not None and proof.methods == {0: "ibp"} and proof.most == 1 << 26
     region = proof.problem.region
-    assert type(region) is NORMS[norm].ball and (region.lower, region.upper) == (0.0, 1.0)
+    assert type(region) is bounds.NORMS[norm] and (region.lower, region.upper) == (0.0, 1.0)
     assert proof.problem.coef.tolist() == [[[1, -1]]] and proof.problem.offset.tolist() == [[0]]
     assert asked.proved(x, rows, 0.501, 5.0) is None
     free = replace(asked, clip=None, kept=False, memory=None).proved(x, rows, 0.499, 5.0)

@@ -77,6 +77,11 @@ def test_the_pytest_plugin_works_beside_such_files(shadowed: Path) -> None:
     assert "1 passed" in done.stdout
 
 
+def test_a_module_of_cli_runs_by_its_short_name(tmp_path: Path) -> None:
+    done = run(["-m", "cli.main", "--help"], tmp_path)
+    assert done.returncode == 0 and "certify" in done.stdout, done.stderr
+
+
 def test_the_command_line_works_beside_such_files(shadowed: Path) -> None:
     done = run(["-m", "certnas", "certify", "--images", "1", "--no-attack"], shadowed)
     assert done.returncode == 0, done.stdout + done.stderr

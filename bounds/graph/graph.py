@@ -11,6 +11,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from typing import Any, cast
 
 import torch
@@ -54,6 +55,12 @@ class Graph:
         for operand, name in last.items():
             found[name] = (*found.get(name, ()), operand)
         return found
+
+    @cached_property
+    def has_finite_arguments(self) -> bool:
+        """Whether every number among the arguments of its nodes is finite."""
+        numbers = (value for node in self.nodes.values() for value in node.arguments.values())
+        return all(isfinite(value) for value in numbers if isinstance(value, float))
 
     @cached_property
     def with_fixed_statistics(self) -> Graph:
@@ -173,6 +180,16 @@ class Network:
     dtype: torch.dtype
     device: torch.device
     batch_output: Tensor | None = field(default=None, repr=False)
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether every constant is, and every number among the arguments; parameters are, as `bind` sees to it."""
+        constants = (self.values[node.name] for node in self.graph.constants)
+        return self.graph.has_finite_arguments and all(
+            bool(torch.isfinite(value).all())
+            for value in constants
+            if isinstance(value, Tensor) and value.is_floating_point()
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """f(x).  x [N, *input_shape]; returns [N, *output_shape]."""

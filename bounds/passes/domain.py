@@ -6,12 +6,10 @@ number, and a sigmoid of any number lies in [0, 1]; but of log(x) for x < 0 it i
 
 from __future__ import annotations
 
-from math import isfinite
-
 import torch
 from torch import Tensor
 
-from ..graph import Network, Node
+from ..graph import Node
 from ..memory_format import flat
 from ..operators import Affine, Nonlinear, rule_for
 from ..operators.affine import SUMS
@@ -29,7 +27,7 @@ def undefined(held: Held) -> Tensor | None:
         inside = rule.domain(network.call(node), *(held.interval(operand) for operand in node.operands))
         if not bool(inside.all()):
             outside[name] = ~inside
-    if not outside and _finite(network):
+    if not outside and network.is_finite:
         return None
 
     def read_as(node: Node, value: Tensor) -> Tensor:
@@ -54,14 +52,3 @@ def _may_be_infinite(node: Node) -> bool:
     """Whether an infinity that a constant brings in has a meaning here: masks add −∞ to what a softmax reads."""
     rule = rule_for(node)
     return node.target in SUMS or (isinstance(rule, Affine) and rule.moves)
-
-
-def _finite(network: Network) -> bool:
-    """Whether all constants of a network are; parameters are, as `bind` sees to it."""
-    graph = network.graph
-    for constant in graph.constants:
-        value = network.values[constant.name]
-        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            return False
-    numbers = (value for node in graph.nodes.values() for value in node.arguments.values())
-    return all(isfinite(value) for value in numbers if isinstance(value, float))

@@ -95,7 +95,8 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _dress(axes: Axes, certificates: Certificates, model: str, what: str) -> None:
-    symbol = bounds.NORMS[certificates.norm].symbol
+    norm = bounds.NORMS.get(certificates.norm)
+    symbol = certificates.norm if norm is None else norm.symbol
     axes.set_xlabel(f"{symbol} {what} (pixels in [0, 1])")
     second = axes.secondary_xaxis("top", functions=(_to_255, _from_255))
     second.set_xlabel("the same in 1/255", fontsize=9, color="#555555")
