@@ -21,7 +21,8 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from certnas.certifier.results import CSV, JSON, Folder, csv_text, read_json
+from certnas.certifier.certificates import csv_text
+from certnas.certifier.results import CSV, JSON, Folder, read_json
 from certnas.data import load
 from certnas.models import ARCHITECTURES, open_model
 from certnas.models.conversion import convert

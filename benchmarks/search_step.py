@@ -20,7 +20,7 @@ from certnas.nas.search.darts import first_order
 from certnas.nas.search.stream import Batch, split
 from certnas.nas.search.task import Task
 from certnas.nas.search.trial import Trial
-from certnas.parallel import Processes
+from certnas.parallel import ProcessGroup
 from certnas.runs import from_table
 
 SIZES, QUICK = {"channels": 16, "layers": 8}, {"channels": 2, "layers": 2, "nodes": 2}
@@ -51,7 +51,7 @@ class Search:
             metric = {**metric, "options": {"images": max(batch // 2, 1)}}
         table = {"batch_size": batch, "metric": metric, "supernet": sizes, "data": {"name": data.name}}
         config, _, found = effective(from_table(SearchConfig, table), data)
-        device, alone = torch.device("cpu"), Processes()
+        device, alone = torch.device("cpu"), ProcessGroup()
         train, held_out = split(config, data, device, alone)
         torch.manual_seed(0)
         task = Task(config, found, train, held_out, data.classes, device, alone)

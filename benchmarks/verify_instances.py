@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.record import Record, measured, options
 from benchmarks.third_party import DATA
-from certnas.checker import Certificate, Network, Rejected, check
+from certnas.checker import Certificate, CheckedNetwork, Rejected, check
 from certnas.errors import UserError
 from certnas.proofs import Uncertified, exact_work, plain, read, write_proof
 from certnas.verifier import read_vnnlib, verify
@@ -78,7 +78,7 @@ def certificate(instance: Instance, opened: Opened, timeout: float) -> dict[str,
     return told
 
 
-def checked(certificates: list[Certificate], network: Network, exact: bool) -> bool:
+def checked(certificates: list[Certificate], network: CheckedNetwork, exact: bool) -> bool:
     """Whether the checker proves them."""
     try:
         return all(len(check(kept, network, exact=exact)) > 0 for kept in certificates)

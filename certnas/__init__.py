@@ -1,4 +1,4 @@
-"""certnas: certified robustness radii of neural networks, and what steers an architecture search by them."""
+"""certnas: certified robustness radii of neural networks, and architecture search guided by them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,5 +1,5 @@
-"""What a user can put right: one clear line, no traceback."""
+"""The error for problems that the user can fix: one clear line, no traceback."""
 
 
 class UserError(ValueError):
-    """A request that cannot be met; its text is one line: what, where, what is accepted, what to do."""
+    """An invalid request. The message is one line: what is wrong, where, what is accepted, and what to do."""

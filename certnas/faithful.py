@@ -1,4 +1,4 @@
-"""Whether a trace computes what its model does: the one thing that every bound takes on trust, tested."""
+"""Tests whether a traced graph computes the same function as its model, which every bound assumes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from certnas import bounds
 from certnas.errors import UserError
 
 SHARES = (1.0, 0.125, 1 / 64)
-"""Of the largest radius, how far from the images the points lie that are tried."""
+"""The distances of the tested points from the images, as shares of the largest radius."""
 DOUBLE, OWN = 1e-9, 1e3
-"""Accepted: a difference of 10⁻⁹ of the largest output in float64, or of 10³ roundings in the model's own type."""
+"""The accepted difference: 10⁻⁹ of the largest output in float64, or 10³ roundings in the model's own type."""
 LEAST = 1e-3
+"""The smallest output size to which a difference is compared."""
 
 
 @runtime_checkable
 class FromFile(Protocol):
-    """A module that was read from a file which another program can run, too."""
+    """A module that was read from a file which another program can run as well."""
 
     def compare(self, x: Tensor, y: Tensor) -> None:
-        """Raises UserError, which names the node, where the file itself does not give y at x [N, *shape]."""
+        """Raises UserError, which names the node, if the file itself does not give y at x [N, *shape]."""
 
 
 class Faithful:
-    """A model and its trace, to be compared at points.
+    """Compares a model and its traced graph at points.
 
-    In float64 where a copy of the model computes in it, else in the model's own type.
+    It compares in float64 if a copy of the model computes in float64, otherwise in the model's own type.
     """
 
     def __init__(self, model: nn.Module, graph: bounds.Graph, device: torch.device | None = None) -> None:
@@ -42,14 +43,15 @@ class Faithful:
         self._beside: nn.Module | None = None
 
     def check(self, points: Tensor) -> None:
-        """Compares at points [M, *shape] of the model's domain, alone with gradients and in company without.
+        """Compares model and graph at points [M, *shape] of the model's domain: single points with gradients, and the
+        batch without.
 
-        Every part of the model that was read from a file is compared with the file's own runtime on what the part is
-        given at these points, in the model's own type.
-        NaN on both sides is no difference.  Raises UserError, which names the node where a difference first appears,
-        and where bounds of a point do not hold the outputs there.
+        Every part of the model that was read from a file is also compared with the file's own runtime, at the inputs
+        that the part receives for these points, in the model's own type. NaN on both sides counts as equal.
+        Raises UserError if they differ, which names the first node that differs, and if bounds at a point do not
+        contain the outputs there.
         """
-        points = points.to(self.dtype)  # numbers of both types, so that casts lose nothing
+        points = points.to(self.dtype)  # rounded to the model's own type, so that later casts are exact
         rounded = points
         model, dtype = self._model(points)
         network = self.graph.bind(dtype=dtype, device=self.device)
@@ -61,7 +63,7 @@ class Faithful:
             alone = [_alone(model, point) for point in points.split(1)]
         except bounds.BoundsError:
             raise
-        except Exception as error:  # whatever somebody's module may raise
+        except Exception as error:  # a user's module may raise anything
             raise not_evaluated(points, error) from error
         expected, single = first_output(expected), [first_output(value).detach() for value in alone]
         for own, what in (
@@ -87,9 +89,9 @@ class Faithful:
         self._check_files(rounded)
 
     def _bounded(self, network: bounds.Network, points: Tensor, expected: Tensor, tolerance: float) -> None:
-        """Sees that bounds of the points themselves hold the model's outputs, by one sum of them for each point.
+        """Checks that bounds at the points themselves contain one linear form of the model's outputs at each point.
 
-        Bounds are those of real arithmetic; where large numbers cancel, the model's rounding leaves them.
+        Bounds hold for real arithmetic; where large numbers cancel, the model's rounding may leave them.
         """
         generator = torch.Generator().manual_seed(0)
         row = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
@@ -103,12 +105,12 @@ class Faithful:
         if found > tolerance:
             raise UserError(
                 f"at the images themselves the bounds miss the model's outputs by {found:.1e} of the largest; "
-                f"accepted: {tolerance:.0e}: the model adds and takes away numbers so large that its rounding "
-                "decides, so nothing is certified"
+                f"accepted: {tolerance:.0e}: the model adds and subtracts numbers so large that "
+                "rounding dominates, so nothing is certified"
             )
 
     def _check_files(self, points: Tensor) -> None:
-        """Compares the parts that come from files with the files."""
+        """Compares the parts of the model that were read from files with the files."""
         if not any(isinstance(part, FromFile) for part in self.own.modules()):
             return
         if (
@@ -138,7 +140,7 @@ class Faithful:
             part.compare(x, y)
 
     def _model(self, points: Tensor) -> tuple[nn.Module, torch.dtype]:
-        """The model in float64, or as it is where it does not compute in it."""
+        """The model in float64; the model itself if it does not compute in float64."""
         if self._double is True:
             self._double = None
             if self.dtype == torch.float64:
@@ -149,7 +151,9 @@ class Faithful:
                     with torch.no_grad():
                         if first_output(double(points[:1].double())).dtype == torch.float64:
                             self._double = double
-                except Exception:  # whatever a copy of somebody's module may raise: its own type remains
+                except (
+                    Exception
+                ):  # a copy of a user's module may raise anything; the model's own type is used
                     self._double = None
         return (
             (self.own, self.dtype)
@@ -159,10 +163,10 @@ class Faithful:
 
     @torch.no_grad()
     def _where(self, model: nn.Module, network: bounds.Network, points: Tensor, tolerance: float) -> str:
-        """The first node whose value differs from the exported program's, in words."""
+        """A description of the first node whose value differs from the exported program's."""
         try:
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch, about its own program
+                warnings.simplefilter("ignore")  # torch warns about its own program
                 program = bounds.program_of(model, points[:2])
                 seen = _Values(program.graph_module)
                 seen.run(*_inputs(program, points))
@@ -182,7 +186,7 @@ class Faithful:
 
 
 class _Values(fx.Interpreter):
-    """Runs a program and keeps what every node gives."""
+    """Runs a program and stores the value of every node."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)
@@ -196,7 +200,7 @@ class _Values(fx.Interpreter):
 
 
 def _inputs(program: torch.export.ExportedProgram, points: Tensor) -> Iterator[Tensor]:
-    """What the program's placeholders take, in their order."""
+    """The values of the program's placeholders, in order."""
     for spec in program.graph_signature.input_specs:
         if spec.kind.name == "USER_INPUT":
             yield points
@@ -207,19 +211,19 @@ def _inputs(program: torch.export.ExportedProgram, points: Tensor) -> Iterator[T
 
 
 def not_evaluated(x: Tensor, error: Exception) -> UserError:
-    """What to tell of a model that raises an error on images x [N, *shape]."""
+    """The error for a model that fails on images x [N, *shape]."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return UserError(f"the model cannot be evaluated on images of shape {list(x.shape[1:])}: {reason}")
 
 
 def dtype_of(model: nn.Module, otherwise: torch.dtype) -> torch.dtype:
-    """The floating-point type of the model's parameters and buffers; `otherwise` where it has none."""
+    """The floating-point type of the model's parameters and buffers; `otherwise` if there is none."""
     tensors = (*model.parameters(), *model.buffers())
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), otherwise)
 
 
 def first_output(value: object) -> Tensor:
-    """The network's output: the first where a model returns several."""
+    """The output of the network; the first one if the model returns several."""
     while isinstance(value, (tuple, list)):
         value = value[0]
     if isinstance(value, dict):
@@ -235,19 +239,20 @@ def first_output(value: object) -> Tensor:
 
 
 def _alone(model: nn.Module, point: Tensor) -> object:
-    """What the model gives for one image [1, *shape] as attacks and training run it: recorded for gradients, and from
-    another layout of memory; plainly where it refuses these."""
+    """The model's output for one image [1, *shape] as attacks and training compute it: with gradients recorded, and
+    from another memory layout. A model that refuses these runs without them.
+    """
     for laid_out in (_moved, torch.clone):
         try:
             with torch.enable_grad():
                 return model(laid_out(point.clone().requires_grad_()))
-        except Exception:  # of some models a write to a view is an error where it is recorded
+        except Exception:  # some models write to a view, which is an error while gradients are recorded
             continue
     return _plainly(model, point)
 
 
 def _moved(point: Tensor) -> Tensor:
-    """The same numbers in another order of memory, and not at its beginning."""
+    """The same numbers in another memory order, with an offset in memory."""
     axes = range(point.dim() - 1, -1, -1)
     turned = point.permute(*axes)
     return torch.stack([torch.zeros_like(turned), turned])[1].permute(*axes)
@@ -259,13 +264,13 @@ def _plainly(model: nn.Module, point: Tensor) -> object:
 
 
 def _refuse_by_mode(model: nn.Module, points: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Raises UserError where single points give other outputs, but the expected ones if nothing is recorded."""
+    """Raises UserError if single points give other outputs, but the expected ones without gradients."""
     plain = _joined([first_output(_plainly(model, point)) for point in points.split(1)])
     if plain is not None and plain.shape == expected.shape and difference(plain, expected) <= tolerance:
         raise UserError(
             "the model computes otherwise where gradients are recorded (torch.is_grad_enabled, requires_grad, grad_fn) "
-            "or where an image lies otherwise in memory (strides, storage_offset) than under torch.no_grad; nothing is "
-            "certified of a model that is two functions"
+            "or where an image lies otherwise in memory (strides, storage_offset) than under torch.no_grad; accepted: "
+            "a model that computes one function"
         )
 
 
@@ -281,22 +286,23 @@ def gap(own: Tensor, got: Tensor) -> float:
 
 
 def largest(values: Tensor) -> float:
-    """max |values| of those that are finite, 0 where none is."""
+    """The largest absolute value among the finite values; 0 if there is none."""
     finite = values[values.isfinite()].abs()
     return float(finite.max()) if finite.numel() else 0.0
 
 
 def difference(own: Tensor, got: Tensor) -> float:
-    """max |own − got| / max(|own|, 10⁻³): what cancels to nearly nothing is not compared by its rounding."""
+    """max |own − got| / max(|own|, 10⁻³): the minimum size ignores the rounding of values that cancel to nearly 0."""
     return gap(own, got) / max(largest(own), LEAST)
 
 
 def points_about(
     x: Tensor, order: float, end: Tensor, box: tuple[float, float] | None, seed: int = 0
 ) -> Tensor:
-    """The images x [N, *shape], and for each one corner and one random point of a ball round it, met with the box.
+    """The images x [N, *shape], and one corner and one random point of a ball around each, clamped to the box.  [3N,
+    *shape]
 
-    order: the p of the norm.  end [N]: the largest radius that may be certified; of it one of `SHARES`.  [3N, *shape]
+    order: the p of the norm. end: the largest radius that may be certified, [N]; one of `SHARES` of it is used.
     """
     generator = torch.Generator().manual_seed(seed)
     flat = x.detach().cpu().double().flatten(1)
@@ -317,7 +323,7 @@ def points_about(
 
 
 def points_within(lower: Tensor, upper: Tensor, count: int = 4, seed: int = 0) -> Tensor:
-    """Random points of a box, corners of it and its middle.  lower, upper [*shape] -> [2·count + 1, *shape]"""
+    """Random points, corners and the middle of a box.  lower, upper [*shape] -> [2·count + 1, *shape]"""
     generator = torch.Generator().manual_seed(seed)
     share = torch.rand((2 * count, *lower.shape), generator=generator).double()
     share[:count] = (share[:count] < 0.5).double()

@@ -1,4 +1,4 @@
-"""JSON of unknown origin."""
+"""Reads JSON from untrusted sources."""
 
 import json
 import re
@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 DEEPEST = 200
+"""The deepest accepted nesting."""
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text, as `json.loads` gives it.
 
-    Python's reader can overflow the stack, and so end the process, on thousands of brackets in each other.  Raises
-    ValueError where a text nests deeper than `DEEPEST`, or is none (json.JSONDecodeError, UnicodeDecodeError).
+    Python's reader can overflow the stack, and so end the process, on thousands of nested brackets. Raises ValueError
+    if a text nests deeper than `DEEPEST` or is invalid (json.JSONDecodeError, UnicodeDecodeError).
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     brackets = np.frombuffer(_TEXT.sub(b"", data), np.uint8)

@@ -1,4 +1,4 @@
-"""Where numbers lie in memory: the order of axes in which convolutions are fastest.  Values never depend on it."""
+"""The memory layout in which convolutions are fastest; values never depend on it."""
 
 from typing import TypeVar
 
@@ -11,20 +11,20 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """The same numbers as its convolutions are fastest on.  [N,C,H,W]
+    """The same tensor in the layout in which its convolutions are fastest.  [N, C, H, W]
 
-    On a CPU in float32 that is channels last, of which pointwise and depthwise convolutions take half the time and
-    less; in float64, which has no such kernels, and elsewhere it is channels first.
+    On a CPU in float32 that is channels last, in which pointwise and depthwise convolutions take at most half the
+    time. Float64 has no such kernels, so there, and on other devices, it is channels first.
     """
     if not fastest_last(x):
         return x.contiguous()
     return x.to(
         memory_format=torch.channels_last, copy=True
-    )  # of one channel too, which looks contiguous either way
+    )  # also for one channel, which is contiguous in either layout
 
 
 def laid_out_network(network: Network) -> Network:
-    """The network with the kernels of its convolutions laid out so, in place."""
+    """Sets the convolution kernels of a network to this layout, in place; returns the network."""
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = laid_out(parameter.data)
@@ -32,7 +32,9 @@ def laid_out_network(network: Network) -> Network:
 
 
 def usual(network: Network) -> Network:
-    """The network with its parameters laid out as torch and file formats expect them, in place."""
+    """Sets the parameters of a network to the contiguous layout of torch and file formats, in place; returns the
+    network.
+    """
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()
     return network

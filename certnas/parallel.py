@@ -1,4 +1,4 @@
-"""One search or training over several processes, as `torchrun` starts them: shares of each batch, one gradient."""
+"""Runs one search or training in several processes started by `torchrun`: each takes a share of every batch."""
 
 import io
 import os
@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process's rank among `size` that work on one search or training."""
+class ProcessGroup:
+    """The processes that share one search or training, as seen from this process."""
 
     rank: int = 0
+    """The rank of this process."""
     size: int = 1
+    """The number of processes."""
 
     @property
     def share(self) -> slice:
-        """The images of a batch that are this process's: every size-th, from its rank on."""
+        """The images of a batch for this process: every size-th, starting at its rank."""
         return slice(self.rank, None, self.size)
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -42,7 +44,7 @@ class Processes:
         return values
 
     def shared(self, state: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """The first process's state, in all."""
+        """The state of the first process, in every process."""
         if self.size == 1:
             return state
         buffer = io.BytesIO()
@@ -53,30 +55,32 @@ class Processes:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes and shows."""
+    """Whether this process is the one that writes files and shows progress."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that torchrun started, and this one's device: cuda becomes its own GPU.  One without it."""
+def processes(device: torch.device) -> Iterator[tuple[ProcessGroup, torch.device]]:
+    """The processes that torchrun started, and this process's device: "cuda" becomes its own GPU. One process without
+    torchrun.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Processes(), device
+        yield ProcessGroup(), device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), size), device
-        dist.barrier()  # none takes its end of the connections away while another still uses them
+        yield ProcessGroup(dist.get_rank(), size), device
+        dist.barrier()  # no process closes its connections while another still uses them
     finally:
         dist.destroy_process_group()
 
 
 class _Total(torch.autograd.Function):
-    """The sum of a tensor over all processes; its derivative is the sum of derivatives, any number of times."""
+    """The sum of a tensor over all processes; its derivative is the sum of derivatives, to any order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -95,10 +99,10 @@ def _total(x: Tensor) -> Tensor:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose mean and variance in training are those of the batches of all processes together.
+    """Batch norm whose training statistics cover the batches of all processes.
 
-    torch's SyncBatchNorm computes on GPUs only and has no second derivative.  In a
-    traced graph, such as that of certified bounds, it is the plain one: the statistics are this process's.
+    torch's SyncBatchNorm runs only on GPUs and has no second derivative. In a traced graph, such as that of certified
+    bounds, this module is plain batch norm with the statistics of this process.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +124,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norm(module: nn.Module) -> None:
-    """Turns every batch norm within the module into one over all processes; it keeps its parameters."""
+    """Replaces every batch norm of the module by one over all processes, with the same parameters."""
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             shared = SharedBatchNorm2d(

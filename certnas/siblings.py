@@ -1,8 +1,8 @@
-"""`bounds` and `cli` as `certnas.bounds` and `certnas.cli`, which no file of the user's can shadow.
+"""Makes `bounds` and `cli` importable as `certnas.bounds` and `certnas.cli`, which no file of the user can shadow.
 
-The folders `bounds` and `cli` lie beside `certnas`, and are packages of these names.  A file `bounds.py` in a user's
-working directory takes the name `bounds` for itself.  Everything inside of certnas therefore imports
-`certnas.bounds`.  Where nothing shadows it, `bounds` is the same package: the same modules under a second name.
+The folders `bounds` and `cli` lie beside `certnas`, and are packages of these names. A file `bounds.py` in a user's
+working directory takes the name `bounds`. Everything inside certnas therefore imports `certnas.bounds`. If nothing
+shadows it, `bounds` is the same package: the same modules under a second name.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ SIBLINGS = ("bounds", "cli")
 
 
 class _SecondName(Loader):
-    """Loads a module `bounds.x` by importing `certnas.bounds.x`: it is the same module.
+    """Loads a module `bounds.x` by importing `certnas.bounds.x`, so both are the same module.
 
-    The import system then sets `bounds.x` to the module, so no package here may export a function by its module's name.
+    The import system then sets `bounds.x` to the module, so no package here may export a function with the name of
+    its module.
     """
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -37,7 +38,7 @@ class _SecondName(Loader):
         return spec.loader.get_code(spec.name) if spec and isinstance(spec.loader, InspectLoader) else None
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has replaced it by that of the second name
+        module.__spec__ = self._spec  # the import system replaced it by the spec of the second name
 
 
 class _Finder(MetaPathFinder):
@@ -46,7 +47,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of one of these modules, None for any other."""
+        """The spec of one of these modules; None for any other module."""
         first, _, rest = fullname.partition(".")
         if first == "certnas" and rest in SIBLINGS:
             folder = FOLDER / rest
@@ -61,7 +62,7 @@ class _Finder(MetaPathFinder):
 
 
 def _inside(path: Sequence[str], fullname: str) -> bool:
-    """Whether a package's path is the folder beside this one that the module's name says."""
+    """Whether a package's path is the folder beside this one that the module's name implies."""
     return list(path) == [str(FOLDER.joinpath(*fullname.split(".")[:-1]))]
 
 
@@ -72,7 +73,7 @@ def _ours(name: str) -> bool:
 
 
 def install() -> None:
-    """Make these imports work; done once, when `certnas` is imported, and so when `bounds` or `cli` is."""
+    """Enables these imports; it runs once, when `certnas` is imported, and so when `bounds` or `cli` is."""
     sys.meta_path.insert(0, _Finder())
     for name in SIBLINGS:
         begun = sys.modules.get(name)

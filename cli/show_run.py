@@ -1,17 +1,17 @@
-"""How a run from search to certificate looks in a terminal: the display of each stage in turn."""
+"""Shows a run from search to certificates in a terminal, by the display of each stage in turn."""
 
 from contextlib import ExitStack
 
 from rich.console import Console
 
-from certnas.certifier.certification import Progress
+from certnas.certifier.certification import CertificationProgress
 from certnas.pipeline import Watch
 
 from . import show, show_search, show_train
 
 
 def watching(console: Console, stack: ExitStack) -> Watch:
-    """What tells the console of a run; `stack` ends its displays."""
+    """The callbacks by which a run shows its progress on the console; closing `stack` ends the displays."""
     stages = stack.enter_context(ExitStack())
     search, train = show_search.Display(console), show_train.Display(console)
     images = show.images_bar(console)
@@ -23,7 +23,7 @@ def watching(console: Console, stack: ExitStack) -> Watch:
         console.print(f"[bold]{name}")
         stages.enter_context(displays[name])  # type: ignore[arg-type]
 
-    def certified(progress: Progress) -> None:
+    def certified(progress: CertificationProgress) -> None:
         images.update(task, total=progress.total, completed=progress.done, stage=show.stage(progress))
 
     return Watch(begin, search.update, train.update, certified)

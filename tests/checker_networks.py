@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from certnas.checker import Certificate, Network, Part, Plane, Planes, Refutation
+from certnas.checker import Certificate, CertificatePart, CheckedNetwork, ClaimedPlane, Planes, Refutation
 
 
-def lines() -> tuple[Network, str, str]:
+def lines() -> tuple[CheckedNetwork, str, str]:
     """(a, b) = (x, −x) of one input, and y = relu(a) + relu(b) = |x|."""
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     arrays = {"weight": np.array([[[1.0], [-1.0]]]), "bias": np.zeros((1, 2, 1))}
     both = network.add("linear", (network.input,), (2,), arrays)
     kinks = {"kinks": np.zeros(1), "slopes": np.array([0.0, 1.0]), "value": np.zeros(())}
@@ -17,7 +17,9 @@ def lines() -> tuple[Network, str, str]:
     return network, both, bent
 
 
-def claim(network: Network, parts: tuple[Part, ...], planes: dict[str, Planes], offset: float) -> Certificate:
+def claim(
+    network: CheckedNetwork, parts: tuple[CertificatePart, ...], planes: dict[str, Planes], offset: float
+) -> Certificate:
     """That y > offset where |x| ≤ 1."""
     box, rows = (-np.ones(1), np.ones(1)), np.ones((1, 1, 1))
     offsets = np.full((1, 1), offset)
@@ -26,8 +28,8 @@ def claim(network: Network, parts: tuple[Part, ...], planes: dict[str, Planes], 
 
 def flat(bent: str, slope: float) -> tuple[dict[str, Planes], dict[str, str]]:
     """slope·z ≤ relu(z) ≤ 2 as planes."""
-    lower = Plane(np.full((1, 2), slope), np.zeros((1, 2)))
-    return {"p": Planes(lower, Plane(np.zeros((1, 2)), np.full((1, 2), 2.0)))}, {bent: "p"}
+    lower = ClaimedPlane(np.full((1, 2), slope), np.zeros((1, 2)))
+    return {"p": Planes(lower, ClaimedPlane(np.zeros((1, 2)), np.full((1, 2), 2.0)))}, {bent: "p"}
 
 
 def refutation(planes: dict[str, str], mix: float, *multipliers: float) -> Refutation:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from certnas.verifier import Box, Clause, Constraint, Property, attack
-from certnas.verifier.attack import DESCENTS, Descent, Judge, _descend, _start
+from certnas.verifier.attack import DESCENTS, CounterexampleJudge, Descent, _descend, _start
 from certnas.verifier.deadline import Deadline, OutOfTime
 from certnas.verifier.problem import Problem
 
@@ -75,7 +75,7 @@ def replayed(seen: list[list[float]], *, plus: float = 0.0):
 
 def test_points_are_moved_into_the_box_in_single_precision_and_replayed() -> None:
     seen: list[list[float]] = []
-    judge = Judge(PROP, replayed(seen))
+    judge = CounterexampleJudge(PROP, replayed(seen))
     tenth = float(np.nextafter(np.float32(0.1), np.float32(0)))  # the greatest float32 below 1/10
     found = judge(tensor([[0.9, 0.1], [-1e-5, 0.1]]))
     assert found is not None and found.inputs.tolist() == [0.0, pytest.approx(tenth, abs=1e-9)]
@@ -88,7 +88,9 @@ def test_points_are_moved_into_the_box_in_single_precision_and_replayed() -> Non
     shaped = judge(tensor([[[0.25], [0.125 - 0.03]]]))
     assert shaped is not None and shaped.inputs.shape == (2,)
     assert judge(tensor([[-0.99e-4, 0.0]])) is not None, "near enough to be moved"
-    assert Judge(PROP, replayed([], plus=9.0))(tensor([[0.25, 0.0]])) is None, "the replay has the last word"
+    assert CounterexampleJudge(PROP, replayed([], plus=9.0))(tensor([[0.25, 0.0]])) is None, (
+        "the replay has the last word"
+    )
     relative = tensor([[6.0 + 6.9e-4, 5.5]])
     assert judge(relative) is not None and judge(relative + tensor([[2e-4, 0]])) is None
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import certnas.attacks as attacks
 from certnas.attacks import ATTACKS, BUDGETS, Adversarial, smallest_adversarial
-from certnas.attacks.judge import Judge
+from certnas.attacks.judge import AttackJudge
 from certnas.attacks.norms import NORMS
 from certnas.data import load
 from certnas.errors import UserError
@@ -370,5 +370,5 @@ def test_a_tie_with_the_target_is_adversarial() -> None:
     """What is proved is f_y > f_target, so a tie refutes it; a score short of the tie does not."""
     scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0 - 1e-15, 0.0], [1.0, 0.5, 2.0]], dtype=torch.float64)
     y, target = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)
-    assert Judge(nn.Identity(), y, target).wrong(scores).tolist() == [True, False, False]
-    assert Judge(nn.Identity(), y, None).wrong(scores).tolist() == [False, False, True]
+    assert AttackJudge(nn.Identity(), y, target).wrong(scores).tolist() == [True, False, False]
+    assert AttackJudge(nn.Identity(), y, None).wrong(scores).tolist() == [False, False, True]

@@ -12,7 +12,7 @@ from torch import nn
 import bounds
 import certnas
 from certnas.certifier.certification import batches, certification
-from certnas.certifier.planning import LADDER, Plan, plan, predicted
+from certnas.certifier.planning import LADDER, MethodPlan, plan, predicted
 from certnas.data import load
 from certnas.errors import UserError
 from certnas.models import open_model
@@ -40,7 +40,7 @@ def test_the_tightest_affordable_method_is_taken(network: bounds.Network) -> Non
     for name, time in zip(LADDER, seconds, strict=True):
         assert plan(network, seconds=time * 1.01).method == bounds.METHODS[name]
     assert plan(network, seconds=1e-9).method == bounds.METHODS[LADDER[-1]]
-    assert "nothing cheaper is known" in plan(network, seconds=1e-9).why[0]
+    assert "there is no cheaper method" in plan(network, seconds=1e-9).why[0]
 
 
 def test_what_is_left_goes_to_slopes(network: bounds.Network) -> None:
@@ -100,7 +100,7 @@ def test_settings_that_auto_does_not_take() -> None:
     with pytest.raises(UserError, match="time per image is 0; accepted: more than 0 seconds"):
         certification(model, x, y, method="auto", time_per_image=0.0)
     run = CliRunner().invoke(main, ["certify", "--method", "auto", "--iterations", "3"])
-    assert run.exit_code == 2 and "--iterations is no setting of method auto" in run.output
+    assert run.exit_code == 2 and "--iterations is not a setting of method auto" in run.output
 
 
 def test_the_command_says_what_was_chosen_and_continues_it(tmp_path) -> None:
@@ -118,4 +118,4 @@ def test_the_command_says_what_was_chosen_and_continues_it(tmp_path) -> None:
 
 
 def test_a_plan_of_one_method_explains_nothing() -> None:
-    assert Plan(bounds.Crown()).why == () and Plan(bounds.Crown()).then == ()
+    assert MethodPlan(bounds.Crown()).why == () and MethodPlan(bounds.Crown()).then == ()

@@ -17,7 +17,7 @@ from certnas.verifier import Clause, Property, network_of
 from certnas.verifier.branch import CANDIDATES, Branching, Domain, State, Tree, _bends
 from certnas.verifier.deadline import Deadline, OutOfTime
 from certnas.verifier.problem import Problem, problem_of
-from certnas.verifier.relaxed import Bounded, Split
+from certnas.verifier.relaxed import Bounded, UnitSplit
 
 DOUBLE = torch.float64
 
@@ -66,7 +66,7 @@ def test_the_units_whose_planes_cost_most_come_first(relu: Problem) -> None:
     domain, expected = Domain(1, (), -9.0, None), []
     batch, choice, seen, row = seen_by(made, domain)
     for name in made.nodes:
-        x = batch.analysis.intervals[relu.network.graph.nodes[name].operands[0]]
+        x = batch.state.intervals[relu.network.graph.nodes[name].operands[0]]
         low, high, own = x.lower[0], x.upper[0], seen[name][-1][0, 0]
         above, misses = -low * high / (high - low), torch.minimum(high, -low)
         cost = torch.where((low < 0) & (high > 0), torch.where(own > 0, own * misses, -own * above), 0)
@@ -74,7 +74,7 @@ def test_the_units_whose_planes_cost_most_come_first(relu: Problem) -> None:
             score, point = made._gap(batch, name, choice, seen[name][-1], row)
         torch.testing.assert_close(score[0], cost, rtol=1e-9, atol=1e-12)
         assert not bool(point[0][(low < 0) & (high > 0)].any())
-        expected += [(float(c), Split(name, unit, 0.0, 1)) for unit, c in enumerate(cost) if c > 0]
+        expected += [(float(c), UnitSplit(name, unit, 0.0, 1)) for unit, c in enumerate(cost) if c > 0]
     first, second = made._candidates([domain, domain])
     assert first == second == [split for _, split in sorted(expected, key=lambda pair: -pair[0])[:12]]
     assert len(expected) > 4
@@ -85,11 +85,11 @@ def test_curves_are_split_in_the_middle() -> None:
     made, _ = branching(given)
     batch, choice, seen, row = seen_by(made, Domain(0, (), -9.0, None))
     name = made.nodes[0]
-    x = batch.analysis.intervals[given.network.graph.nodes[name].operands[0]]
+    x = batch.state.intervals[given.network.graph.nodes[name].operands[0]]
     with torch.no_grad():
         score, point = made._gap(batch, name, choice, seen[name][-1], row)
         torch.testing.assert_close(point, (x.lower + x.upper) / 2)
-        planes = batch.analysis.relaxation_at(name, choice.node_alphas[name])
+        planes = batch.state.relaxation_at(name, choice.node_alphas[name])
         most = [torch.zeros(8, dtype=DOUBLE)] * 2
         for z in (x.lower, point, x.upper):
             high, low = (p.map.apply(z.unsqueeze(1)) + p.bias for p in (planes.upper, planes.lower))
@@ -111,7 +111,7 @@ def test_curves_are_split_in_the_middle() -> None:
 def test_both_halves_of_the_best_split_are_children(relu: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = branching(relu)
     parents = [Domain(0, (), -0.125, None), Domain(1, (), -9.0, None)]
-    names = [Split(made.nodes[0], unit, 0.0, 1) for unit in range(4)]
+    names = [UnitSplit(made.nodes[0], unit, 0.0, 1) for unit in range(4)]
     monkeypatch.setattr(made, "_candidates", lambda given: [names, []] if given == parents else None)
     for batch in (64, 4):
         made.batch = batch
@@ -140,7 +140,7 @@ def bounded(*lower: list[float]) -> Bounded:
 def test_what_is_not_proved_is_kept(relu: Problem) -> None:
     made, noted = branching(relu)
     needed = float(relu.needed[0])
-    domains = [Domain(0, (Split("a", k, 0.0, 1),), -1.0, None) for k in range(5)]
+    domains = [Domain(0, (UnitSplit("a", k, 0.0, 1),), -1.0, None) for k in range(5)]
     found = bounded([needed * 2, -9], [needed, -9], [-3, math.nan], [math.inf, -0.5], [-math.inf, math.nan])
     judged: list[Any] = []
     tree = Tree()

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 import bounds
 from certnas.checker import (
     Certificate,
-    Network,
-    Part,
-    Plane,
+    CertificatePart,
+    CheckedNetwork,
+    ClaimedPlane,
+    IntervalClaim,
     Planes,
     Refutation,
     Rejected,
     Split,
-    Step,
     check,
 )
 from certnas.errors import UserError
@@ -46,17 +46,17 @@ X = np.array([0.5, 0.25])
 
 def planes(size: int, value: float) -> Planes:
     slope = np.arange(size, dtype=float).reshape(1, size)
-    return Planes(Plane(slope, slope + value), Plane(slope + 2 * value, slope + 3 * value))
+    return Planes(ClaimedPlane(slope, slope + value), ClaimedPlane(slope + 2 * value, slope + 3 * value))
 
 
 def certificate() -> Certificate:
     """A value with every kind of field, which proves nothing."""
-    step = Step("t1", X - 1, X + 1, {"r1": "planes1"})
+    step = IntervalClaim("t1", X - 1, X + 1, {"r1": "planes1"})
     refutation = Refutation((1, 0), np.eye(2), np.array([0.5, 0.25]), {"r1": "planes0"}, np.zeros((2, 1)))
     parts = (
-        Part((step, Step("t2", X, X + 2, {})), (), (Split("t1", 1, 0.1, (1, 2)),)),
-        Part((), (refutation,)),
-        Part((step,), (refutation,)),
+        CertificatePart((step, IntervalClaim("t2", X, X + 2, {})), (), (Split("t1", 1, 0.1, (1, 2)),)),
+        CertificatePart((), (refutation,)),
+        CertificatePart((step,), (refutation,)),
     )
     kept = {"planes1": planes(2, 0.5), "planes0": planes(3, -1.0)}
     box = X - 0.1, X + 0.1
@@ -106,14 +106,14 @@ def text(old: bytes, new: bytes) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "format": (text(b'"format": 3', b'"format": 4'), "it has format 4, this checker reads 3"),
-    "no tree": (text(b"[1, 2]", b"[1, 1]"), "its parts are no tree"),
+    "no tree": (text(b"[1, 2]", b"[1, 1]"), "its parts do not form a tree"),
     "NaN": (lambda h: {**h, "numbers": h["numbers"] * np.nan}, "numbers that are not finite float64"),
     "one infinite": (
         lambda h: {**h, "numbers": np.where(np.arange(len(h["numbers"])) == 3, np.inf, h["numbers"])}, "not finite"),
-    "float32": (lambda h: {**h, "numbers": h["numbers"].astype(np.float32)}, "not finite float64"),
+    "float32": (lambda h: {**h, "numbers": h["numbers"].astype(np.float32)}, "float64 numbers"),
     "a number more": (lambda h: {**h, "numbers": np.append(h["numbers"], 1.0)}, "numbers that belong to nothing"),
     "a number less": (lambda h: {**h, "numbers": h["numbers"][:-1]}, "cannot reshape"),
-    "no header": (lambda h: {**h, "text": b"{}"}, "it is no certificate"),
+    "no header": (lambda h: {**h, "text": b"{}"}, "it is not a certificate"),
 }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def test_the_seal_shows_what_was_changed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="its seal does not fit"):
         read(repacked(lambda held: held, sealed=False))
     (tmp_path / "a.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="it is no certificate"):
+    with pytest.raises(ValueError, match="it is not a certificate"):
         read(tmp_path / "a.npz")
 
 
@@ -161,7 +161,7 @@ def test_files_have_a_greatest_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_exact_work_is_rows_times_units() -> None:
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     network.add("linear", (network.input,), (3,), {"weight": np.ones((1, 3, 2)), "bias": np.zeros((1, 3, 1))})
     assert exact_work(certificate(), network) == (2 * 2 + 2 * 2 + 3) * 5, "steps with planes, and parts"
 
@@ -231,7 +231,7 @@ def test_a_file_is_checked_before_it_is_kept(proves: int, monkeypatch: pytest.Mo
 
 def test_no_certificate_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    assert assured.assured(lambda slack: asked.append(slack), Network((1,))) is None  # type: ignore[arg-type, func-returns-value]
+    assert assured.assured(lambda slack: asked.append(slack), CheckedNetwork((1,))) is None  # type: ignore[arg-type, func-returns-value]
     assert asked == [2.0**-34]
     monkeypatch.setattr(assured, "encode", lambda made: b"")
     monkeypatch.setattr(assured, "read", lambda file: ["one"])
@@ -243,7 +243,7 @@ def test_no_certificate_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None
         raise Rejected("no")
 
     monkeypatch.setattr(assured, "check", never)
-    assert assured.assured(lambda slack: ["one"], Network((1,))) is None and calls == [False] * 3  # type: ignore[arg-type, list-item, return-value]
+    assert assured.assured(lambda slack: ["one"], CheckedNetwork((1,))) is None and calls == [False] * 3  # type: ignore[arg-type, list-item, return-value]
 
 
 # A file against a model.
@@ -264,7 +264,7 @@ class Model(nn.Module):
         return y if self.off is None or torch.compiler.is_exporting() else y + self.off(x)
 
 
-def made(eps: float = 0.125, about: dict[str, object] | None = None) -> tuple[Certificate, Network]:
+def made(eps: float = 0.125, about: dict[str, object] | None = None) -> tuple[Certificate, CheckedNetwork]:
     network = bounds.trace(Model().eval(), torch.from_numpy(X)[None]).bind(dtype=torch.float64)
     region = bounds.Linf(torch.from_numpy(X)[None], eps)
     rows = bounds.margins(torch.tensor([0]), 2, dtype=torch.float64)
@@ -295,7 +295,7 @@ def test_a_file_proves_its_claim(whole: Certificate, tmp_path: Path) -> None:
     found = check_file(kept(path, whole, whole), model, prop=prop)
     assert found.of_image is None and found.claim == "no input of 2 boxes meets any of 2 conjunctions"
     assert found.leaves == 2
-    with pytest.raises(Rejected, match="what it proves is not this property"):
+    with pytest.raises(Rejected, match="it does not prove this property"):
         check_file(path, model, prop=Property(2, 2, (replace(clause, constraints=clause.constraints * 0),)))
     named = check_file(kept(path, replace(whole, about={"property": "p"})), model)
     assert named.of_image is None and named.claim == "no input of the box meets the conjunction"
@@ -306,12 +306,12 @@ def test_a_file_that_proves_something_else_is_rejected(whole: Certificate, tmp_p
     image = digest(X)
     check_file(kept(path, replace(whole, about={"label": 0, "image": image})), model)
     refused: dict[str, tuple[Certificate, ...]] = {
-        "it holds no certificate": (),
+        "it contains no certificate": (),
         "its radius is not finite": (whole, replace(whole, eps=float("inf"))),
-        r"digests differ \(it says that it was written for model m, preprocessing p\)": (
+        r"digests differ \(it states that it was written for model m, preprocessing p\)": (
             replace(whole, network="0", about={"model": "m", "preprocessing": "p"}),),
         "digests differ$": (replace(whole, network="0"),),
-        "it holds 2 certificates; that of an image stands alone": (whole, whole),
+        "it holds 2 certificates; the file of an image contains one": (whole, whole),
         "it says label 1, and proves 0": (replace(whole, about={"label": 1}),),
         "it says image 'x', and proves": (replace(whole, about={"image": "x", "label": 0}),),
         "cannot be evaluated on the certificate's image": (replace(whole, x=np.zeros(3)),),
@@ -321,7 +321,7 @@ def test_a_file_that_proves_something_else_is_rejected(whole: Certificate, tmp_p
         with pytest.raises(Rejected, match=said):
             check_file(kept(path, *certificates), model)
     path.write_bytes(b"rubbish")
-    with pytest.raises(Rejected, match=r"'a.npz': it is no certificate"):
+    with pytest.raises(Rejected, match=r"'a.npz': it is not a certificate"):
         check_file(path, model)
     with pytest.raises(UserError, match="no such file"):
         check_file(tmp_path / "none.npz", model)

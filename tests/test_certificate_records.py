@@ -17,14 +17,14 @@ from bounds.chunking import MemoryBudget
 from bounds.relaxation import Diagonal
 from bounds.relaxation import Plane as Engine
 from certnas.certifier import Certificates
-from certnas.checker import Certificate, Part, Plane, Planes, Refutation, Split
+from certnas.checker import Certificate, CertificatePart, ClaimedPlane, Planes, Refutation, Split
 from certnas.errors import UserError
 from certnas.proofs import plain, properties, writing
 from certnas.proofs.outward import SLACK, Outward, _lifted, _own, below, written
 from certnas.proofs.properties import _binding, _Region
-from certnas.proofs.record import Record, area, relaxations
+from certnas.proofs.record import CertificateRecord, area, relaxations
 from certnas.proofs.writing import Writer, Written, open_folder, with_files
-from certnas.verifier.relaxed import Split as Halving
+from certnas.verifier.relaxed import UnitSplit as Halving
 
 DOUBLE = torch.float64
 
@@ -113,7 +113,7 @@ def test_an_analysis_is_wider_than_the_engines_by_its_slack(made: Any) -> None:
 
 
 def test_what_is_refuted_is_above_zero_by_the_slack() -> None:
-    record = Record(SimpleNamespace(), 0.25)  # type: ignore[arg-type]
+    record = CertificateRecord(SimpleNamespace(), 0.25)  # type: ignore[arg-type]
     assert record.backed(np.array([0.0, 3.0, -1.0])).tolist() == [-0.25, 2.0, -1.5]
     third = 1 / 3  # 1/3 less (1 + 1/3) / 4 is 0
     excess = np.array([[0.1, 1.0], [third, -9], [0.34, 0.0], [np.nan, 2.0], [np.nan, -1], [-1, -2]])
@@ -125,9 +125,9 @@ def test_what_is_refuted_is_above_zero_by_the_slack() -> None:
 
 
 def test_planes_are_kept_once() -> None:
-    record = Record(SimpleNamespace(ids={"a": "A", "b": "B"}))  # type: ignore[arg-type]
+    record = CertificateRecord(SimpleNamespace(ids={"a": "A", "b": "B"}))  # type: ignore[arg-type]
     one, two = (
-        Planes(*(Plane(np.full((1, 2), v), np.zeros((1, 2))) for v in (x, x + 1))) for x in (1.0, 5.0)
+        Planes(*(ClaimedPlane(np.full((1, 2), v), np.zeros((1, 2))) for v in (x, x + 1))) for x in (1.0, 5.0)
     )
     assert [record.key("a", one), record.key("a", two), record.key("a", one)] == [
         "planes0",
@@ -154,7 +154,7 @@ def test_the_area_is_the_ball_and_its_box(norm: str) -> None:
 
 def test_steps_claim_every_image(made: Any) -> None:
     network, checker = made
-    record, analysis = Record(checker, 2.0**-20), outward(network, 2.0**-20)
+    record, analysis = CertificateRecord(checker, 2.0**-20), outward(network, 2.0**-20)
     with torch.no_grad():
         steps = record.steps(analysis, {})
         readers = [name for name in analysis.facts.readers if name != network.graph.output]
@@ -178,7 +178,7 @@ def test_steps_claim_every_image(made: Any) -> None:
         constant = record.planes[boxed.planes[1][node]]
         assert not constant.lower.slope.any() and not constant.upper.slope.any()
         assert (constant.lower.bias <= constant.upper.bias).all()
-    none = Record(checker).steps(outward(network), None)
+    none = CertificateRecord(checker).steps(outward(network), None)
     assert none == [[], []]
 
 
@@ -196,13 +196,13 @@ def region() -> Any:
     graph = SimpleNamespace(input="x", nodes={"relu": SimpleNamespace(operands=("z",))})
     found.problem = SimpleNamespace(network=SimpleNamespace(graph=graph))  # type: ignore[assignment]
     found.record = SimpleNamespace(plain=SimpleNamespace(ids={"x": "X", "z": "Z"}))  # type: ignore[assignment]
-    found.parts = [Part((), ())]
+    found.parts = [CertificatePart((), ())]
     return found
 
 
-def leaf(*splits: Halving) -> tuple[tuple[Halving, ...], Part]:
+def leaf(*splits: Halving) -> tuple[tuple[Halving, ...], CertificatePart]:
     name = "".join("-" if split.side < 0 else "+" for split in splits)
-    return splits, Part(
+    return splits, CertificatePart(
         (), (Refutation((len(name),), np.zeros((1, 1)), np.zeros(1), {"leaf": name}, np.zeros((1, 0))),)
     )
 

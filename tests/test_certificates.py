@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from certnas.certifier.certificates import NO_TARGET, Certificates, targets
-from certnas.certifier.results import (
-    COLUMNS,
-    EVIDENCE,
-    Folder,
-    csv_text,
-    json_text,
-    keep_evidence,
-    read_json,
-)
+from certnas.certifier.certificates import COLUMNS, NO_TARGET, Certificates, csv_text, json_text, targets
+from certnas.certifier.results import EVIDENCE, Folder, keep_evidence, read_json
 from certnas.certifier.soundness import Evidence, SoundnessError
 from certnas.errors import UserError
 

@@ -11,10 +11,17 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.certifier import certification as module
-from certnas.certifier.batch import BATCH, Request
+from certnas.certifier.batch import BATCH, CertificationRequest
 from certnas.certifier.certificates import Certificates
-from certnas.certifier.certification import Batch, Certifier, Progress, batches, certification, certify
-from certnas.certifier.planning import Plan
+from certnas.certifier.certification import (
+    CertificationProgress,
+    Certifier,
+    ImageBatch,
+    batches,
+    certification,
+    certify,
+)
+from certnas.certifier.planning import MethodPlan
 from certnas.certifier.radius import Bracket
 from certnas.certifier.request import TARGETS
 from certnas.errors import UserError
@@ -48,10 +55,10 @@ def test_what_is_not_asked_for_has_its_default() -> None:
         }
         assert given == kept | more
     assert BATCH == 16
-    assert Progress(1, 2, "s", 3, 4) == Progress(1, 2, "s", 3, 4, 0.0, math.inf)
+    assert CertificationProgress(1, 2, "s", 3, 4) == CertificationProgress(1, 2, "s", 3, 4, 0.0, math.inf)
     model = affine()
     job = certification(model, X, Y)
-    assert job.request == Request(
+    assert job.request == CertificationRequest(
         model, "linf", bounds.Crown(), None, 1e-3, None, True, (0.0, 1.0), 0, None, (), ()
     )
     assert (job.device, job.why) == (torch.device("cpu"), ())
@@ -64,14 +71,16 @@ def test_what_is_asked_for_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None
         memory=99, device=torch.device("meta"), at=[0.1],
     )  # fmt: skip
     target = TARGETS["least"]
-    assert job.request == Request(model, "l1", bounds.IBP(), 0.5, 0.1, target, False, None, 3, 99, (), (0.1,))
+    assert job.request == CertificationRequest(
+        model, "l1", bounds.IBP(), 0.5, 0.1, target, False, None, 3, 99, (), (0.1,)
+    )
     assert job.device == torch.device("meta")
-    assert job.describe(Batch(X, Y, (7, 3, 9))) == "images 7 to 9"
+    assert job.describe(ImageBatch(X, Y, (7, 3, 9))) == "images 7 to 9"
     seen: list[Any] = []
 
-    def planned(network: bounds.Network, *, seconds: float, memory: int | None) -> Plan:
+    def planned(network: bounds.Network, *, seconds: float, memory: int | None) -> MethodPlan:
         seen.append((network.graph.output_shape, seconds, memory))
-        return Plan(bounds.IBP(), (bounds.Crown(),), ("because",))
+        return MethodPlan(bounds.IBP(), (bounds.Crown(),), ("because",))
 
     monkeypatch.setattr(module, "plan", planned)
     auto = certification(model, X, Y, method="auto", memory=7)
@@ -97,18 +106,22 @@ def test_batches_are_the_images_in_their_order() -> None:
     assert [len(part.index) for part in batches(X, Y, range(5), 5)] == [5]
 
 
-def told_of(bracket: Bracket | None) -> Progress:
+def told_of(bracket: Bracket | None) -> CertificationProgress:
     return module._progress(9, "search", 4, bracket)
 
 
 def test_progress_has_the_ends_of_what_is_open() -> None:
     lower, upper = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([5.0, 6.0, 7.0, 8.0])
     some = torch.tensor([False, True, True, False])
-    assert told_of(None) == told_of(Bracket(lower, upper, some & False)) == Progress(0, 9, "search", 4, 4)
-    assert told_of(Bracket(lower, upper, some)) == Progress(0, 9, "search", 4, 2, 2.0, 7.0)
+    assert (
+        told_of(None)
+        == told_of(Bracket(lower, upper, some & False))
+        == CertificationProgress(0, 9, "search", 4, 4)
+    )
+    assert told_of(Bracket(lower, upper, some)) == CertificationProgress(0, 9, "search", 4, 2, 2.0, 7.0)
 
 
-def request(model: nn.Module | None = None, **more: Any) -> Request:
+def request(model: nn.Module | None = None, **more: Any) -> CertificationRequest:
     return replace(certification(model or affine(), X, Y, attack=False, method="ibp").request, **more)
 
 
@@ -123,7 +136,7 @@ def test_the_network_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(("prover", len(x), *given))
         return Part()
 
-    def batch(asked: Request, part: Any, x: Tensor, y: Tensor, index: Any, tell: Any) -> str:
+    def batch(asked: CertificationRequest, part: Any, x: Tensor, y: Tensor, index: Any, tell: Any) -> str:
         tell("attack", 3, None)
         assert asked is certifier.request and y.dtype == torch.long and isinstance(part, Part)
         return f"{len(x)} {index}"
@@ -132,9 +145,9 @@ def test_the_network_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "certify_batch", batch)
     asked = request(norm="l1", memory=77, eps_max=0.5)
     certifier, told = Certifier(asked, torch.device("cpu")), []
-    found = [certifier(Batch(X[:n], Y[:n].int(), tuple(range(n))), told.append) for n in (2, 3)]
+    found = [certifier(ImageBatch(X[:n], Y[:n].int(), tuple(range(n))), told.append) for n in (2, 3)]
     assert found == ["2 (0, 1)", "3 (0, 1, 2)"]
-    assert told == [Progress(0, 2, "attack", 3, 3), Progress(0, 3, "attack", 3, 3)]
+    assert told == [CertificationProgress(0, 2, "attack", 3, 3), CertificationProgress(0, 3, "attack", 3, 3)]
     ball = ("prover", 2, bounds.IBP(), bounds.L1, (0.0, 1.0), 77)
     assert seen == [ball, ("check", 2, 0.5), ("check", 3, 0.5)]
 
@@ -144,7 +157,7 @@ def test_a_constant_network_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "prover", lambda *given: calls.append(1) or honest(*given))
     certifier = Certifier(request(Fixed().eval()), torch.device("cpu"))
     for n in (2, 3):
-        found = certifier(Batch(X[:n], Y[:n], tuple(range(n))), lambda at: None)
+        found = certifier(ImageBatch(X[:n], Y[:n], tuple(range(n))), lambda at: None)
         assert found.status == ("certified",) * n
     assert len(calls) == 1
 
@@ -153,7 +166,9 @@ def test_a_batch_without_room_is_halved(monkeypatch: pytest.MonkeyPatch) -> None
     sizes: list[int] = []
     honest = module.certify_batch
 
-    def short(asked: Request, part: Any, x: Tensor, y: Tensor, index: Any, tell: Any) -> Certificates:
+    def short(
+        asked: CertificationRequest, part: Any, x: Tensor, y: Tensor, index: Any, tell: Any
+    ) -> Certificates:
         sizes.append(len(x))
         if len(x) > 1:
             raise bounds.OutOfMemory("none left")
@@ -161,13 +176,13 @@ def test_a_batch_without_room_is_halved(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(module, "certify_batch", short)
     certifier = Certifier(request(), torch.device("cpu"))
-    found = certifier(Batch(X, Y, (9, 8, 7, 6, 5)), lambda at: None)
+    found = certifier(ImageBatch(X, Y, (9, 8, 7, 6, 5)), lambda at: None)
     assert sizes == [5, 3, 2, 1, 1, 1, 2, 1, 1] and found.index.tolist() == [9, 8, 7, 6, 5]
     monkeypatch.setattr(
         module, "certify_batch", lambda *given: (_ for _ in ()).throw(bounds.OutOfMemory("none"))
     )
     with pytest.raises(bounds.OutOfMemory):
-        certifier(Batch(X[:1], Y[:1], (0,)), lambda at: None)
+        certifier(ImageBatch(X[:1], Y[:1], (0,)), lambda at: None)
 
 
 class Backwards:
@@ -181,7 +196,7 @@ class Backwards:
 
 
 def test_any_order_of_batches_gives_the_same_certificates() -> None:
-    told: list[Progress] = []
+    told: list[CertificationProgress] = []
     parts: list[Certificates] = []
     kept: dict[str, Any] = {"attack": False, "method": "ibp", "index": [9, 8, 7, 6, 5], "batch_size": 2}
     found = certify(affine(), X, Y, engine=Backwards(), progress=told.append, on_batch=parts.append, **kept)  # type: ignore[arg-type]

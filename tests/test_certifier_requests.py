@@ -146,7 +146,7 @@ def test_methods_and_their_settings() -> None:
     with pytest.raises(UserError, match="errors is -1; accepted: at least 0"):
         resolve_method("zonotope", errors=-1)
     with pytest.raises(
-        UserError, match="iterations is no setting of method crown; it belongs to: alpha-crown"
+        UserError, match="iterations is not a setting of method crown; it belongs to: alpha-crown"
     ):
         resolve_method("crown", iterations=3)
     with pytest.raises(UserError, match="slope 'steep' is unknown"):

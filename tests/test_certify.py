@@ -12,8 +12,15 @@ from torch import Tensor, nn
 import bounds
 import certnas
 from certnas.attacks import Adversarial
-from certnas.certifier import PROOF_MARGIN, Certificates, Progress, SoundnessError, batch, certification
-from certnas.certifier.results import COLUMNS, csv_text
+from certnas.certifier import (
+    PROOF_MARGIN,
+    Certificates,
+    CertificationProgress,
+    SoundnessError,
+    batch,
+    certification,
+)
+from certnas.certifier.certificates import COLUMNS, csv_text
 from certnas.errors import UserError
 from cli.values import Number
 
@@ -351,7 +358,7 @@ def test_nothing_of_the_caller_is_changed() -> None:
 
 def test_batches_and_progress_are_told_as_they_come() -> None:
     model, x = relu(), images(5)
-    told: list[Progress] = []
+    told: list[CertificationProgress] = []
     kept: list[Certificates] = []
     got = certnas.certify(
         model, x, labels(model, x), batch_size=2, progress=told.append, on_batch=kept.append, attack=False

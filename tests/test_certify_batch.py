@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import bounds
 from certnas.attacks import Adversarial
 from certnas.certifier import batch
-from certnas.certifier.batch import Request
+from certnas.certifier.batch import CertificationRequest
 from certnas.certifier.radius import Radii
 from certnas.certifier.request import TARGETS
 from certnas.certifier.soundness import SoundnessError
@@ -51,7 +51,7 @@ def tensor(*values: float) -> Tensor:
     return torch.tensor(values, dtype=DOUBLE)
 
 
-def asked(*methods: bounds.Method, **more: Any) -> Request:
+def asked(*methods: bounds.Method, **more: Any) -> CertificationRequest:
     given: dict[str, Any] = {
         "eps_max": None,
         "tol": 1e-3,
@@ -63,7 +63,7 @@ def asked(*methods: bounds.Method, **more: Any) -> Request:
     kept = given | more
     target = kept.pop("target", None)
     first, *then = methods or (bounds.IBP(),)
-    return Request(nn.Identity(), "l2", first, target=target, then=tuple(then), **kept)
+    return CertificationRequest(nn.Identity(), "l2", first, target=target, then=tuple(then), **kept)
 
 
 def radii(radius: Tensor, upper: Tensor, evaluations: int = 3, unlimited: bool = False) -> Radii:
@@ -358,11 +358,11 @@ def test_every_field_of_a_batch(targets: str, monkeypatch: pytest.MonkeyPatch) -
     distance = tensor(0.5, 0.7, math.inf, 0.9)
     attacked: list[Any] = []
 
-    def attack(request: Request, x: Tensor, y: Tensor, target: Tensor | None) -> Adversarial:
+    def attack(request: CertificationRequest, x: Tensor, y: Tensor, target: Tensor | None) -> Adversarial:
         attacked.append((x.tolist(), y.tolist(), None if target is None else target.tolist()))
         return Adversarial(distance, x.double(), ("fab",) * 4, ("fab: it failed",))
 
-    def climb(request: Request, part: Any, given: Tensor, tell: Any) -> Any:
+    def climb(request: CertificationRequest, part: Any, given: Tensor, tell: Any) -> Any:
         assert given is distance
         tell("bracket")
         return batch._Found(

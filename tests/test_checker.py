@@ -23,9 +23,9 @@ import bounds
 import certnas
 from bounds.chunking import budget
 from bounds.state import BoundState
-from certnas.checker import Certificate, Known, Network, Rejected, check
+from certnas.checker import Certificate, CheckedNetwork, Known, Rejected, check
 from certnas.checker.numbers import Arithmetic, dyadic, lowered
-from certnas.checker.region import Region
+from certnas.checker.region import CheckedRegion
 from certnas.errors import UserError
 from certnas.models import open_model
 from certnas.proofs import certificate_of, plain
@@ -43,7 +43,7 @@ def certified(
     eps: float = 0.01,
     method: bounds.Method | None = None,
     box: tuple[float, float] | None = (0.0, 1.0),
-) -> tuple[Certificate | None, Network]:
+) -> tuple[Certificate | None, CheckedNetwork]:
     """A certificate that the winning class beats all others around x [1, *shape]."""
     network, made = network_of(model, x)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def certified(
     return certificate_of(network, made, region, rows, method or bounds.Crown()), made.network
 
 
-def enclosure(network: Network, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def enclosure(network: CheckedNetwork, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of f(x) in real arithmetic at one image x [*shape].  [K] each"""
     point = Certificate(network.output, "linf", x, 0.0, (x, x), x, x, (), {}, {})
     low, high = Known.of(point, network, Arithmetic(False)).boxes.of(network.output)
@@ -269,7 +269,7 @@ def test_an_operator_that_the_checker_lacks_is_named() -> None:
     with pytest.raises(UserError, match="a product whose right factor is not one constant matrix"):
         network_of(Gram(), torch.rand(1, 2, 2))
     with pytest.raises(ValueError, match="no operator 'softmax'"):
-        Network((3,)).add("softmax", (), (3,), {})
+        CheckedNetwork((3,)).add("softmax", (), (3,), {})
 
 
 # Arithmetic, against fractions.
@@ -302,7 +302,7 @@ def test_the_margin_of_rounding_is_at_least_highams(terms: int) -> None:
 def test_boxes_hold_what_a_long_sum_rounds_away(sign: float) -> None:
     """1 and many 2⁻⁵⁴: added one after the other, each is rounded away; the margin must grow with their number."""
     size, tiny = 1 << 14, 2.0**-54
-    network = Network((size,))
+    network = CheckedNetwork((size,))
     weight = sign * np.full((1, 1, size), tiny)
     weight[..., 0] = sign
     network.add("linear", (network.input,), (1,), {"weight": weight, "bias": np.zeros((1, 1, 1))})
@@ -331,7 +331,7 @@ def test_minima_over_the_region(norm: str, exact: bool) -> None:
                 sides = np.maximum(sides[0], box[0]), np.minimum(sides[1], box[1])
             about = Certificate("", norm, x[0], eps, sides, nothing, nothing, (), {}, {})
             arithmetic = Arithmetic(exact)
-            found = Region.of(about, arithmetic).minimum(arithmetic.read(coef)).nearest()
+            found = CheckedRegion.of(about, arithmetic).minimum(arithmetic.read(coef)).nearest()
             region = bounds.NORMS[norm](torch.from_numpy(x), eps, *(box or (None, None)))
             best = region.minimum(torch.from_numpy(coef)[None])[0].numpy()
             assert (found <= best + 1e-14).all() and (found >= best - 1e-9).all()
@@ -340,11 +340,11 @@ def test_minima_over_the_region(norm: str, exact: bool) -> None:
 @pytest.mark.parametrize("function", [torch.sigmoid, torch.tanh])
 def test_planes_of_curves_are_decided_sharply(function) -> None:
     """The best plane of each slope is accepted and one 10⁻¹² better is not."""
-    from certnas.checker import Plane, Planes
+    from certnas.checker import ClaimedPlane, Planes
     from certnas.checker.relaxations import sandwiched
 
     rng = np.random.default_rng(0)
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     node = network.nodes[network.add(function.__name__, (network.input,), (1,), {})]
     for _ in range(60):
         low, high = np.sort(rng.uniform(-4, 4, 2))
@@ -354,7 +354,7 @@ def test_planes_of_curves_are_decided_sharply(function) -> None:
         best = float(gap.min()), float(gap.max())
 
         def accepted(lower: float, upper: float, ends=(low, high), slope=slope) -> bool:
-            planes = [Plane(np.full((1, 1), slope), np.full((1, 1), bias)) for bias in (lower, upper)]
+            planes = [ClaimedPlane(np.full((1, 1), slope), np.full((1, 1), bias)) for bias in (lower, upper)]
             sides = (dyadic(np.array([end])) for end in ends)
             return sandwiched(node, Planes(*planes), *sides)
 

@@ -9,9 +9,9 @@ from checker_networks import claim, flat, lines
 
 from certnas.checker import (
     Certificate,
-    Network,
-    Part,
-    Plane,
+    CertificatePart,
+    CheckedNetwork,
+    ClaimedPlane,
     Planes,
     Refutation,
     Rejected,
@@ -20,7 +20,7 @@ from certnas.checker import (
     curves,
 )
 from certnas.checker.numbers import Arithmetic, Numbers, dyadic
-from certnas.checker.region import Region
+from certnas.checker.region import CheckedRegion
 from certnas.checker.relaxations import sandwiched
 
 BOTH = pytest.mark.parametrize("exact", [False, True])
@@ -28,9 +28,9 @@ BOTH = pytest.mark.parametrize("exact", [False, True])
 
 def maximum(lower: tuple[list[float], float], upper: tuple[list[float], float]) -> bool:
     """Whether planes of max(a, b) are accepted on [−1, 1]²."""
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     node = network.nodes[network.add("max", (network.input,), (1,), {"index": np.array([[0, 1]])})]
-    planes = Planes(*(Plane(np.array([[w]]), np.full((1, 1), t)) for w, t in (lower, upper)))
+    planes = Planes(*(ClaimedPlane(np.array([[w]]), np.full((1, 1), t)) for w, t in (lower, upper)))
     return sandwiched(node, planes, dyadic(-np.ones(2)), dyadic(np.ones(2)))
 
 
@@ -56,7 +56,7 @@ def least(bound: float, offset: float) -> Certificate:
     network, _, bent = lines()
     planes, keys = flat(bent, 0.0)
     given = Refutation((0,), np.ones((1, 1)), np.full(1, bound), keys, np.zeros((1, 0)))
-    return claim(network, (Part((), (given,)),), planes, offset)
+    return claim(network, (CertificatePart((), (given,)),), planes, offset)
 
 
 @BOTH
@@ -76,7 +76,7 @@ def region(norm: str, coef: np.ndarray, exact: bool, eps: float = 1.0) -> Fracti
     x, nothing = np.zeros(coef.shape), np.zeros((0, 0))
     about = Certificate("", norm, x, eps, (x - 9, x + 9), nothing, nothing, (), {}, {})
     arithmetic = Arithmetic(exact)
-    found = Region.of(about, arithmetic).minimum(arithmetic.read(coef[None]))
+    found = CheckedRegion.of(about, arithmetic).minimum(arithmetic.read(coef[None]))
     return Fraction(found.n[0]) / 2**found.k if exact else Fraction(float(found.n[0]))
 
 
@@ -92,7 +92,7 @@ def test_the_l2_norm_is_rounded_up(coef: list[float], exact: bool) -> None:
 
 @pytest.mark.parametrize("square", [2, 3, 2**200 + 1])
 def test_the_root_of_an_integer_is_rounded_up(square: int) -> None:
-    at = Region("l2", *(Numbers(np.zeros(1, dtype=object)) for _ in range(4)), Arithmetic(True))
+    at = CheckedRegion("l2", *(Numbers(np.zeros(1, dtype=object)) for _ in range(4)), Arithmetic(True))
     one = replace(at, eps=Numbers(np.array([1], dtype=object)))
     coef = Numbers(
         np.array([[1] * square], dtype=object) if square < 9 else np.array([[2**100, 1]], dtype=object)
@@ -137,20 +137,20 @@ def test_the_first_half_is_the_one_below(exact: bool) -> None:
     """|x| < 1.6 for a ≤ 0 by relu(a) ≤ 0, which does not hold for a ≥ 0: each half has its own planes."""
     network, both, bent = lines()
     ones = np.ones((1, 2))
-    under = Plane(0 * ones, 0 * ones)
+    under = ClaimedPlane(0 * ones, 0 * ones)
     planes = {
-        "below": Planes(under, Plane(ones * [0.0, 0.5], ones * [0.0, 0.6])),
-        "above": Planes(under, Plane(ones * [1.0, 0.5], ones * [0.0, 0.6])),
+        "below": Planes(under, ClaimedPlane(ones * [0.0, 0.5], ones * [0.0, 0.6])),
+        "above": Planes(under, ClaimedPlane(ones * [1.0, 0.5], ones * [0.0, 0.6])),
     }
 
     def tree(first: str, second: str, halves: tuple[int, int]) -> Certificate:
         ends = tuple(
-            Part(
+            CertificatePart(
                 (), (Refutation((0,), np.ones((1, 1)), np.full(1, 2.0**-20), {bent: key}, np.zeros((1, 1))),)
             )
             for key in (first, second)
         )
-        made = claim(network, (Part((), (), (Split(both, 0, 0.0, halves),)), *ends), planes, -1.6)
+        made = claim(network, (CertificatePart((), (), (Split(both, 0, 0.0, halves),)), *ends), planes, -1.6)
         return replace(made, rows=-made.rows)
 
     assert check(tree("below", "above", (1, 2)), network, exact=exact)[0] > 0

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 from checker_networks import claim, flat, lines, refutation
 
-from certnas.checker import Certificate, Network, Part, Rejected, Split, Step, check
+from certnas.checker import (
+    Certificate,
+    CertificatePart,
+    CheckedNetwork,
+    IntervalClaim,
+    Rejected,
+    Split,
+    check,
+)
 from certnas.proofs import encode, read
 from certnas.proofs import files as formats
 from certnas.proofs.claims import claim as claim_of
@@ -22,14 +30,14 @@ from certnas.proofs.claims import digest
 BOTH = pytest.mark.parametrize("exact", [False, True])
 
 
-def honest() -> tuple[Certificate, Network]:
+def honest() -> tuple[Certificate, CheckedNetwork]:
     """That |x| > −1/2 for |x| ≤ 1, in two halves, with a claim in each and one before."""
     network, both, bent = lines()
     planes, keys = flat(bent, 0.5)
-    outside = Step(both, np.full(2, -1.0 - 1e-9), np.full(2, 1.0 + 1e-9), {})
-    steps = (outside, Step(bent, np.full(2, -0.5 - 1e-9), np.full(2, 2.0), keys))
-    halves = tuple(Part((steps[1],), (refutation(keys, 1.0, 0.25),)) for _ in range(2))
-    parts = (Part(steps[:1], (), (Split(both, 0, 0.125, (1, 2)),)), *halves)
+    outside = IntervalClaim(both, np.full(2, -1.0 - 1e-9), np.full(2, 1.0 + 1e-9), {})
+    steps = (outside, IntervalClaim(bent, np.full(2, -0.5 - 1e-9), np.full(2, 2.0), keys))
+    halves = tuple(CertificatePart((steps[1],), (refutation(keys, 1.0, 0.25),)) for _ in range(2))
+    parts = (CertificatePart(steps[:1], (), (Split(both, 0, 0.125, (1, 2)),)), *halves)
     return claim(network, parts, planes, -0.5), network
 
 
@@ -78,7 +86,7 @@ def arrays(of: Certificate) -> dict[str, tuple[np.ndarray, Callable[[np.ndarray]
     return found
 
 
-def with_part(of: Certificate, number: int, part: Part) -> Certificate:
+def with_part(of: Certificate, number: int, part: CertificatePart) -> Certificate:
     return replace(of, parts=(*of.parts[:number], part, *of.parts[number + 1 :]))
 
 
@@ -232,7 +240,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "planes that are none": {"planes": {"p": None}},
     "no clauses": {"rows": np.zeros((0, 1, 1)), "offsets": np.zeros((0, 1))},
     "clauses without constraints": {"rows": np.zeros((1, 0, 1)), "offsets": np.zeros((1, 0))},
-    "a clause that stands twice": {"rows": np.ones((2, 1, 1)), "offsets": np.full((2, 1), -0.5)},
+    "a clause that occurs twice": {"rows": np.ones((2, 1, 1)), "offsets": np.full((2, 1), -0.5)},
     "a clause that is not refuted": {"rows": np.ones((2, 1, 1)), "offsets": np.array([[-0.5], [-0.6]])},
     "offsets of one constraint more": {"offsets": np.full((1, 2), -0.5)},
     "offsets without an axis": {"offsets": np.full(1, -0.5)},
@@ -260,9 +268,11 @@ def test_an_area_is_as_large_as_the_arithmetic_is_proved_for() -> None:
 def test_trees_that_go_on_for_ever_end() -> None:
     made, network = honest()
     (split,) = made.parts[0].splits
-    deep = tuple(Part((), (), (replace(split, point=0.0, halves=(i + 1, i + 1)),)) for i in range(3000))
+    deep = tuple(
+        CertificatePart((), (), (replace(split, point=0.0, halves=(i + 1, i + 1)),)) for i in range(3000)
+    )
     with pytest.raises(Rejected):
-        check(replace(made, parts=(*deep, Part((), ()))), network)
+        check(replace(made, parts=(*deep, CertificatePart((), ()))), network)
 
 
 # Claims

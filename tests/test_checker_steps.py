@@ -10,23 +10,23 @@ import pytest
 
 from certnas.checker import (
     Certificate,
+    CertificatePart,
+    CheckedNetwork,
+    ClaimedPlane,
+    IntervalClaim,
     Known,
-    Network,
-    Part,
-    Plane,
     Planes,
     Refutation,
     Rejected,
-    Step,
     check,
 )
 from certnas.checker import numbers as arithmetics
 from certnas.checker.curves import Line, _mirrored, _of_tanh, _real, curve_between
-from certnas.checker.forms import Form
+from certnas.checker.forms import LinearForms
 from certnas.checker.network import evaluate, gather, pull, push, scatter
 from certnas.checker.numbers import LARGE, TINY, Arithmetic, Numbers, dyadic, lowered
 from certnas.checker.parts import _clauses_form, claimed, half
-from certnas.checker.region import Region
+from certnas.checker.region import CheckedRegion
 from certnas.checker.relaxations import corners, greatest, sandwiched, value
 from certnas.checker.scaling import scaling
 
@@ -46,7 +46,7 @@ def area(x: np.ndarray, eps: float = 0.0, norm: str = "linf", box: Any = None, *
     return replace(Certificate("", norm, x, eps, sides, nothing, nothing, (), {}, {}), **more)
 
 
-def known(network: Network, certificate: Certificate, exact: bool = False) -> Known:
+def known(network: CheckedNetwork, certificate: Certificate, exact: bool = False) -> Known:
     return Known.of(replace(certificate, network=network.output), network, Arithmetic(exact))
 
 
@@ -146,9 +146,9 @@ def test_exact_normalisations_have_no_error() -> None:
 # The network
 
 
-def grouped() -> tuple[Network, str]:
+def grouped() -> tuple[CheckedNetwork, str]:
     """weight [2, 2, 3] on [6, 2]: two groups."""
-    network = Network((6, 2))
+    network = CheckedNetwork((6, 2))
     weight = np.arange(12.0).reshape(2, 2, 3) - 5
     bias = np.array([[[1.0], [2.0]], [[3.0], [4.0]]])
     return network, network.add("linear", (network.input,), (4, 2), {"weight": weight, "bias": bias})
@@ -171,7 +171,7 @@ def test_grouped_linear_maps_and_their_transposes() -> None:
 
 
 def test_indices_read_zero_for_padding_and_add_up_where_they_repeat() -> None:
-    network = Network((4,))
+    network = CheckedNetwork((4,))
     index = np.array([[3, 0, -1], [0, 0, 2]])
     node = network.nodes[network.add("select", (network.input,), (2, 3), {"index": index})]
     x, coef = np.array([[10.0, 20, 30, 40]]), np.array([[[1.0, 2, 4], [8, 16, 32]]])
@@ -187,7 +187,7 @@ def test_indices_read_zero_for_padding_and_add_up_where_they_repeat() -> None:
 @pytest.mark.parametrize("change", ["op", "shape", "weight", "bias", "operand", "array's shape"])
 def test_an_id_is_that_of_all_that_a_node_computes(change: str) -> None:
     """The digest differs where one number, one shape or one operand does; the same computation is one node."""
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     one = {"weight": np.ones((1, 2, 2)), "bias": np.zeros((1, 2, 1))}
     first = network.add("linear", (network.input,), (2,), one)
     assert network.add("linear", (network.input,), (2,), one) == first and len(network.nodes) == 2
@@ -221,12 +221,12 @@ def test_every_operator_evaluates_to_its_function() -> None:
         ("scale", {name: np.full(1, v) for name, v in columns.items()}, 3 * (x - 0.5) / 2 + 1),
     ]
     for op, arrays, truth in cases:
-        network = Network((4,))
+        network = CheckedNetwork((4,))
         network.add(op, (network.input,), (4,), arrays)
         assert evaluate(network, x) == pytest.approx(truth, abs=1e-15), op
         low, high = known(network, area(x)).boxes.of(network.output)
         assert (low <= truth + 1e-15).all() and (truth - 1e-15 <= high).all() and (high - low < 1e-14).all()
-    network = Network((4,))
+    network = CheckedNetwork((4,))
     network.add("add", (network.input,) * 3, (4,), {})
     assert evaluate(network, x).tolist() == (3 * x).tolist()
 
@@ -237,7 +237,7 @@ def test_every_operator_evaluates_to_its_function() -> None:
 def test_boxes_hold_sums_of_many_operands() -> None:
     """1 and many 2⁻⁵⁴, one operand each: the margin grows with the number of operands."""
     count = 400
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     first, tiny = (
         network.add("select", (network.input,), (1,), {"index": np.array([index])}) for index in (0, 1)
     )
@@ -250,7 +250,7 @@ def test_boxes_hold_sums_of_many_operands() -> None:
 
 
 def test_weights_of_both_signs_take_the_right_ends() -> None:
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     arrays = {"weight": np.array([[[2.0, -3.0]]]), "bias": np.full((1, 1, 1), 0.5)}
     name = network.add("linear", (network.input,), (1,), arrays)
     boxes = known(network, area(np.zeros(2), box=(np.array([-1.0, -2]), np.array([4.0, 5])))).boxes
@@ -266,7 +266,7 @@ def test_weights_of_both_signs_take_the_right_ends() -> None:
 
 def test_values_beyond_what_the_arithmetic_is_proved_for_are_rejected() -> None:
     for weight, holds in ((2.0**99, True), (2.0**101, False), (-(2.0**101), False)):
-        network = Network((1,))
+        network = CheckedNetwork((1,))
         arrays = {"weight": np.full((1, 1, 1), weight), "bias": np.zeros((1, 1, 1))}
         name = network.add("linear", (network.input,), (1,), arrays)
         boxes = known(network, area(np.ones(1))).boxes
@@ -278,7 +278,7 @@ def test_values_beyond_what_the_arithmetic_is_proved_for_are_rejected() -> None:
 
 
 def test_the_greatest_of_a_window_is_of_its_own_places() -> None:
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     network.add("max", (network.input,), (2,), {"index": np.array([[0, 1], [1, -1]])})
     low, high = known(network, area(np.array([5.0, -1.0]), 0.5)).boxes.of(network.output)
     assert low.tolist() == [[4.5, -1.5]] and high.tolist() == [[5.5, -0.5]]
@@ -304,10 +304,10 @@ def once_and_many(count: int) -> np.ndarray:
 @BOTH
 def test_the_product_of_a_row_and_a_matrix_is_paid_for(exact: bool) -> None:
     count = 1 << 13
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     arrays = {"weight": np.ones((1, count + 1, 1)), "bias": np.zeros((1, count + 1, 1))}
     name = network.add("linear", (network.input,), (count + 1,), arrays)
-    form = Form(known(network, area(np.ones(1)), exact), Arithmetic(exact).read(np.zeros(1)))
+    form = LinearForms(known(network, area(np.ones(1)), exact), Arithmetic(exact).read(np.zeros(1)))
     form.add(name, Arithmetic(exact).read(once_and_many(count)[None]))
     (found,) = fractions(form.lower_bound({}, ""))
     truth = ends(once_and_many(count))
@@ -317,12 +317,12 @@ def test_the_product_of_a_row_and_a_matrix_is_paid_for(exact: bool) -> None:
 @BOTH
 def test_windows_that_share_an_element_are_paid_for(exact: bool) -> None:
     count = 300
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     arrays = {"index": np.zeros((count + 1, 1), dtype=int)}
     name = network.add("max", (network.input,), (count + 1,), arrays)
-    same = Plane(np.ones((1, count + 1, 1)), np.zeros((1, count + 1)))
+    same = ClaimedPlane(np.ones((1, count + 1, 1)), np.zeros((1, count + 1)))
     given = area(np.ones(1), planes={"p": Planes(same, same)})
-    form = Form(known(network, given, exact), Arithmetic(exact).read(np.zeros(1)))
+    form = LinearForms(known(network, given, exact), Arithmetic(exact).read(np.zeros(1)))
     form.add(name, Arithmetic(exact).read(once_and_many(count)[None]))
     (found,) = fractions(form.lower_bound({name: "p"}, ""))
     truth = ends(once_and_many(count))
@@ -332,9 +332,9 @@ def test_windows_that_share_an_element_are_paid_for(exact: bool) -> None:
 @BOTH
 def test_coefficients_that_are_added_up_are_paid_for(exact: bool) -> None:
     count = 200
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     read = Arithmetic(exact).read
-    form = Form(known(network, area(np.ones(1)), exact), read(np.zeros(1)))
+    form = LinearForms(known(network, area(np.ones(1)), exact), read(np.zeros(1)))
     for coef in once_and_many(count).tolist():
         form.add(network.input, read(np.full((1, 1), coef)))
     (found,) = fractions(form.lower_bound({}, ""))
@@ -345,7 +345,7 @@ def test_coefficients_that_are_added_up_are_paid_for(exact: bool) -> None:
 @BOTH
 def test_shares_of_many_constraints_are_paid_for(exact: bool) -> None:
     count = 500
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     rows = np.ones((1, count + 1, 2)) * [1.0, 0.0]
     rows[0, 1:] *= -1
     given = Refutation((0,), np.abs(once_and_many(count))[None], np.ones(1), {}, np.zeros((1, 0)))
@@ -359,14 +359,14 @@ def test_shares_of_many_constraints_are_paid_for(exact: bool) -> None:
 def test_what_the_split_of_a_form_rounds_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """coef − b is rounded in every unit, and each unit moves as far as the ball lets it."""
     count = 1000
-    monkeypatch.setattr(Region, "_limit", lambda self, coef: np.full(coef.shape, HALF_ULP))
-    region = Region.of(area(np.zeros(count), 1.0, "l1"), Arithmetic(False))
+    monkeypatch.setattr(CheckedRegion, "_limit", lambda self, coef: np.full(coef.shape, HALF_ULP))
+    region = CheckedRegion.of(area(np.zeros(count), 1.0, "l1"), Arithmetic(False))
     for sign in (1.0, -1.0):
         coef = np.full((1, count), sign)  # coef − b is ±(1 − 2⁻⁵⁴), rounded to ±1 or to ±(1 − 2⁻⁵³)
         (found,) = fractions(region.minimum(Arithmetic(False).read(coef)))
         assert found <= -count * (1 - Fraction(HALF_ULP)) - Fraction(HALF_ULP)
-    monkeypatch.setattr(Region, "_limit", lambda self, coef: np.full(coef.shape, 3 * HALF_ULP / 2))
-    region = Region.of(area(np.zeros(count), 1.0, "l1"), Arithmetic(False))
+    monkeypatch.setattr(CheckedRegion, "_limit", lambda self, coef: np.full(coef.shape, 3 * HALF_ULP / 2))
+    region = CheckedRegion.of(area(np.zeros(count), 1.0, "l1"), Arithmetic(False))
     (found,) = fractions(region.minimum(Arithmetic(False).read(np.ones((1, count)))))
     assert found <= -count * (1 - Fraction(HALF_ULP) * 3 / 2) - Fraction(HALF_ULP)
 
@@ -374,7 +374,7 @@ def test_what_the_split_of_a_form_rounds_is_paid_for(monkeypatch: pytest.MonkeyP
 @BOTH
 def test_forms_go_through_every_operator_to_the_input(exact: bool) -> None:
     """2·relu(a) − relu(b) − 3·max(a, b), a scale, twice the input: with planes that are exact, all is exact."""
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     scale = {"gamma": 3.0, "mean": 0.5, "divisor": 2.0, "variance": 1.0, "eps": 0.0, "beta": 1.0}
     scaled = network.add("scale", (network.input,), (2,), {n: np.full(1, v) for n, v in scale.items()})
     bent = network.add(
@@ -388,11 +388,11 @@ def test_forms_go_through_every_operator_to_the_input(exact: bool) -> None:
     moved = network.add("select", (twice,), (2,), {"index": np.array([1, 0])})
     network.add("tanh", (scaled,), (2,), {})  # nothing reads it
     x = np.array([1.0, -2.0])  # scaled: 1.75, −2.75
-    line = Plane(np.array([[1.0, 0.0]]), np.zeros((1, 2)))
-    first = Plane(np.array([[[1.0, 0.0, 0.0]]]), np.zeros((1, 1)))
+    line = ClaimedPlane(np.array([[1.0, 0.0]]), np.zeros((1, 2)))
+    first = ClaimedPlane(np.array([[[1.0, 0.0, 0.0]]]), np.zeros((1, 1)))
     given = area(x, 0.25, planes={"bent": Planes(line, line), "top": Planes(first, first)})
     read = Arithmetic(exact).read
-    form = Form(known(network, given, exact), read(np.array([0.5])))
+    form = LinearForms(known(network, given, exact), read(np.array([0.5])))
     form.add(bent, read(np.array([[2.0, -1.0]])))
     form.add(top, read(np.array([[-3.0]])))
     form.add(moved, read(np.array([[5.0, -7.0]])))
@@ -411,7 +411,7 @@ def test_forms_go_through_every_operator_to_the_input(exact: bool) -> None:
 def test_a_region_is_ball_and_box(norm: str, exact: bool) -> None:
     x = np.array([0.5, 0.25])
     given = area(x, 0.5, norm, (np.array([0.25, -9]), np.array([9, 0.5])))
-    region = Region.of(given, Arithmetic(exact))
+    region = CheckedRegion.of(given, Arithmetic(exact))
     down, up = fractions(region.down), fractions(region.up)
     truth = [Fraction(-1, 4), Fraction(-1, 2)], [Fraction(1, 2), Fraction(1, 4)]
     if exact:
@@ -421,7 +421,7 @@ def test_a_region_is_ball_and_box(norm: str, exact: bool) -> None:
         assert all(u >= t for u, t in zip(up, truth[1], strict=True)) and up[0] == truth[1][0]
     for bad in (replace(given, norm="l3"), replace(given, eps=-0.5), replace(given, eps=np.nan)):
         with pytest.raises(ValueError, match="no ball of norm"):
-            Region.of(bad, Arithmetic(exact))
+            CheckedRegion.of(bad, Arithmetic(exact))
 
 
 @BOTH
@@ -430,7 +430,7 @@ def test_minima_where_box_and_ball_bind_together(norm: str, exact: bool) -> None
     """Against a fine grid of the region in two dimensions, from above and below."""
     x, eps, coef = np.zeros(2), 1.0, np.array([[3.0, 1.0], [-1.0, 2.0], [0.0, -1.0]])
     given = area(x, eps, norm, (np.array([-0.25, -1.0]), np.array([1.0, 0.5])))
-    region = Region.of(given, Arithmetic(exact))
+    region = CheckedRegion.of(given, Arithmetic(exact))
     found = np.array([float(v) for v in fractions(region.minimum(Arithmetic(exact).read(coef)))])
     grid = np.array(list(product(np.linspace(-0.25, 1, 401), np.linspace(-1, 0.5, 401))))
     inside = np.linalg.norm(grid, 1 if norm == "l1" else 2, axis=1) <= eps
@@ -462,8 +462,8 @@ def test_tangents_are_judged_by_where_they_touch(at: float) -> None:
     tangent = top - at * slope
 
     def accepted(bias: float, low: float, high: float) -> bool:
-        plane = Plane(np.full((1, 1), slope), np.full((1, 1), bias))
-        under = Plane(np.zeros((1, 1)), np.zeros((1, 1)))
+        plane = ClaimedPlane(np.full((1, 1), slope), np.full((1, 1), bias))
+        under = ClaimedPlane(np.zeros((1, 1)), np.zeros((1, 1)))
         return curve_between(False, Planes(under, plane), np.array([low]), np.array([high]))
 
     assert accepted(tangent + 1e-12, 0.0, 9.0) and not accepted(tangent - 1e-12, 0.0, 9.0)
@@ -486,7 +486,7 @@ def test_enclosures_of_rationals_hold_them() -> None:
 
 
 def test_piecewise_functions_at_and_between_their_kinks() -> None:
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     arrays = {"kinks": np.array([-1.0, 2.0]), "slopes": np.array([0.5, -2.0, 3.0]), "value": np.full((), 4.0)}
     node = network.nodes[network.add("piecewise", (network.input,), (1,), arrays)]
     truth = {-3: 3, -1: 4, 0: 2, 2: -2, 4: 4}
@@ -499,7 +499,7 @@ def test_piecewise_functions_at_and_between_their_kinks() -> None:
     sides = dyadic(np.array([-3.0])), dyadic(np.array([4.0]))
 
     def holds(lower: float, upper: float) -> bool:
-        planes = (Plane(np.zeros((1, 1)), np.full((1, 1), bias)) for bias in (lower, upper))
+        planes = (ClaimedPlane(np.zeros((1, 1)), np.full((1, 1), bias)) for bias in (lower, upper))
         return sandwiched(node, Planes(*planes), *sides)
 
     assert holds(-2.0, 4.0)
@@ -509,15 +509,15 @@ def test_piecewise_functions_at_and_between_their_kinks() -> None:
 # Claims, splits and refutations
 
 
-def bent() -> tuple[Network, str, Certificate]:
+def bent() -> tuple[CheckedNetwork, str, Certificate]:
     """relu(x) of two inputs in [−1, 1]², and planes: 0 or x below, 1 above."""
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     arrays = {"kinks": np.zeros(1), "slopes": np.array([0.0, 1.0]), "value": np.zeros(())}
     name = network.add("piecewise", (network.input,), (2,), arrays)
     ones, zeros = np.ones((1, 2)), np.zeros((1, 2))
     planes = {
-        "p": Planes(Plane(ones, zeros), Plane(zeros, ones)),
-        "q": Planes(Plane(zeros, zeros), Plane(ones / 2, ones / 2)),
+        "p": Planes(ClaimedPlane(ones, zeros), ClaimedPlane(zeros, ones)),
+        "q": Planes(ClaimedPlane(zeros, zeros), ClaimedPlane(ones / 2, ones / 2)),
     }
     rows, offsets = np.array([[[1.0, 0.0]], [[0.0, 1.0]]]), np.array([[-0.5], [-0.25]])
     made = area(np.zeros(2), 1.0, planes=planes, rows=rows, offsets=offsets)
@@ -540,7 +540,7 @@ def test_claims_are_what_boxes_and_planes_prove(
     lower: list[float], upper: list[float], holds: bool, exact: bool
 ) -> None:
     network, name, made = bent()
-    step = Step(name, np.array(lower), np.array(upper), {name: "q"})
+    step = IntervalClaim(name, np.array(lower), np.array(upper), {name: "q"})
     if not holds:
         with pytest.raises(Rejected):
             claimed(known(network, made, exact), step, "here")
@@ -553,7 +553,7 @@ def test_claims_are_what_boxes_and_planes_prove(
 def test_claims_are_proved_in_blocks_of_any_size(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """x₀ − x₁ and its negative of three units: each unit's own claim, whatever block it falls in."""
     monkeypatch.setattr("certnas.checker.parts.CHUNK", 3 * chunk)
-    network = Network((3,))
+    network = CheckedNetwork((3,))
     first = np.array([[[1.0, -1, 0], [0, 1, -1], [1, 0, -1]]])
     same = {"weight": first, "bias": np.zeros((1, 3, 1))}
     one = network.add("linear", (network.input,), (3,), same)
@@ -563,7 +563,7 @@ def test_claims_are_proved_in_blocks_of_any_size(chunk: int, monkeypatch: pytest
     dense = arrays["weight"][0] @ first[0]
     most = np.abs(dense).sum(1)
     for place in range(3):
-        fits = Step(two, -most - 1e-9, most + 1e-9, {})
+        fits = IntervalClaim(two, -most - 1e-9, most + 1e-9, {})
         claimed(known(network, area(x, 1.0)), fits, "here")
         for side, sign in (("lower", 1), ("upper", -1)):
             lie = getattr(fits, side).copy()
@@ -612,7 +612,7 @@ def test_planes_have_the_shape_of_their_node(
     slope: tuple[int, ...], bias: tuple[int, ...], fits: bool, side: str
 ) -> None:
     network, name, made = bent()
-    flat = Plane(np.zeros(slope), np.full(bias, 9.0 if side == "upper" else -9.0))
+    flat = ClaimedPlane(np.zeros(slope), np.full(bias, 9.0 if side == "upper" else -9.0))
     planes = {"p": replace(made.planes["q"], **{side: flat})}
     whole = known(network, replace(made, planes=planes))
     node = network.nodes[name]
@@ -630,7 +630,7 @@ def refuting(made: Certificate, name: str, **more: Any) -> Certificate:
     given = Refutation(
         (0, 1), np.ones((2, 1)), np.array([0.5, 0.25]) - 2.0**-20, {name: "q"}, np.zeros((2, 0))
     )
-    return replace(made, parts=(Part((), (replace(given, **more),)),))
+    return replace(made, parts=(CertificatePart((), (replace(given, **more),)),))
 
 
 @BOTH
@@ -647,7 +647,9 @@ def test_each_clause_is_refuted_by_its_own_bound(exact: bool) -> None:
 def test_each_clause_may_have_planes_of_its_own() -> None:
     network, name, made = bent()
     both = made.planes["q"]
-    sides = (Plane(np.repeat(p.slope, 2, 0), np.repeat(p.bias, 2, 0)) for p in (both.lower, both.upper))
+    sides = (
+        ClaimedPlane(np.repeat(p.slope, 2, 0), np.repeat(p.bias, 2, 0)) for p in (both.lower, both.upper)
+    )
     own = refuting(replace(made, planes={"q": Planes(*sides)}), name)
     assert check(own, network) == pytest.approx([0.5, 0.25], abs=1e-12)
 
@@ -685,7 +687,9 @@ def test_refutations_of_other_clauses_prove_nothing(name: str) -> None:
         "lists",
     )
     for exact in (False, True):
-        with pytest.raises(Rejected, match="it refutes what is no clause" if name in others else None):
+        with pytest.raises(
+            Rejected, match="it refutes a clause that does not exist" if name in others else None
+        ):
             check(refuting(made, node, **change), network, exact=exact)
 
 

@@ -15,7 +15,16 @@ from click.testing import CliRunner
 from oracles import sample_region
 from test_checker import certified, enclosure, image, small
 
-from certnas.checker import Certificate, Network, Part, Plane, Planes, Rejected, Step, check
+from certnas.checker import (
+    Certificate,
+    CertificatePart,
+    CheckedNetwork,
+    ClaimedPlane,
+    IntervalClaim,
+    Planes,
+    Rejected,
+    check,
+)
 from certnas.checker.numbers import dyadic
 from certnas.checker.relaxations import sandwiched
 from certnas.proofs import encode, read
@@ -26,14 +35,14 @@ COUNT = 60
 
 
 @pytest.fixture(scope="module")
-def proved() -> tuple[Certificate, Network]:
+def proved() -> tuple[Certificate, CheckedNetwork]:
     found, network = certified(small(), image(), "l2", 0.06)
     assert found is not None
     check(found, network, exact=False)
     return found, network
 
 
-def refused(certificate: Certificate, network: Network, *, exact: bool = False) -> bool:
+def refused(certificate: Certificate, network: CheckedNetwork, *, exact: bool = False) -> bool:
     try:
         check(certificate, network, exact=exact)
     except Rejected:
@@ -49,7 +58,7 @@ def one(array: np.ndarray, rng: Rng, change: Callable[[float], float]) -> np.nda
     return changed
 
 
-def with_steps(found: Certificate, steps: list[Step]) -> Certificate:
+def with_steps(found: Certificate, steps: list[IntervalClaim]) -> Certificate:
     return replace(found, parts=(replace(found.parts[0], steps=tuple(steps)),))
 
 
@@ -94,14 +103,14 @@ LIES = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_every_lie_is_rejected(name: str, proved: tuple[Certificate, Network]) -> None:
+def test_every_lie_is_rejected(name: str, proved: tuple[Certificate, CheckedNetwork]) -> None:
     found, network = proved
     rng = np.random.default_rng(11)
     count = 1 if name == "the norm" else COUNT
     assert [refused(LIES[name](found, rng), network) for _ in range(count)] == [True] * count
 
 
-def test_a_narrower_claim_is_rejected_or_true(proved: tuple[Certificate, Network]) -> None:
+def test_a_narrower_claim_is_rejected_or_true(proved: tuple[Certificate, CheckedNetwork]) -> None:
     """Of units whose claim came from interval arithmetic a narrower one may follow; it then holds at every point."""
     found, network = proved
     rng, generator = np.random.default_rng(14), torch.Generator().manual_seed(0)
@@ -125,13 +134,13 @@ def test_a_narrower_claim_is_rejected_or_true(proved: tuple[Certificate, Network
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_every_lie_is_rejected_in_integers_too(name: str, proved: tuple[Certificate, Network]) -> None:
+def test_every_lie_is_rejected_in_integers_too(name: str, proved: tuple[Certificate, CheckedNetwork]) -> None:
     found, network = proved
     rng = np.random.default_rng(12)
     assert all(refused(LIES[name](found, rng), network, exact=True) for _ in range(3))
 
 
-def test_planes_that_do_not_hold_are_rejected(proved: tuple[Certificate, Network]) -> None:
+def test_planes_that_do_not_hold_are_rejected(proved: tuple[Certificate, CheckedNetwork]) -> None:
     """One slope or intercept is moved.  Where the planes are no sandwich any more, and are used, nothing is proved."""
     found, network = proved
     rng = np.random.default_rng(13)
@@ -154,7 +163,7 @@ def test_planes_that_do_not_hold_are_rejected(proved: tuple[Certificate, Network
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_one_weight_changed_is_rejected(seed: int, proved: tuple[Certificate, Network]) -> None:
+def test_one_weight_changed_is_rejected(seed: int, proved: tuple[Certificate, CheckedNetwork]) -> None:
     """By its digest; and by the numbers, where the certificate is forged to name the changed network."""
     found, network = proved
     rng = np.random.default_rng(seed)
@@ -173,7 +182,7 @@ def test_one_weight_changed_is_rejected(seed: int, proved: tuple[Certificate, Ne
     (part,), (given,) = found.parts, found.parts[0].refutations
     steps = tuple(replace(s, target=ids[s.target], planes=renamed(s.planes)) for s in part.steps)
     given = replace(given, planes=renamed(given.planes))
-    forged = replace(found, network=changed.output, parts=(Part(steps, (given,)),))
+    forged = replace(found, network=changed.output, parts=(CertificatePart(steps, (given,)),))
     honest, _ = certified(model, image(), "l2", 0.06)
     bounds = None if honest is None else honest.parts[0].refutations[0].bounds
     assert refused(forged, changed) or (bounds is not None and (bounds >= given.bounds - 1e-6).all())
@@ -181,12 +190,12 @@ def test_one_weight_changed_is_rejected(seed: int, proved: tuple[Certificate, Ne
 
 def test_a_sandwich_must_come_from_the_right_box() -> None:
     """relu ≤ x + 1 on [−1, 1] and not on [−2, 1]; 0.5x is no lower plane of it where x < 0 < … but 0 and x are."""
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     arrays = {"kinks": np.zeros(1), "slopes": np.array([0.0, 1.0]), "value": np.zeros(())}
     node = network.nodes[network.add("piecewise", (network.input,), (1,), arrays)]
 
     def holds(lower: tuple[float, float], upper: tuple[float, float], low: float, high: float) -> bool:
-        planes = [Plane(np.full((1, 1), s), np.full((1, 1), b)) for s, b in (lower, upper)]
+        planes = [ClaimedPlane(np.full((1, 1), s), np.full((1, 1), b)) for s, b in (lower, upper)]
         return sandwiched(node, Planes(*planes), dyadic(np.array([low])), dyadic(np.array([high])))
 
     assert holds((0.0, 0.0), (1.0, 1.0), -1.0, 1.0)
@@ -199,7 +208,7 @@ def test_a_sandwich_must_come_from_the_right_box() -> None:
 
 def test_upper_planes_turn_at_kinks_too() -> None:
     """hardtanh on [−2, 3]: its chord passes below the kink at 1, and the line through (−2, −1) and (1, 1) does not."""
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     arrays = {"kinks": np.array([-1.0, 1.0]), "slopes": np.array([0.0, 1.0, 0.0]), "value": np.full((), -1.0)}
     node = network.nodes[network.add("piecewise", (network.input,), (1,), arrays)]
     box = dyadic(np.array([-2.0])), dyadic(np.array([3.0]))
@@ -210,19 +219,22 @@ def test_upper_planes_turn_at_kinks_too() -> None:
         (0.0, 0.999, False),
     ):
         upper, lower = (
-            Plane(np.full((1, 1), slope), np.full((1, 1), bias)),
-            Plane(np.zeros((1, 1)), -np.ones((1, 1))),
+            ClaimedPlane(np.full((1, 1), slope), np.full((1, 1), bias)),
+            ClaimedPlane(np.zeros((1, 1)), -np.ones((1, 1))),
         )
         assert sandwiched(node, Planes(lower, upper), *box) == holds
-        mirrored = Plane(np.full((1, 1), slope), np.full((1, 1), -bias))
+        mirrored = ClaimedPlane(np.full((1, 1), slope), np.full((1, 1), -bias))
         flipped = tuple(dyadic(np.array([end])) for end in (-3.0, 2.0))
-        assert sandwiched(node, Planes(mirrored, Plane(np.zeros((1, 1)), np.ones((1, 1)))), *flipped) == holds
+        assert (
+            sandwiched(node, Planes(mirrored, ClaimedPlane(np.zeros((1, 1)), np.ones((1, 1)))), *flipped)
+            == holds
+        )
 
 
 def test_planes_of_a_maximum_against_all_corners() -> None:
     """An upper plane is accepted where no corner of the box is above it, a lower one only where none is below it."""
     rng = np.random.default_rng(0)
-    network = Network((3,))
+    network = CheckedNetwork((3,))
     index = np.array([[0, 1, 2, -1]])
     node = network.nodes[network.add("max", (network.input,), (1,), {"index": index})]
     seen = []
@@ -242,22 +254,22 @@ def test_planes_of_a_maximum_against_all_corners() -> None:
         box = dyadic(low), dyadic(high)
         free = np.zeros((1, 1, 4)), np.full((1, 1), 9.0)  # planes far away, for the other side
         wide = [np.append(weights, 0.0).reshape(1, 1, 4) for weights in (w, v)]
-        top, bottom = Plane(wide[1], np.full((1, 1), s)), Plane(wide[0], np.full((1, 1), t))
+        top, bottom = ClaimedPlane(wide[1], np.full((1, 1), s)), ClaimedPlane(wide[0], np.full((1, 1), t))
         found = (
-            sandwiched(node, Planes(Plane(free[0], -free[1]), top), *box),
-            sandwiched(node, Planes(bottom, Plane(*free)), *box),
+            sandwiched(node, Planes(ClaimedPlane(free[0], -free[1]), top), *box),
+            sandwiched(node, Planes(bottom, ClaimedPlane(*free)), *box),
         )
         assert found[0] == upper and (lower or not found[1])
         seen.append(found)
     assert 0.1 < np.mean([above for above, _ in seen]) < 0.9 and np.mean([below for _, below in seen]) > 0.1
-    padded = Plane(np.array([0.0, 0.0, 0.0, 0.5]).reshape(1, 1, 4), np.full((1, 1), 9.0))
-    assert not sandwiched(node, Planes(Plane(free[0], -free[1]), padded), *box), "padding has no value"
+    padded = ClaimedPlane(np.array([0.0, 0.0, 0.0, 0.5]).reshape(1, 1, 4), np.full((1, 1), 9.0))
+    assert not sandwiched(node, Planes(ClaimedPlane(free[0], -free[1]), padded), *box), "padding has no value"
 
 
 # Files.
 
 
-def test_a_file_is_what_was_written(proved: tuple[Certificate, Network], tmp_path: Path) -> None:
+def test_a_file_is_what_was_written(proved: tuple[Certificate, CheckedNetwork], tmp_path: Path) -> None:
     found, network = proved
     path = tmp_path / "one.npz"
     path.write_bytes(encode([found, found]))
@@ -266,7 +278,9 @@ def test_a_file_is_what_was_written(proved: tuple[Certificate, Network], tmp_pat
     assert (check(again[1], network) >= found.parts[0].refutations[0].bounds).all()
 
 
-def test_damaged_and_foreign_files_are_refused(proved: tuple[Certificate, Network], tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_refused(
+    proved: tuple[Certificate, CheckedNetwork], tmp_path: Path
+) -> None:
     data = encode([proved[0]])
     rng = np.random.default_rng(3)
     path = tmp_path / "one.npz"
@@ -326,7 +340,7 @@ def test_certify_writes_what_check_proves(tmp_path: Path) -> None:
     eps = 1.5 * forged.eps
     files[0].write_bytes(encode([replace(forged, eps=eps)]))
     result = runner.invoke(main, ["check", str(files[0]), "digits-cnn"])
-    assert result.exit_code == 1 and "its area is not the ball of its radius" in result.output
+    assert result.exit_code == 1 and "its area is neither the ball of its radius" in result.output
     wide = np.maximum(forged.x - eps, 0), np.minimum(forged.x + eps, 1)
     files[0].write_bytes(encode([replace(forged, eps=eps, box=wide)]))
     result = runner.invoke(main, ["check", str(files[0]), "digits-cnn"])

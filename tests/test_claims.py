@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from certnas.certifier.results import COLUMNS
+from certnas.certifier.certificates import COLUMNS
 from certnas.checker import Certificate, Rejected
 from certnas.data import Dataset
 from certnas.errors import UserError
 from certnas.proofs import claims, pairing
 from certnas.proofs.claims import Claim, claim, claim_of_property, covers, digest
-from certnas.proofs.pairing import Row, held_image, held_rows, read_rows
+from certnas.proofs.pairing import ResultRow, held_image, held_rows, read_rows
 from certnas.verifier import Box, Clause, Constraint, Property
 
 X = np.array([0.5, 0.25])
@@ -61,7 +61,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_rows_that_compare_no_classes_are_rejected(name: str) -> None:
     rows = BAD_ROWS[name]
-    with pytest.raises(Rejected, match="do not say that one class beats others"):
+    with pytest.raises(Rejected, match="do not state that one class beats others"):
         claim(kept(rows=rows, offsets=np.zeros(rows.shape[:2])))
 
 
@@ -86,7 +86,7 @@ def test_areas_are_balls_or_what_of_them_lies_in_the_unit_box() -> None:
     for box in ((LOW, HIGH), (down(LOW), up(HIGH)), (LOW - 9, HIGH + 9)):
         assert claim(kept(box=box)).clipped is False
     for box in ((up(LOW), HIGH), (LOW, down(HIGH)), (LOW, np.array([HIGH[0], 0.3]))):
-        with pytest.raises(Rejected, match="is not the ball of its radius"):
+        with pytest.raises(Rejected, match="is neither the ball of its radius"):
             claim(kept(box=box))
     low, high = np.array([0.0, 0.0]), np.array([1.0, 0.875])
     for box in ((low, high), (low - 0.1, high), (low, up(high)), (low, np.array([1.0, 1.0]))):
@@ -168,21 +168,23 @@ def test_a_clause_of_several_rows_needs_each_of_them() -> None:
 
 DATA = Dataset("two", torch.tensor([[0.5, 0.25], [0.75, 0.5]]), torch.tensor([1, 2]), torch.tensor([7, 3]), 3)
 OWN = claim(kept())
-ROW = Row(7, 1, 1, None, "linf", 0.125, "a.npz")
+ROW = ResultRow(7, 1, 1, None, "linf", 0.125, "certified", "a.npz")
 
 
-def held(row: Row, *more: Row, files: dict[str, Claim | None] | None = None) -> list[tuple[int, str]]:
+def held(
+    row: ResultRow, *more: ResultRow, files: dict[str, Claim | None] | None = None
+) -> list[tuple[int, str]]:
     return list(held_rows([row, *more], {"a.npz": OWN} if files is None else files, DATA))
 
 
 def test_a_line_is_what_its_certificate_proves() -> None:
     assert held(ROW) == []
-    other = Row(3, 2, 0, None, "linf", 0.0, "")
+    other = ResultRow(3, 2, 0, None, "linf", 0.0, "misclassified", "")
     assert held(ROW, other) == []
     one = replace(OWN, beaten=(2,))
     assert held(replace(ROW, target=2), files={"a.npz": one}) == []
     forged = {
-        "image 7 stands twice": [ROW, ROW],
+        "image 7 occurs twice": [ROW, ROW],
         "two has no image 8": [replace(ROW, index=8)],
         "image 7 is labelled 1, not 2": [replace(ROW, label=2)],
         "its radius 1e-09 has no certificate": [ROW, replace(other, radius=1e-9)],
@@ -230,10 +232,10 @@ def test_lines_are_read_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(Rejected, match=said):
             read_rows(path)
     path.write_text("index,label\n1,2\n")
-    with pytest.raises(UserError, match=r"is no results\.csv"):
+    with pytest.raises(UserError, match=r"is not a results\.csv"):
         read_rows(path)
     path.write_text("")
-    with pytest.raises(UserError, match=r"is no results\.csv"):
+    with pytest.raises(UserError, match=r"is not a results\.csv"):
         read_rows(path)
     path.write_text(head)
     monkeypatch.setattr(pairing, "MOST_BYTES", len(head.encode()))

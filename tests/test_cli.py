@@ -17,7 +17,7 @@ from PIL import Image
 
 import bounds
 from certnas.certifier import batch
-from certnas.certifier.results import COLUMNS
+from certnas.certifier.certificates import COLUMNS
 from cli.main import main
 from cli.values import Bytes, Numbers
 
@@ -217,11 +217,20 @@ def archive(folder: Path, **arrays: np.ndarray) -> Path:
 
 REFUSED: dict[str, tuple[str, str]] = {
     "norm": ("--norm l3", "Invalid value for '--norm': 'l3' is not one of 'linf', 'l2', 'l1'."),
-    "method": ("--method magic", "method 'magic' is unknown; accepted: ibp, crown-ibp, zonotope, "),
-    "slope": ("--slope steep", "slope 'steep' is unknown; accepted: "),
-    "owner": ("--method ibp --slope zero", "slope is no setting of method ibp; it belongs to: crown-ibp, "),
-    "iterations": ("--iterations 5", "iterations is no setting of method crown; it belongs to: alpha-crown"),
-    "errors": ("--errors 5", "errors is no setting of method crown; it belongs to: zonotope, zonotope+crown"),
+    "method": ("--method magic", "Invalid value for '--method': 'magic' is not one of 'ibp', 'crown-ibp', "),
+    "slope": ("--slope steep", "Invalid value for '--slope': 'steep' is not one of 'adaptive', "),
+    "owner": (
+        "--method ibp --slope zero",
+        "slope is not a setting of method ibp; it belongs to: crown-ibp, ",
+    ),
+    "iterations": (
+        "--iterations 5",
+        "iterations is not a setting of method crown; it belongs to: alpha-crown",
+    ),
+    "errors": (
+        "--errors 5",
+        "errors is not a setting of method crown; it belongs to: zonotope, zonotope+crown",
+    ),
     "negative": ("--method zonotope --errors -3", "errors is -3; accepted: at least 0 error generators"),
     "step": ("--method alpha-crown --step -1", "alpha-crown: needs "),
     "eps": ("--eps-max -1/255", "eps-max is -0.00392157; accepted: a finite radius above 0, in input units "),

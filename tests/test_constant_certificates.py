@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.certifier import constant
-from certnas.certifier.batch import Request
+from certnas.certifier.batch import CertificationRequest
 from certnas.certifier.constant import certify_constant
 from certnas.certifier.request import TARGETS
 
@@ -32,8 +32,8 @@ def asked(
     norm: str = "linf",
     clip: tuple[float, float] | None = (0.0, 1.0),
     eps_max: float | None = None,
-) -> Request:
-    return Request(
+) -> CertificationRequest:
+    return CertificationRequest(
         Scores(*scores), norm, bounds.IBP(), eps_max, 1e-3, TARGETS[targets], attack, clip, 0, None
     )
 

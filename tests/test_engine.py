@@ -19,11 +19,11 @@ import torch
 
 import certnas
 from certnas.certifier import Certificates, SoundnessError
-from certnas.certifier.certification import Batch, Certification, batches, certification
+from certnas.certifier.certification import Certification, ImageBatch, batches, certification
 from certnas.certifier.results import Folder
 from certnas.certifier.soundness import Evidence
 from certnas.data import load
-from certnas.engine import Engine, Inline, Job, Tell, open_engine, placed
+from certnas.engine import Engine, Inline, Job, Tell, open_engine, worker_device
 from certnas.engine.processes import Processes
 from certnas.engine.ray import Ray
 from certnas.errors import UserError
@@ -158,16 +158,16 @@ def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPat
 
 
 @dataclass(frozen=True)
-class Deadly(Job[Batch, Certificates]):
+class Deadly(Job[ImageBatch, Certificates]):
     """Certification whose process is killed in the middle of the second batch, once."""
 
     inner: Certification
     mark: Path
 
-    def open(self, rank: int) -> Callable[[Batch, Tell], Certificates]:
+    def open(self, rank: int) -> Callable[[ImageBatch, Tell], Certificates]:
         certify = self.inner.open(rank)
 
-        def work(batch: Batch, tell: Tell) -> Certificates:
+        def work(batch: ImageBatch, tell: Tell) -> Certificates:
             def deadly(stage: Any) -> None:
                 if stage.stage == "prove" and batch.index[0] == 2 and not self.mark.exists():
                     self.mark.touch()
@@ -281,5 +281,12 @@ def test_one_worker_is_this_process(tmp_path: Path) -> None:
 
 def test_workers_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [str(placed(torch.device("cuda"), rank)) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert str(placed(torch.device("cuda:1"), 0)) == "cuda:1" and str(placed(torch.device("cpu"), 1)) == "cpu"
+    assert [str(worker_device(torch.device("cuda"), rank)) for rank in range(3)] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",
+    ]
+    assert (
+        str(worker_device(torch.device("cuda:1"), 0)) == "cuda:1"
+        and str(worker_device(torch.device("cpu"), 1)) == "cpu"
+    )

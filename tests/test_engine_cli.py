@@ -131,7 +131,7 @@ def test_a_kill_leaves_no_process_and_what_was_finished(one: Path, tmp_path: Pat
     ("options", "said"),
     [
         (("--workers", "0"), "workers is 0; accepted: at least 1"),
-        (("--address", "head:6379"), "--address head:6379 is of a Ray cluster; add --engine ray"),
+        (("--address", "head:6379"), "--address head:6379 belongs to a Ray cluster; add --engine ray"),
         (("--engine", "ray", "--address", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1:9"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from certnas.checker import Network
+from certnas.checker import CheckedNetwork
 from certnas.verifier import Box, Clause, Constraint, Property, exact, network_of
 from certnas.verifier.exact import Exact, _interval, _planes, _value, equal_bounds
 
@@ -28,19 +28,24 @@ def below(bound: Any, *coef: Any, strict: bool = False, inputs: tuple[Any, ...] 
     return Constraint(given, Fraction(bound), strict, tuple((i, Fraction(a)) for i, a in enumerate(inputs)))
 
 
-def affine(network: Network, weight: list[list[float]], bias: list[float], of: str) -> str:
+def affine(network: CheckedNetwork, weight: list[list[float]], bias: list[float], of: str) -> str:
     arrays = {"weight": np.array([weight], float), "bias": np.array(bias, float).reshape(1, -1, 1)}
     return network.add("linear", (of,), (len(weight),), arrays)
 
 
 def bent(
-    network: Network, of: str, shape: tuple[int, ...], kinks: list[float], *slopes: float, value: float = 0
+    network: CheckedNetwork,
+    of: str,
+    shape: tuple[int, ...],
+    kinks: list[float],
+    *slopes: float,
+    value: float = 0,
 ) -> str:
     arrays = {"kinks": np.array(kinks, float), "slopes": np.array(slopes), "value": np.array(float(value))}
     return network.add("piecewise", (of,), shape, arrays)
 
 
-def impossible(network: Network, clause: Clause, *, relational: bool = False) -> bool:
+def impossible(network: CheckedNetwork, clause: Clause, *, relational: bool = False) -> bool:
     low, high = (np.array([float(side[k]) for side in clause.box.sides]) for k in (0, 1))
     return Exact(network).impossible(clause, low, high, relational=relational)
 
@@ -51,7 +56,7 @@ AREA = box((-1, 2), (0, 3))
 @pytest.mark.parametrize("strict", [True, False])
 def test_an_affine_form_is_settled_at_its_least(strict: bool) -> None:
     """2 (x0 − 3 x1 + 1) + (x1 / 2 − 2) is least at (−1, 3): −16.5 − 2 … exactly."""
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     affine(network, [[1, -3], [0, 0.5]], [1, -2], network.input)
     least = 2 * (Fraction(-1) - 9 + 1) + Fraction(3, 2) - 2
     for bound, settled in ((least - TINY, True), (least, strict), (least + TINY, False)):
@@ -65,7 +70,7 @@ def test_an_affine_form_is_settled_at_its_least(strict: bool) -> None:
 
 
 def test_parts_of_a_box_are_met_with_it() -> None:
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     affine(network, [[1]], [0], network.input)
     found = Exact(network)
 
@@ -82,7 +87,7 @@ def test_parts_of_a_box_are_met_with_it() -> None:
 
 def test_inputs_stand_behind_the_outputs() -> None:
     """The network gives (3 x0, x0, x1): Y_0 − 2 X_0 + X_1 is least at (−1, 0)."""
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     affine(network, [[3, 0], [1, 0], [0, 1]], [0, 0, 0], network.input)
     clause = Clause(AREA, (below(-1, 1, inputs=(-2, 1), strict=True),))
     assert impossible(network, clause, relational=True)
@@ -90,7 +95,7 @@ def test_inputs_stand_behind_the_outputs() -> None:
     assert not impossible(network, Clause(AREA, (below(-1 + TINY, 1, inputs=(-2, 1)),)), relational=True)
 
 
-def excess(network: Network, area: Box, constraint: Constraint) -> list[Fraction]:
+def excess(network: CheckedNetwork, area: Box, constraint: Constraint) -> list[Fraction]:
     found = Exact(network)
     ends = tuple(exact._array([side[k] for side in area.sides]).reshape(1, -1) for k in (0, 1))
     return list(found._excess(constraint, found._boxes((ends[0], ends[1])), 0))
@@ -98,7 +103,7 @@ def excess(network: Network, area: Box, constraint: Constraint) -> list[Fraction
 
 def test_a_unit_that_bends_has_three_lower_planes() -> None:
     """relu on [−1, 3]: above the chord 3/4 (x + 1), below planes of slope 3/4, 0 and 1 through 0."""
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     bent(network, network.input, (1,), [0.0], 0.0, 1.0)
     area = box((-1, 3))
     assert excess(network, area, below(0, 1)) == [Fraction(-3, 4), 0, -1]
@@ -118,12 +123,12 @@ def test_a_unit_that_bends_has_three_lower_planes() -> None:
 
 def test_what_cancels_along_two_ways_cancels_exactly() -> None:
     """relu(x) − relu(x) + relu(x / 3), and x − x of a residual."""
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     up = bent(network, affine(network, [[0.1]], [0.3], network.input), (1,), [0.0], 0.0, 1.0)
     down = affine(network, [[-1]], [0], up)
     network.add("add", (up, down), (1,), {})
     assert excess(network, box((-9, 9)), below(0, 1)) == [0, 0, 0]
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     picked = network.add("select", (network.input,), (3,), {"index": np.array([1, -1, 0])})
     network.add("add", (picked, picked), (3,), {})
     assert excess(network, AREA, below(0, 1, 5, 1)) == [-2, -2, -2]
@@ -131,13 +136,13 @@ def test_what_cancels_along_two_ways_cancels_exactly() -> None:
 
 
 def test_curves_and_maxima_are_bounded_by_their_intervals() -> None:
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     network.add("sigmoid", (network.input,), (2,), {})
     assert excess(network, AREA, below(0, 1, -2)) == [-2] * 3
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     network.add("tanh", (network.input,), (2,), {})
     assert excess(network, AREA, below(0, 1, -2)) == [-3] * 3
-    network = Network((2,))
+    network = CheckedNetwork((2,))
     network.add("max", (network.input,), (2,), {"index": np.array([[0, 1], [0, -1]])})
     assert (
         excess(network, AREA, below(0, 1, 1)) == [-1] * 3
@@ -145,13 +150,15 @@ def test_curves_and_maxima_are_bounded_by_their_intervals() -> None:
     )
 
 
-def interval(network: Network, name: str, *operands: tuple[list[Any], list[Any]]) -> list[list[Fraction]]:
+def interval(
+    network: CheckedNetwork, name: str, *operands: tuple[list[Any], list[Any]]
+) -> list[list[Fraction]]:
     ends = [(fraction(*low)[None], fraction(*high)[None]) for low, high in operands]
     return [side[0].tolist() for side in _interval(network.nodes[name], ends)]
 
 
 def test_intervals_of_each_operator() -> None:
-    network, one, two = Network((2,)), ([-1, 0], [2, 3]), ([5, 6], [7, 8])
+    network, one, two = CheckedNetwork((2,)), ([-1, 0], [2, 3]), ([5, 6], [7, 8])
     name = affine(network, [[1, -3], [0, 0.5]], [1, -2], network.input)
     assert interval(network, name, one) == [[-9, -2], [3, Fraction(-1, 2)]]
     name = network.add("add", (network.input, name), (2,), {})
@@ -175,7 +182,7 @@ def test_intervals_of_each_operator() -> None:
 
 
 def test_piecewise_linear_functions_in_numbers() -> None:
-    network = Network((1,))
+    network = CheckedNetwork((1,))
     node = network.nodes[bent(network, network.input, (1,), [0.5, 1.0, 4.0], 1.0, -2.0, 0.25, 0.0, value=3.0)]
     x = fraction(-1, Fraction(1, 2), Fraction(3, 4), 1, 3, 9)
     assert _value(node, x).tolist() == [Fraction(3, 2), 3, Fraction(5, 2), 2, Fraction(5, 2), Fraction(11, 4)]
@@ -183,7 +190,7 @@ def test_piecewise_linear_functions_in_numbers() -> None:
 
 def test_planes_hold_at_every_corner() -> None:
     """Hard tanh on [−2, 3]: the chord above and below; the least slope 0 where it bends, its own where it does not."""
-    network = Network((3,))
+    network = CheckedNetwork((3,))
     node = network.nodes[bent(network, network.input, (3,), [-1.0, 1.0], 0.0, 1.0, 0.0, value=-1.0)]
     ends = fraction(-2, -2, -Fraction(1, 2))[None], fraction(3, 3, Fraction(1, 2))[None]
     coef = fraction(1, -1, 1)[None]

@@ -86,7 +86,7 @@ def test_rounding_that_bounds_do_not_know_is_refused(name: str) -> None:
         lambda: certnas.certify(model, IMAGES, torch.zeros(6).long(), attack=False),
         lambda: network_of(model, (1, 2, 2)),
     ):
-        with pytest.raises(UserError, match="its rounding decides, so nothing"):
+        with pytest.raises(UserError, match="rounding dominates, so nothing"):
             ask()
 
 
@@ -144,7 +144,7 @@ def test_a_model_that_is_two_functions_is_refused_by_name(name: str) -> None:
         lambda: certnas.certify(model, IMAGES, torch.zeros(6).long(), attack=False),
         lambda: network_of(model, (1, 2, 2)),
     ):
-        with pytest.raises(UserError, match="a model that is two functions"):
+        with pytest.raises(UserError, match="a model that computes one function"):
             ask()
 
 

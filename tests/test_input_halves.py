@@ -14,9 +14,9 @@ import bounds
 from certnas.verifier import Clause, Property, network_of
 from certnas.verifier.branch import State
 from certnas.verifier.deadline import Deadline, OutOfTime
-from certnas.verifier.input_split import FEW_INPUTS, InputSplitting, Part, free_inputs, mixture
+from certnas.verifier.input_split import FEW_INPUTS, InputBox, InputSplitting, free_inputs, mixture
 from certnas.verifier.problem import Problem, problem_of
-from certnas.verifier.relaxed import Split
+from certnas.verifier.relaxed import UnitSplit
 
 DOUBLE = torch.float64
 
@@ -26,18 +26,18 @@ def tensor(values: Any) -> Tensor:
 
 
 def test_a_box_is_halved_at_the_middle_of_its_axis() -> None:
-    part = Part(3, tensor([0.0, -1, 5]), tensor([1.0, 3, 9]), -0.5, 1, (Split("a", 0, 0.25, 1),))
+    part = InputBox(3, tensor([0.0, -1, 5]), tensor([1.0, 3, 9]), -0.5, 1, (UnitSplit("a", 0, 0.25, 1),))
     below_, above = part.halves("x")
     assert (below_.lower.tolist(), below_.upper.tolist()) == ([0, -1, 5], [1, 1, 9])
     assert (above.lower.tolist(), above.upper.tolist()) == ([0, 1, 5], [1, 3, 9])
-    assert below_.splits == (*part.splits, Split("x", 1, 1.0, -1)) and above.splits[-1] == Split(
+    assert below_.splits == (*part.splits, UnitSplit("x", 1, 1.0, -1)) and above.splits[-1] == UnitSplit(
         "x", 1, 1.0, 1
     )
     for half in (below_, above):
         assert (half.clause, half.bound, half.axis) == (3, -0.5, 1)
     assert part.lower.tolist() == [0, -1, 5] and part.upper.tolist() == [1, 3, 9]
-    assert Part(0, part.lower, part.upper, 0.0) == replace(part, clause=0, bound=0.0, axis=0, splits=())
-    huge = Part(0, tensor([1.0e308]), tensor([1.7e308]), 0.0).halves("x")[0]
+    assert InputBox(0, part.lower, part.upper, 0.0) == replace(part, clause=0, bound=0.0, axis=0, splits=())
+    huge = InputBox(0, tensor([1.0e308]), tensor([1.7e308]), 0.0).halves("x")[0]
     assert float(huge.upper[0]) == pytest.approx(1.35e308)
 
 
@@ -109,8 +109,8 @@ def test_what_bounds_do_not_prove_is_kept(
 
     made, noted = splitting(given, settled=settled)
     monkeypatch.setattr(made, "_bounded", bounded)
-    side = Split("x", 0, 0.5, 1)
-    wave = [Part(0, tensor([0.0, k, 0]), tensor([1.0, k + 2, 0]), -1.0, 0, (side,) * k) for k in range(5)]
+    side = UnitSplit("x", 0, 0.5, 1)
+    wave = [InputBox(0, tensor([0.0, k, 0]), tensor([1.0, k + 2, 0]), -1.0, 0, (side,) * k) for k in range(5)]
     points = made._grow(wave)
     region, coef, offset = seen[0]
     assert torch.equal(coef, given.coef[[0] * 5]) and torch.equal(offset, given.offset[[0] * 5])
@@ -129,13 +129,13 @@ def test_what_bounds_do_not_prove_is_kept(
 
 
 def test_a_search_goes_on_with_the_least_bounds(given: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    waves: list[list[Part]] = []
+    waves: list[list[InputBox]] = []
     scripted = iter([{0: -3.0, 1: -2.0, 2: -1.0}, None, None])
 
     made, _ = splitting(given)
     monkeypatch.setattr("certnas.verifier.input_split.LARGEST_BATCH", 4)
 
-    def grow(wave: list[Part]) -> str:
+    def grow(wave: list[InputBox]) -> str:
         waves.append(list(wave))
         lower = next(scripted, None)
         for part in wave:
@@ -182,7 +182,7 @@ def test_a_search_ends_at_a_point_in_time_or_in_memory(
         made.most = most
         parts = [replace(made._whole(c, 0.0), bound=-1.0 - c) for c in (0, 2)]
 
-        def grow(wave: list[Part], made: InputSplitting = made, parts: list[Part] = parts) -> None:
+        def grow(wave: list[InputBox], made: InputSplitting = made, parts: list[InputBox] = parts) -> None:
             made.heap = [(part.bound, next(made.count), part) for part in parts[::-1]]
 
         monkeypatch.setattr(made, "_grow", grow)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import bounds
-from certnas.certifier.planning import Plan, plan, predicted
+from certnas.certifier.planning import MethodPlan, plan, predicted
 from certnas.errors import UserError
 
 NETWORK: Any = SimpleNamespace(graph=SimpleNamespace(output_shape=(10,)))
@@ -18,7 +18,7 @@ def seconds(time: float, memory: float = 0.0) -> bounds.Estimate:
     return bounds.Estimate(time / 1.7e-10, 0.0, 0, memory)
 
 
-def planned(monkeypatch: pytest.MonkeyPatch, costs: dict[str, bounds.Estimate], **options: Any) -> Plan:
+def planned(monkeypatch: pytest.MonkeyPatch, costs: dict[str, bounds.Estimate], **options: Any) -> MethodPlan:
     asked: list[int] = []
 
     def estimates(network: Any, rows: int) -> dict[str, bounds.Estimate]:
@@ -74,13 +74,13 @@ def test_the_tightest_that_fits_comes_first(monkeypatch: pytest.MonkeyPatch) -> 
     assert (found.method, found.then, found.why) == (bounds.IBP(), (), (f"{first} 0.75 s", crown, later))
     found = planned(monkeypatch, costs, seconds=0.25)
     assert (found.method, found.then) == (bounds.IBP(), ())
-    assert found.why == (f"{first} 0.25 s; nothing cheaper is known", crown, later)
+    assert found.why == (f"{first} 0.25 s; there is no cheaper method", crown, later)
     assert planned(monkeypatch, costs, seconds=5, memory=2**31).method == bounds.Crown()
     found = planned(monkeypatch, costs, seconds=5, memory=2**31 - 1)
     assert (found.method, found.why[1]) == (bounds.CrownIBP(), f"{crown} and 2 GiB")
     found = planned(monkeypatch, costs, seconds=0.75, memory=2**31 - 1)
     assert (found.method, found.why[1:]) == (bounds.IBP(), (f"{crown} and 2 GiB", later))
-    assert planned(monkeypatch, costs, seconds=5, memory=1).why[0].endswith("nothing cheaper is known")
+    assert planned(monkeypatch, costs, seconds=5, memory=1).why[0].endswith("there is no cheaper method")
 
 
 def test_one_output_is_one_row_and_no_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

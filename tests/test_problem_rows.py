@@ -171,7 +171,7 @@ def test_points_and_what_they_meet(traced: bounds.Network) -> None:
         min(max(y[0] - 2 * y[2] - 5, y[0] - 2 * y[2] - 5), max(2 * y[1] - 1 / 3, 3 * y[0] + 7), max(y[2], -y[2] - 2))
         for y in outputs.tolist()
     ]  # fmt: skip
-    assert made.met_at(points).tolist() == pytest.approx(expected, rel=1e-9)
+    assert made.least_excess(points).tolist() == pytest.approx(expected, rel=1e-9)
 
 
 def test_rows_of_outputs_and_inputs(traced: bounds.Network) -> None:

@@ -15,7 +15,7 @@ from test_verify_cli import prop as prop_file
 from torch import nn
 
 from certnas import certify
-from certnas.checker import Certificate, Network, check
+from certnas.checker import Certificate, CheckedNetwork, check
 from certnas.proofs import Uncertified, certificates_of, plain, read
 from certnas.proofs.claims import claim, claim_of_property, covers
 from certnas.verifier import Clause, Property, network_of, search, tighten, verify
@@ -35,7 +35,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float, float
 }
 
 
-def proved(network: nn.Module, prop: Property, shape: tuple[int, ...]) -> tuple[Proof, Network]:
+def proved(network: nn.Module, prop: Property, shape: tuple[int, ...]) -> tuple[Proof, CheckedNetwork]:
     """The proof of a property that holds, and the network as the checker's."""
     traced = network_of(network, shape)
     verdict = verify(traced, prop, timeout=60, proof=True)
@@ -45,7 +45,7 @@ def proved(network: nn.Module, prop: Property, shape: tuple[int, ...]) -> tuple[
 
 def certified(
     network: nn.Module, prop: Property, shape: tuple[int, ...]
-) -> tuple[list[Certificate], Network]:
+) -> tuple[list[Certificate], CheckedNetwork]:
     proof, made = proved(network, prop, shape)
     return certificates_of(plain(proof.problem.network), proof), made
 
@@ -160,7 +160,7 @@ def test_verify_writes_what_check_proves(tmp_path: Path) -> None:
     assert "no input of the box meets the conjunction" in result.output and "exactly" in result.output
     other = str(prop_file(tmp_path / "other.vnnlib", -0.75))
     result = runner.invoke(main, ["check", str(folder / "net_unsat.npz"), net, "--property", other])
-    assert result.exit_code == 1 and "what it proves is not this property" in result.output
+    assert result.exit_code == 1 and "it does not prove this property" in result.output
     implied = str(prop_file(tmp_path / "implied.vnnlib", -0.8))
     result = runner.invoke(main, ["check", str(folder), net, "--property", implied])
     assert result.exit_code == 0, "it asks for less"

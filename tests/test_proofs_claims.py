@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from certnas.checker import Certificate, Network, Rejected
+from certnas.checker import Certificate, CheckedNetwork, Rejected
 from certnas.data import load
 from certnas.models import open_model
 from certnas.models.architectures import Architecture
@@ -116,7 +116,7 @@ FORGED: dict[str, tuple[Callable[[Rows], Rows], str]] = {
         lambda rows: [rows[1] | {"index": rows[0]["index"]}, rows[0] | {"index": rows[1]["index"]}, rows[2]],
         "rejected  results.csv line 2",
     ),
-    "a line twice": (lambda rows: [*rows, rows[0]], "stands twice"),
+    "a line twice": (lambda rows: [*rows, rows[0]], "occurs twice"),
     "a line removed": (lambda rows: rows[1:], "no line names the certificate"),
     "no number": (changed("radius_lower", lambda rows: "much"), "line 2 cannot be read"),
     "NaN": (changed("radius_lower", lambda rows: "nan"), "line 2 cannot be read"),
@@ -195,12 +195,12 @@ def test_images_and_labels_that_are_not_those_of_the_certificates_are_told(run: 
 LIES: dict[str, tuple[Callable[[Certificate], Certificate], str]] = {
     "a row twice": (
         lambda c: replace(c, rows=np.concatenate([c.rows, c.rows[:1]]), offsets=np.zeros((10, 1))),
-        "stands twice",
+        "occurs twice",
     ),
     "a row twice, its zeros negative": (
         lambda c: replace(c, rows=np.concatenate([c.rows, c.rows[:1] - 0.0 * (c.rows[:1] == 0)]) * 1.0,
                           offsets=np.concatenate([c.offsets, -c.offsets[:1]])),
-        "stands twice",
+        "occurs twice",
     ),
     "a row scaled": (lambda c: replace(c, rows=c.rows * 2), "one class beats others"),
     "another label": (lambda c: replace(c, about={**c.about, "label": 11}), "it says label 11"),
@@ -211,7 +211,7 @@ LIES: dict[str, tuple[Callable[[Certificate], Certificate], str]] = {
     "no radius": (lambda c: replace(c, eps=np.nan), "not finite"),
     "a huge radius": (lambda c: replace(c, eps=1e300), "not bounded"),
     "a negative radius": (lambda c: replace(c, eps=-0.01), "negative"),
-    "a wider radius": (lambda c: replace(c, eps=2 * c.eps), "not the ball of its radius"),
+    "a wider radius": (lambda c: replace(c, eps=2 * c.eps), "neither the ball of its radius"),
     "an unknown norm": (lambda c: replace(c, norm="l3"), "malformed"),
     "no parts": (lambda c: replace(c, parts=()), "malformed"),
 }  # fmt: skip
@@ -255,7 +255,7 @@ def test_a_header_of_thousands_of_brackets_is_rejected(tmp_path: Path) -> None:
 def test_options_that_need_others_and_files_that_are_no_results_are_refused(run: Path) -> None:
     (run / "results.csv").write_text("a,b\n1,2\n")
     result = checked(run / "proofs")
-    assert result.exit_code == 2 and "is no results.csv of certnas certify" in result.output
+    assert result.exit_code == 2 and "is not a results.csv of certnas certify" in result.output
     asked = ["check", str(run / "proofs"), "digits-cnn", "--results", str(run)]
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 2 and "--results needs the images: add --data" in result.output
@@ -264,7 +264,7 @@ def test_options_that_need_others_and_files_that_are_no_results_are_refused(run:
 def test_digests_include_the_shape_of_the_input() -> None:
     pixels = np.zeros(12)
     assert len({digest(pixels.reshape(shape)) for shape in ((12,), (3, 4), (1, 3, 4))}) == 3
-    networks = [Network(shape) for shape in ((12,), (3, 4))]
+    networks = [CheckedNetwork(shape) for shape in ((12,), (3, 4))]
     for network in networks:
         network.add("select", (network.input,), (1,), {"index": np.zeros(1)})
     assert networks[0].output != networks[1].output

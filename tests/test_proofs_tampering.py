@@ -10,13 +10,23 @@ from checker_networks import claim, flat, lines, refutation
 from property_networks import least
 from test_proofs import ROW, certified, nearly
 
-from certnas.checker import Certificate, Network, Part, Plane, Planes, Refutation, Rejected, Split, check
+from certnas.checker import (
+    Certificate,
+    CertificatePart,
+    CheckedNetwork,
+    ClaimedPlane,
+    Planes,
+    Refutation,
+    Rejected,
+    Split,
+    check,
+)
 from certnas.proofs import encode, read
 from certnas.proofs.claims import covers
 from certnas.verifier import Property, search
 
 
-def altered(found: Certificate, change: Callable[[Part], Part]) -> list[Certificate]:
+def altered(found: Certificate, change: Callable[[CertificatePart], CertificatePart]) -> list[Certificate]:
     """One part changed, for each part that the change changes."""
     certificates = []
     for number, part in enumerate(found.parts):
@@ -28,10 +38,10 @@ def altered(found: Certificate, change: Callable[[Part], Part]) -> list[Certific
     return certificates
 
 
-def refuting(change: Callable[[Refutation], Refutation]) -> Callable[[Part], Part]:
+def refuting(change: Callable[[Refutation], Refutation]) -> Callable[[CertificatePart], CertificatePart]:
     """Changes the refutations of a part."""
 
-    def changed(part: Part) -> Part:
+    def changed(part: CertificatePart) -> CertificatePart:
         if not part.refutations:
             return part
         return replace(part, refutations=tuple(change(given) for given in part.refutations))
@@ -39,7 +49,7 @@ def refuting(change: Callable[[Refutation], Refutation]) -> Callable[[Part], Par
     return changed
 
 
-def splitting(change: Callable[[Split], Split]) -> Callable[[Part], Part]:
+def splitting(change: Callable[[Split], Split]) -> Callable[[CertificatePart], CertificatePart]:
     return lambda p: replace(p, splits=tuple(change(s) for s in p.splits)) if p.splits else p
 
 
@@ -47,8 +57,8 @@ def less_one(given: Refutation) -> Refutation:
     return replace(given, multipliers=np.where(given.multipliers > 0, -given.multipliers, -1.0))
 
 
-LIES: dict[str, Callable[[Part], Part]] = {
-    "a leaf removed": lambda part: part if part.splits else Part((), ()),
+LIES: dict[str, Callable[[CertificatePart], CertificatePart]] = {
+    "a leaf removed": lambda part: part if part.splits else CertificatePart((), ()),
     "a split removed": lambda part: replace(part, splits=()) if part.splits else part,
     "a bound raised": refuting(lambda r: replace(r, bounds=r.bounds + 10.0)),
     "a bound that is not above 0": refuting(lambda r: replace(r, bounds=r.bounds * 0)),
@@ -64,7 +74,7 @@ LIES: dict[str, Callable[[Part], Part]] = {
 }
 
 
-Tree = tuple[Certificate, Network, Property, float]
+Tree = tuple[Certificate, CheckedNetwork, Property, float]
 """A certificate of several parts, what it is about, and the least excess of sampled points."""
 
 
@@ -138,8 +148,8 @@ def test_moved_splits_and_planes_prove_nothing_false(tree: Tree) -> None:
 def test_splits_that_leave_no_room(exact: bool) -> None:
     network, both, bent = lines()
     planes, keys = flat(bent, 0.5)
-    open_ = Part((), (refutation(keys, 1.0, 0.0),))
-    parts = (Part((), (), (Split(both, 0, -3.0, (1, 2)),)), Part((), ()), open_)
+    open_ = CertificatePart((), (refutation(keys, 1.0, 0.0),))
+    parts = (CertificatePart((), (), (Split(both, 0, -3.0, (1, 2)),)), CertificatePart((), ()), open_)
     assert check(claim(network, parts, planes, -0.5), network, exact=exact)[0] > 0, "a ≤ −3 is impossible"
     swapped = (replace(parts[0], splits=(Split(both, 0, 3.0, (1, 2)),)), *parts[1:])
     with pytest.raises(Rejected):
@@ -153,13 +163,13 @@ def test_splits_that_contradict_each_other(exact: bool) -> None:
     planes, keys = flat(bent, 0.5)
 
     def tree(mix: float, first: float, second: float, point: float) -> Certificate:
-        either = Part((), (refutation(keys, 1.0, 0.0),))
-        inner = Part((), (), (Split(both, 1, point, (3, 4)),))
+        either = CertificatePart((), (refutation(keys, 1.0, 0.0),))
+        inner = CertificatePart((), (), (Split(both, 1, point, (3, 4)),))
         ends = (
-            Part((), (refutation(keys, 1.0, 0.0, 0.0),)),
-            Part((), (refutation(keys, mix, first, second),)),
+            CertificatePart((), (refutation(keys, 1.0, 0.0, 0.0),)),
+            CertificatePart((), (refutation(keys, mix, first, second),)),
         )
-        whole = Part((), (), (Split(both, 0, point, (1, 2)),))
+        whole = CertificatePart((), (), (Split(both, 0, point, (1, 2)),))
         return claim(network, (whole, either, inner, *ends), planes, -0.25)
 
     assert check(tree(0.0, 1.0, 1.0, 0.5), network, exact=exact)[0] > 0
@@ -176,7 +186,7 @@ def test_a_file_whose_parts_are_no_tree_is_refused(tree: Tree, tmp_path: Path) -
     assert encode(read(path)) == encode([found])
     (lie, *_) = altered(found, splitting(lambda s: replace(s, halves=(s.halves[0], s.halves[0]))))
     path.write_bytes(encode([lie]))
-    with pytest.raises(ValueError, match="no tree"):
+    with pytest.raises(ValueError, match="do not form a tree"):
         read(path)
 
 
@@ -185,16 +195,16 @@ def test_planes_hold_only_in_the_part_where_they_were_proved(exact: bool) -> Non
     """relu(z) ≤ 0 for z ≤ 0 alone: what proves |x| < 1.6 where a ≤ 0 does not where a ≥ 0."""
     network, both, bent = lines()
     ones = np.ones((1, 2))
-    under = Plane(0 * ones, 0 * ones)
+    under = ClaimedPlane(0 * ones, 0 * ones)
     planes = {
-        "both": Planes(under, Plane(ones * [0.5, 0.5], ones * 0.6)),
-        "none": Planes(under, Plane(ones * [0.0, 0.5], ones * [0.0, 0.6])),
+        "both": Planes(under, ClaimedPlane(ones * [0.5, 0.5], ones * 0.6)),
+        "none": Planes(under, ClaimedPlane(ones * [0.0, 0.5], ones * [0.0, 0.6])),
     }
 
     def tree(above: str) -> Certificate:
         keys = ({bent: key} for key in ("none", above))
-        ends = (Part((), (refutation(own, 1.0, 0.0),)) for own in keys)
-        made = claim(network, (Part((), (), (Split(both, 0, 0.0, (1, 2)),)), *ends), planes, -1.6)
+        ends = (CertificatePart((), (refutation(own, 1.0, 0.0),)) for own in keys)
+        made = claim(network, (CertificatePart((), (), (Split(both, 0, 0.0, (1, 2)),)), *ends), planes, -1.6)
         return replace(made, rows=-made.rows)
 
     assert check(tree("both"), network, exact=exact)[0] > 0
@@ -213,7 +223,7 @@ def test_shares_below_0_would_prove_anything(exact: bool) -> None:
         ([0.5, 0.5], [2.0, -6.0], True),
     ):
         given = Refutation((0,), np.array([mix]), np.full(1, 2.0**-20), keys, np.zeros((1, 0)))
-        made = claim(network, (Part((), (given,)),), planes, 0.0)
+        made = claim(network, (CertificatePart((), (given,)),), planes, 0.0)
         both = replace(made, rows=np.ones((1, 2, 1)), offsets=np.array([offsets]))
         if holds:
             assert check(both, network, exact=exact)[0] > 0

@@ -13,7 +13,7 @@ import bounds
 from bounds.chunking import MemoryBudget
 from bounds.relaxation import Diagonal, Plane, Relaxation
 from bounds.state import BoundState
-from certnas.verifier.relaxed import Batch, Choice, Pushed, Split, splittable
+from certnas.verifier.relaxed import Choice, Pushed, SubproblemBatch, UnitSplit, splittable
 
 DOUBLE = torch.float64
 INF = torch.tensor([math.inf], dtype=DOUBLE)
@@ -44,15 +44,17 @@ def unstable(root: BoundState, node: str, box: int) -> list[int]:
 
 
 def batch(
-    root: BoundState, splits: list[list[Split]], rows: int = 2, group: list[int] | None = None
-) -> Batch:
+    root: BoundState, splits: list[list[UnitSplit]], rows: int = 2, group: list[int] | None = None
+) -> SubproblemBatch:
     group = [0] * len(splits) if group is None else group
     coef = torch.eye(2, dtype=DOUBLE)[:rows].repeat(len(splits), 1, 1)
-    return Batch(root, torch.tensor(group), coef, tensor([[0.5, -0.25][:rows]] * len(splits)), splits)
+    return SubproblemBatch(
+        root, torch.tensor(group), coef, tensor([[0.5, -0.25][:rows]] * len(splits)), splits
+    )
 
 
-def operand(made: Batch, node: str) -> bounds.Interval:
-    return made.analysis.intervals[made.network.graph.nodes[node].operands[0]]
+def operand(made: SubproblemBatch, node: str) -> bounds.Interval:
+    return made.state.intervals[made.network.graph.nodes[node].operands[0]]
 
 
 def test_what_a_restriction_adds() -> None:
@@ -76,8 +78,8 @@ def test_intervals_are_met_with_their_splits(root: BoundState) -> None:
     node = root.relaxed_before(root.network.graph.output)[0]
     one, two = unstable(root, node, 0)[:2]
     splits = [
-        [Split(node, one, 0.125, 1), Split(node, one, 0.0, 1), Split(node, two, -0.0625, -1)],
-        [Split(node, two, 0.03125, -1), Split(node, two, 0.0625, -1), Split(node, two, -99.0, 1)],
+        [UnitSplit(node, one, 0.125, 1), UnitSplit(node, one, 0.0, 1), UnitSplit(node, two, -0.0625, -1)],
+        [UnitSplit(node, two, 0.03125, -1), UnitSplit(node, two, 0.0625, -1), UnitSplit(node, two, -99.0, 1)],
         [],
     ]
     made, x = batch(root, splits), root.interval(root.network.graph.nodes[node].operands[0])
@@ -94,7 +96,7 @@ def test_intervals_are_met_with_their_splits(root: BoundState) -> None:
 def test_multipliers_pay_at_the_edge_that_a_split_leaves(root: BoundState) -> None:
     node = root.relaxed_before(root.network.graph.output)[0]
     one, two = unstable(root, node, 0)[:2]
-    made = batch(root, [[Split(node, one, 0.125, 1), Split(node, two, -0.0625, -1)]])
+    made = batch(root, [[UnitSplit(node, one, 0.125, 1), UnitSplit(node, two, -0.0625, -1)]])
     multiplier = torch.full((1, 3, 6), 2.0, dtype=DOUBLE)
     multiplier[0, 1] = -1.0
     multiplier[0, 2, one] = 0.0
@@ -108,12 +110,12 @@ def test_multipliers_pay_at_the_edge_that_a_split_leaves(root: BoundState) -> No
 def test_what_a_batch_begins_with(root: BoundState) -> None:
     node = root.relaxed_before(root.network.graph.output)[0]
     one = unstable(root, node, 0)[0]
-    made = batch(root, [[Split(node, one, 0.125, 1)], []])
+    made = batch(root, [[UnitSplit(node, one, 0.125, 1)], []])
     start = made.start([None, None])
     assert start.mix is not None and start.mix.tolist() == [[0, 0], [0, 0]]
     assert start.multipliers[node].shape == (2, 3, 6) and not bool(start.multipliers[node].any())
     for name in made.nodes:
-        for given, default in zip(start.node_alphas[name], made.analysis.default_alphas(name), strict=True):
+        for given, default in zip(start.node_alphas[name], made.state.default_alphas(name), strict=True):
             assert torch.equal(given, default.expand(2, 3, *default.shape[2:]))
     tensors = [t[0].float() + 0.25 for t in start.tensors()]
     choice = Choice(start.node_alphas, start.multipliers, start.mix).rebuilt(tensors)
@@ -131,7 +133,7 @@ def test_what_a_batch_begins_with(root: BoundState) -> None:
     assert len(list(start.tensors())) == len(list(alone.tensors())) + 2
 
 
-def counted(made: Batch, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+def counted(made: SubproblemBatch, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Every bound that is computed for an optimiser, in order."""
     found: list[Tensor] = []
     honest = made.bound
@@ -182,7 +184,7 @@ def test_the_optimiser_stops_where_every_subproblem_is_proved(
 
 def test_the_steps_shrink_to_a_twentieth(root: BoundState, monkeypatch: pytest.MonkeyPatch) -> None:
     node = root.relaxed_before(root.network.graph.output)[0]
-    made = batch(root, [[Split(node, unstable(root, node, 0)[0], 0.0, 1)]])
+    made = batch(root, [[UnitSplit(node, unstable(root, node, 0)[0], 0.0, 1)]])
     made_of: list[torch.optim.Adam] = []
     rates: list[list[float]] = []
 
@@ -215,7 +217,7 @@ def test_the_steps_shrink_to_a_twentieth(root: BoundState, monkeypatch: pytest.M
 
 def test_rows_are_kept_one_by_one() -> None:
     """Of two subproblems with three rows; the mix goes with the last row."""
-    made = Batch.__new__(Batch)
+    made = SubproblemBatch.__new__(SubproblemBatch)
     slope, mix = torch.full((2, 3, 4), 9.0), torch.full((2, 2), 7.0)
     choice = Choice({"a": (slope,)}, {}, mix)
     kept = [torch.zeros(2, 3, 4), torch.zeros(2, 2)]

@@ -32,7 +32,7 @@ from certnas.nas.search.stream import split
 from certnas.nas.search.task import Task
 from certnas.nas.search.trial import Trial
 from certnas.nas.space import parameter_count
-from certnas.parallel import Processes, SharedBatchNorm2d, share_batch_norm
+from certnas.parallel import ProcessGroup, SharedBatchNorm2d, share_batch_norm
 from certnas.runs import from_table, merged, read_toml, to_table, to_toml
 
 TINY: dict[str, Any] = {
@@ -61,8 +61,8 @@ def found(settings: SearchConfig, **more: Any) -> Found:
 def task(settings: SearchConfig, dtype: torch.dtype = torch.float32) -> Task:
     data = open_data(settings)
     settings, _, metric = effective(settings, data)
-    train, held_out = split(settings, replace(data, x=data.x.to(dtype)), torch.device("cpu"), Processes())
-    return Task(settings, metric, train, held_out, data.classes, torch.device("cpu"), Processes())
+    train, held_out = split(settings, replace(data, x=data.x.to(dtype)), torch.device("cpu"), ProcessGroup())
+    return Task(settings, metric, train, held_out, data.classes, torch.device("cpu"), ProcessGroup())
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
@@ -261,7 +261,7 @@ def batch_of(work: Task, stream: Any, step: int) -> Tensor:
 
 def test_processes_share_a_batch() -> None:
     whole = task(config(data={"crop": 2, "flip": True})).train
-    parts = [replace(whole, processes=Processes(rank, 2)).batch(1) for rank in range(2)]
+    parts = [replace(whole, processes=ProcessGroup(rank, 2)).batch(1) for rank in range(2)]
     batch = whole.batch(1)
     assert torch.equal(torch.stack([p.x for p in parts], 1).flatten(0, 1), batch.x)
     assert torch.equal(torch.stack([p.y for p in parts], 1).flatten(), batch.y)

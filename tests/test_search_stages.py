@@ -19,10 +19,10 @@ from certnas.verifier.branch import Domain, State, Tree
 from certnas.verifier.deadline import Deadline, OutOfTime
 from certnas.verifier.problem import Problem, problem_of
 from certnas.verifier.proof import BYTES_PER_SPLIT, Leaf, Proof
-from certnas.verifier.relaxed import Choice, Split
+from certnas.verifier.relaxed import Choice, UnitSplit
 from certnas.verifier.search import Search
 from certnas.verifier.tightening import _Question, _raised, tighten
-from certnas.verifier.verdict import Step
+from certnas.verifier.verdict import VerificationProgress
 
 DOUBLE = torch.float64
 
@@ -98,15 +98,15 @@ def test_what_is_known_of_the_second_box_stays_with_it(traced: bounds.Network) -
     made = given(traced, -9.0, -8.0)
     proof = Proof(made, 1 << 20)
     asked = searching(made, proof=proof)
-    asked.root = asked._analysis()
+    asked.root = asked._bound_state()
     with torch.no_grad():
         bounds.Crown().lower(asked.root, made.rows)
     before = {name: asked.root.interval(name) for name in asked.root.facts.readers}
     assert not asked._settled(tensor([[0.0], [-8.5]])) and asked.groups == [1] and asked.clauses == [1]
     for name, x in before.items():
         assert torch.equal(asked.root.intervals[name].lower, x.lower[1:])
-    asked._note(0, (Split("a", 0, 0.0, 1),), None)
-    assert proof.leaves == {1: [Leaf((Split("a", 0, 0.0, 1),), None)]}
+    asked._note(0, (UnitSplit("a", 0, 0.0, 1),), None)
+    assert proof.leaves == {1: [Leaf((UnitSplit("a", 0, 0.0, 1),), None)]}
 
 
 def test_rational_arithmetic_is_asked_where_a_bound_is_near(traced: bounds.Network) -> None:
@@ -156,7 +156,7 @@ def staged(asked: Search, monkeypatch: pytest.MonkeyPatch, settled: int | None =
 
     class Searched:
         def search(self, *arguments: Any) -> None:
-            assert asked.deadline in arguments and asked.state in arguments and arguments[-1] is asked.met
+            assert asked.deadline in arguments and asked.state in arguments and arguments[-1] is asked.judge
 
     search_of = Searched()
     monkeypatch.setattr(asked, "_settled", settle)
@@ -192,11 +192,11 @@ def test_stages_come_in_their_order(traced: bounds.Network, monkeypatch: pytest.
 
 
 def test_progress_tells_where_a_search_stands(traced: bounds.Network) -> None:
-    told: list[Step] = []
+    told: list[VerificationProgress] = []
     asked = searching(given(traced, -9.0, -8.0), progress=told.append)
     asked.state.lower, asked.state.open, asked.state.done = {0: -2.0, 1: math.inf}, 5, 7
     asked._tell("crown")
-    assert told == [Step("crown", 1, -2.0, 5, 7)] and asked.stage == "crown"
+    assert told == [VerificationProgress("crown", 1, -2.0, 5, 7)] and asked.stage == "crown"
     with pytest.raises(OutOfTime):
         searching(given(traced, -9.0), deadline=Deadline(0.0))._tell("crown")
 
@@ -223,7 +223,7 @@ def test_slopes_have_a_share_of_the_time(
         raise Stop
 
     asked = searching(given(traced, -9.0, -8.0), deadline=Deadline(None if limit is None else limit + 0.5))
-    asked.root = asked._analysis()
+    asked.root = asked._bound_state()
     monkeypatch.setattr(bounds, "AlphaCrown", alpha)
     if iterations is None:
         assert asked._alpha(seconds) == [None, None] and seen == []
@@ -237,7 +237,7 @@ def test_slopes_of_each_clause_are_its_own(traced: bounds.Network) -> None:
     made = given(traced, -9.0, -0.5, -8.0, eps=0.25)
     proof = Proof(made, 1 << 24)
     asked = searching(made, proof=proof)
-    asked.root = asked._analysis()
+    asked.root = asked._bound_state()
     with torch.no_grad():
         plain = bounds.Crown().lower(asked.root, made.rows)
     choices = asked._alpha(1e-3)
@@ -261,7 +261,7 @@ def test_slopes_of_each_clause_are_its_own(traced: bounds.Network) -> None:
 def test_leaves_are_kept_up_to_their_bytes(traced: bounds.Network) -> None:
     made = given(traced, -9.0)
     choice = Choice({"a": (torch.zeros(3, 4, dtype=torch.float32),)}, {}, torch.zeros(2, dtype=DOUBLE))
-    two = (Split("a", 0, 0.0, 1), Split("a", 1, 0.0, 1))
+    two = (UnitSplit("a", 0, 0.0, 1), UnitSplit("a", 1, 0.0, 1))
     size = 3 * BYTES_PER_SPLIT + 3 * 4 * 4 + 2 * 8
     assert BYTES_PER_SPLIT == 120
     for most, complete in ((size, True), (size - 1, False)):
@@ -326,8 +326,8 @@ def test_every_end_has_its_verdict(
             if raised == 0:
                 self.state.lower = {}
             elif raised == 1:
-                assert not self.met(torch.full((1, 3), 9.0, dtype=DOUBLE)), "it lies in no box"
-                assert self.met(torch.zeros(2, 3, dtype=DOUBLE))
+                assert not self.judge(torch.full((1, 3), 9.0, dtype=DOUBLE)), "it lies in no box"
+                assert self.judge(torch.zeros(2, 3, dtype=DOUBLE))
             elif raised is not None:
                 raise raised
 
@@ -500,7 +500,7 @@ def test_a_ball_is_proved_or_a_point_of_it_refutes(norm: str, monkeypatch: pytes
             edge = 0.75 - 0.625
             seen.append(
                 [
-                    self.met(tensor([point]))
+                    self.judge(tensor([point]))
                     for point in ([edge, 0.5], [edge - 1e-6, 0.5], [0.26, 0.5], [0.25, 0.5])
                 ]
             )

@@ -59,7 +59,7 @@ def test_files_at_their_greatest_size(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(UserError, match="is larger than 1 MiB unpacked; give a smaller property"):
             read_text(path)
     plain.write_bytes(b"ab\xff")
-    with pytest.raises(UserError, match="is no text: byte 2 is not UTF-8"):
+    with pytest.raises(UserError, match="is not text: byte 2 is not UTF-8"):
         read_text(plain)
     packed.write_bytes(gzip.compress(b"(a)" * 99)[:-9])
     for path, said in (

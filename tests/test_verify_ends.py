@@ -12,7 +12,7 @@ from oracles import exact_minimum
 from property_networks import ball, below, dense, verify
 from torch import nn
 
-from certnas.verifier import Clause, Property, Step, network_of
+from certnas.verifier import Clause, Property, VerificationProgress, network_of
 from certnas.verifier import verify as verify_network
 from certnas.verifier.deadline import Deadline, OutOfTime
 
@@ -35,7 +35,7 @@ def hard() -> tuple[nn.Sequential, Property]:
 
 def test_a_timeout_ends_in_time_with_the_best_bound() -> None:
     network, prop = hard()
-    seen: list[Step] = []
+    seen: list[VerificationProgress] = []
     traced = network_of(network, (40,))
     began = time.monotonic()
     verdict = verify_network(traced, prop, timeout=5.0, progress=seen.append)
@@ -51,7 +51,7 @@ def test_a_timeout_ends_in_time_with_the_best_bound() -> None:
 def test_an_interruption_reports_the_best_bound() -> None:
     network, prop = hard()
 
-    def press(step: Step) -> None:
+    def press(step: VerificationProgress) -> None:
         if step.stage == "branch and bound" and step.done:
             raise KeyboardInterrupt
 

@@ -43,7 +43,7 @@ def test_instances_with_and_without_names_of_columns(tmp_path: Path) -> None:
     for text, said in (
         ("", "lists no instances"), ("\n\n", "lists no instances"),
         ("a\n", "line 1: expected network,property,seconds; got 'a'"),
-        ("a,p,1\n\nb,q,x\n", "line 3: 'x' is no number of seconds"), ("a,p,-1e-9", "line 1: '-1e-9'"),
+        ("a,p,1\n\nb,q,x\n", "line 3: 'x' is not a number of seconds"), ("a,p,-1e-9", "line 1: '-1e-9'"),
         ("onnx,y,vnnlib\na,b\n", "line 2: expected"), ("a,p,nan\n", "'nan' is no"),
     ):  # fmt: skip
         path.write_text(text)
@@ -64,7 +64,7 @@ def test_results_are_written_and_read_back(tmp_path: Path) -> None:
     assert read_results(tmp_path / "none") == []
     for text in ("a,b,c\n", "a,b,c,x,d,1\n", "a,b,c,1,d,x\n"):
         (tmp_path / "results.csv").write_text(text)
-        with pytest.raises(UserError, match="it holds no results of this command"):
+        with pytest.raises(UserError, match="it contains no results of this command"):
             read_results(tmp_path)
     assert instance_name("d/a.b.onnx", "p.vnnlib.gz") == "a.b_p" and instance_name("a.onnx.gz", "p") == "a_p"
     found = Counterexample(np.array([0.1, 2], np.float32), np.array([1 / 3, -4.0]))

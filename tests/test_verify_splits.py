@@ -16,7 +16,7 @@ from certnas.verifier import Clause, Property, network_of, search
 from certnas.verifier.deadline import Deadline, OutOfTime
 from certnas.verifier.input_split import InputSplitting
 from certnas.verifier.problem import problem_of
-from certnas.verifier.relaxed import Batch, Split
+from certnas.verifier.relaxed import SubproblemBatch, UnitSplit
 from certnas.verifier.search import Search
 
 
@@ -72,11 +72,13 @@ def test_any_multipliers_and_slopes_are_sound_for_any_splits(act: type[nn.Module
             if not low < point < high:
                 continue
             side = 1 if trial % 2 else -1
-            splits.append(Split(node, unit, point, side))
+            splits.append(UnitSplit(node, unit, point, side))
             keep &= side * (values[linear][:, unit] - point) >= 0
         if not keep.any():
             continue
-        batch = Batch(root, torch.tensor([0]), rows, torch.zeros(1, 2, dtype=torch.float64), [splits])
+        batch = SubproblemBatch(
+            root, torch.tensor([0]), rows, torch.zeros(1, 2, dtype=torch.float64), [splits]
+        )
         plain = batch.start([None])
         drawn = plain.rebuilt([torch.rand(t.shape, generator=generator).double() for t in plain.tensors()])
         for (
@@ -108,8 +110,8 @@ def test_multipliers_close_the_gap_that_splits_leave() -> None:
     bounds.Crown().lower(root, one)
     (node,) = root.relaxed_before(net.graph.output)
     # x0 + x1 ≥ 1 and x0 − x1 ≤ −1 leave x0 + x1 ≤ 1: row −relu(x0 − x1)·1 with unit 1 off is 0; unit 0 tells nothing
-    splits = [[Split(node, 0, 1.0, 1), Split(node, 1, 0.5, 1)]]
-    batch = Batch(root, torch.tensor([0]), one, torch.zeros(1, 1, dtype=torch.float64), splits)
+    splits = [[UnitSplit(node, 0, 1.0, 1), UnitSplit(node, 1, 0.5, 1)]]
+    batch = SubproblemBatch(root, torch.tensor([0]), one, torch.zeros(1, 1, dtype=torch.float64), splits)
     assert float(batch.bound(batch.start([None]), batch.region)) == pytest.approx(-2)
     assert float(batch.optimise([None], 200, torch.tensor([math.inf])).lower) == pytest.approx(0.5, abs=0.02)
 
@@ -135,7 +137,7 @@ def test_the_offset_of_every_row_is_subtracted_also_of_the_mixed_one() -> None:
     torch.testing.assert_close(difference, expected, rtol=0, atol=1e-12)
 
 
-def split_in_two(offset: torch.Tensor) -> Batch:
+def split_in_two(offset: torch.Tensor) -> SubproblemBatch:
     """One subproblem of a small network with the rows of both outputs, a unit of its first activation split."""
     network = dense(1, 2, 6, 6, 2)
     region = bounds.Linf(torch.tensor([[0.1, -0.2]], dtype=torch.float64), eps=1.0)
@@ -146,7 +148,7 @@ def split_in_two(offset: torch.Tensor) -> Batch:
     node = root.relaxed_before(net.graph.output)[-1]
     x = root.interval(net.graph.nodes[node].operands[0])
     unit = int(((x.lower[0] < 0) & (x.upper[0] > 0)).nonzero()[0])
-    return Batch(root, torch.tensor([0]), rows, offset, [[Split(node, unit, 0.0, 1)]])
+    return SubproblemBatch(root, torch.tensor([0]), rows, offset, [[UnitSplit(node, unit, 0.0, 1)]])
 
 
 @pytest.mark.parametrize("eps", [0.2, 5.0])

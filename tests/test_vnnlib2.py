@@ -141,7 +141,7 @@ def test_shapes_are_those_of_the_network(shape: list[int], fits: bool) -> None:
         (GOOD + "(assert (<= Y[0,0] 1.0)", r"line 6: a '\(' that is never closed"),
         (GOOD + "(assert (<= Y[0,0] ٣))", "line 6: '٣' outside of a comment"),
         (GOOD + LAST + "\0(assert (<= Y[0,1] 0.0))", r"line 6: '\\x00' outside of a comment"),
-        (GOOD, "a case in which nothing is asserted of any output"),
+        (GOOD, "a case without a constraint on any output"),
         (VERSION + network() + LAST, r"line 2: X\[0,0\] has no lower bound"),
         (GOOD.replace("2.0>", "2.1>") + LAST, "expected .vnnlib-version <2.0>"),
         (network() + BOX + LAST, "expected .vnnlib-version <2.0>"),

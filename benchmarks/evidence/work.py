@@ -28,7 +28,7 @@ from certnas.nas.search import Progress, effective, search
 from certnas.nas.search.stream import Stream, split
 from certnas.nas.space import DARTS, Genotype, Supernet, random_genotype
 from certnas.nas.space.spaces import edge_count
-from certnas.parallel import Processes
+from certnas.parallel import ProcessGroup
 from certnas.training import recipe, train
 from certnas.training.attack import pgd
 
@@ -157,7 +157,7 @@ def measured_cells(preset: Preset, arm: str, seed: int, out: Path, cells: Sequen
         mean=config.data.mean, std=config.data.std,
     )  # fmt: skip
     supernet.load_state_dict(load_file(out / f"search-none-{seed}" / "supernet.safetensors"))
-    kept, held_out = split(config, data, torch.device("cpu"), Processes())
+    kept, held_out = split(config, data, torch.device("cpu"), ProcessGroup())
     table = metric_of(arm, preset)
     metric = build_metric(table["name"], {**table.get("options", {}), "keep_none": True})
     session = metric.session()

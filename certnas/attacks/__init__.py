@@ -23,7 +23,9 @@ ATTACKS: dict[str, dict[str, Attack]] = {
     "l2": {"fab": fab, "fab-t": fab_targeted, "deepfool": deepfool, "ddn": ddn, "apgd": apgd},
     "l1": {"fab": fab, "fab-t": fab_targeted, "fmn": fmn, "ead": ead, "apgd": apgd_grouped},
 }
-"""AttackNorm -> the attacks tried, in this order; APGD is last because it starts from the best found before it."""
+"""The attacks of each norm, in the order in which they run. APGD is last, since it starts from the best example so
+far.
+"""
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -40,18 +42,27 @@ def smallest_adversarial(
     progress: Callable[[int, int], None] | None = None,
     targets: Tensor | None = None,
 ) -> Adversarial:
-    """An upper bound on each image's minimal adversarial distance: the nearest example that any attack found.
+    """An upper bound on each image's minimal adversarial distance: the nearest example that any attack finds.
 
-    distance = ‖example - x‖ ≥ min { ‖x' - x‖ : x' in [0, 1]^shape, x' adversarial }, in float64.  That is:
-    argmax f(x') ≠ y, or with `targets`, f_target(x') ≥ f_y(x').  Every example is brought to the decision
-    boundary by bisection and evaluated on a float64 copy of the model in evaluation mode.  An attack that
-    raises or returns NaN is left out for that batch and named in `failed`.  The model, its gradients and
-    mode, and the process's random state are left as they were; the same seed gives the same result.
+    distance = ‖example − x‖ ≥ min { ‖x' − x‖ : x' in [0, 1]^shape, x' adversarial }, in float64. An x' is adversarial
+    if argmax f(x') ≠ y, or with `targets` if f_target(x') ≥ f_y(x'). Every example is moved to the decision boundary
+    by bisection, and evaluated on a float64 copy of the model in evaluation mode. If an attack raises an error or
+    returns NaN, it is skipped for that batch and listed in `failed`. The model, its gradients and mode, and the
+    random state of the process stay unchanged. The same seed gives the same result.
 
-    x [N, *shape] in [0, 1], y and targets [N]; norm "linf", "l2" or "l1"; distances in input units (pixels in
-    [0, 1]); `progress(done, total)` counts image-attack pairs.
-    Raises UserError for an unknown norm, images outside [0, 1], labels that do not fit, or a model that does
-    not give finite scores [N, K] in float64.
+    model: the classifier.
+    x: images [N, *shape] in [0, 1].
+    y: labels [N], integers.
+    norm: "linf", "l2" or "l1".
+    seed: the seed of the attacks.
+    batch_size: the number of images that are attacked together.
+    budget: the number of steps and restarts of the attacks.
+    progress: is called as progress(done, total), in pairs of image and attack.
+    targets: target classes [N]; None for any other class.
+
+    Returns the nearest examples; distances are in input units (pixels in [0, 1]).
+    Raises UserError for an unknown norm, images outside [0, 1], labels that do not fit, or a model that does not give
+    finite scores [N, K] in float64.
     """
     if norm not in ATTACKS:
         raise UserError(f"attack: unknown norm {norm!r}; accepted: {', '.join(ATTACKS)}")

@@ -1,28 +1,28 @@
-"""APGD at falling radii: a fixed-radius attack made a minimum-norm one by bisection."""
+"""APGD at decreasing radii: bisection turns a fixed-radius attack into a minimum-norm attack."""
 
 import torch
 from torch import Tensor
 
 from certnas.attacks.norms import per_image
-from certnas.attacks.problem import Problem
+from certnas.attacks.problem import AttackProblem
 
-FLOOR = 0.5  # the bisection starts between this fraction of the best known distance and all of it
-GROUP = 10  # images of similar radius that share one, where the library takes no radius per image
+FLOOR = 0.5  # the bisection starts between this fraction of the best known distance and the distance itself
+GROUP = 10  # how many images of similar radius share one, where the library takes no radius per image
 
 
-def apgd(problem: Problem) -> Tensor:
-    """Auto-PGD (Croce and Hein 2020), pyautoattack, at a radius bisected image by image.  l∞ and l2.
+def apgd(problem: AttackProblem) -> Tensor:
+    """Auto-PGD (Croce and Hein 2020), pyautoattack, with a radius bisected for each image; l∞ and l2.
 
-    Starts from the best example known, pulled into the ball, and pushes the one margin of the class it falls
-    to.  Every probe that succeeds lowers that image's radius, every other raises its floor.  -> [n, *shape]
+    It starts from the best known example, projected into the ball, and increases the margin of that example's class.
+    A success lowers the image's radius; a failure raises its lower limit. Returns candidates [n, *shape].
     """
     return bisected(problem.against_best(), shared=False)
 
 
-def apgd_grouped(problem: Problem) -> Tensor:
-    """`apgd` for l1, where the library's projection takes one radius: images of similar radius share it.
+def apgd_grouped(problem: AttackProblem) -> Tensor:
+    """`apgd` for l1, where the library's projection takes one radius, so images of similar radius share it.
 
-    Twice the probes, since a shared radius fits each image less well.  -> [n, *shape]
+    It makes twice the probes, since a shared radius suits each image less well. Returns candidates [n, *shape].
     """
     best = problem.best.clone()
     for rows in problem.reach().argsort().split(GROUP):
@@ -30,8 +30,8 @@ def apgd_grouped(problem: Problem) -> Tensor:
     return best
 
 
-def bisected(problem: Problem, *, shared: bool) -> Tensor:
-    """The nearest success over the probes; `shared`: one radius, the median, for all.  -> [n, *shape]"""
+def bisected(problem: AttackProblem, *, shared: bool) -> Tensor:
+    """The nearest success over all probes; `shared`: whether all images share the median radius.  -> [n, *shape]"""
     from pyautoattack.autopgd_base import APGDAttack
 
     scores, labels = problem.scores(), problem.labels()

@@ -1,4 +1,4 @@
-"""From any candidate to the decision boundary, in float64."""
+"""Moves adversarial candidates to the decision boundary, in float64."""
 
 from collections.abc import Callable
 
@@ -7,19 +7,21 @@ from torch import Tensor
 
 from certnas.attacks.norms import AttackNorm, per_image
 
-OVERSHOOTS = (1.0, 1 + 1e-6, 1 + 1e-4, 1 + 1e-2)  # a float32 success can be a float64 miss by a hair
+OVERSHOOTS = (1.0, 1 + 1e-6, 1 + 1e-4, 1 + 1e-2)  # a success in float32 can narrowly fail in float64
 HALVINGS = 32
 
 
 def to_boundary(
     wrong: Callable[[Tensor], Tensor], x: Tensor, candidate: Tensor, norm: AttackNorm
 ) -> tuple[Tensor, Tensor]:
-    """The candidate pulled back toward x as far as it stays adversarial, and which are adversarial at all.
+    """Moves each candidate towards x as far as it stays adversarial.
 
-    Bisects t along each of the norm's paths from x (t = 0, not adversarial) to the candidate (t = 1).
-    What is returned was itself evaluated as adversarial and lies in [0, 1].
+    It bisects t along each of the norm's paths from x (t = 0, not adversarial) to the candidate (t = 1). Every
+    returned example was itself evaluated as adversarial, and lies in [0, 1].
 
-    wrong: images [n, *shape] -> [n] bool.  x, candidate [n, *shape] float64.  -> ([n, *shape], [n] bool)
+    wrong: maps images [n, *shape] to whether they are adversarial, [n] bool.
+    x, candidate: images and candidates [n, *shape], float64.
+    Returns the examples [n, *shape], and which of them are adversarial, [n] bool.
     """
     example, found = x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for overshoot in OVERSHOOTS:

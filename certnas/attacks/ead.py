@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from certnas.attacks.foolbox_bridge import library, minimise
-from certnas.attacks.problem import Problem
+from certnas.attacks.problem import AttackProblem
 
 
-def ead(problem: Problem) -> Tensor:
+def ead(problem: AttackProblem) -> Tensor:
     """Elastic-net attack (Chen et al. 2018) with the l1 decision rule, foolbox.  l1 only.  -> [n, *shape]"""
     attack = library().attacks.EADAttack(
         binary_search_steps=5, steps=problem.budget.steps, initial_const=0.1, decision_rule="L1"

@@ -1,33 +1,35 @@
-"""FAB: fast adaptive boundary, l∞, l2 and l1; against all candidate classes at once, and one by one."""
+"""FAB, the fast adaptive boundary attack, for l∞, l2 and l1: against all candidate classes at once, or one by one."""
 
 from dataclasses import replace
 
 from torch import Tensor
 
-from certnas.attacks.problem import Problem
+from certnas.attacks.problem import AttackProblem
 
 
-def fab(problem: Problem) -> Tensor:
+def fab(problem: AttackProblem) -> Tensor:
     """Fast adaptive boundary (Croce and Hein 2020), pyautoattack.  -> [n, *shape]
 
-    Steps to the nearest linearised boundary, whichever candidate's it is.
+    Each step moves to the nearest linearised boundary of any candidate class.
     """
     return nearest(problem, against_one=False)
 
 
-def fab_targeted(problem: Problem) -> Tensor:
-    """FAB against each candidate class in turn (FAB-T), which a greedy choice may miss.  -> [n, *shape]"""
+def fab_targeted(problem: AttackProblem) -> Tensor:
+    """FAB against each candidate class in turn (FAB-T), which finds examples that a greedy choice misses.  -> [n,
+    *shape]
+    """
     for rival in range(1, problem.columns.shape[1]):
         best = nearest(replace(problem, columns=problem.columns[:, [0, rival]]), against_one=True)
         problem = problem.improved(best)
     return problem.best
 
 
-def nearest(problem: Problem, *, against_one: bool) -> Tensor:
-    """The nearest success over FAB's restarts, the best known example where there is none.  -> [n, *shape]
+def nearest(problem: AttackProblem, *, against_one: bool) -> Tensor:
+    """The nearest success over FAB's restarts, or the best known example if there is none.  -> [n, *shape]
 
-    The library's own `perturb` would reseed every generator and drop examples beyond a fixed radius, so its
-    single run is called; random restarts start within the best radius.
+    The library's own `perturb` would reseed every generator and drop examples beyond a fixed radius. Therefore its
+    single run is called, and random restarts begin within the best radius.
     """
     from pyautoattack.fab_pt import FABAttack_PT
 

@@ -1,4 +1,4 @@
-"""Running a foolbox minimisation attack on a problem."""
+"""Runs foolbox minimisation attacks."""
 
 import os
 from types import ModuleType
@@ -6,11 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from certnas.attacks.problem import Problem
+from certnas.attacks.problem import AttackProblem
 
 
 def library() -> ModuleType:
-    """foolbox; its model zoo wants a git executable at import, which no attack needs, so that is silenced."""
+    """Imports foolbox. Its model zoo asks for a git executable at import, which no attack needs; the warning is
+    silenced.
+    """
     name = "GIT_PYTHON_REFRESH"
     before = os.environ.get(name)
     os.environ[name] = "quiet"
@@ -25,7 +27,7 @@ def library() -> ModuleType:
             os.environ[name] = before
 
 
-def minimise(attack: Any, problem: Problem) -> Tensor:
+def minimise(attack: Any, problem: AttackProblem) -> Tensor:
     """The attack's own best perturbed images.  [n, *shape]"""
     foolbox = library()
     model = foolbox.PyTorchModel(problem.scores(), bounds=(0, 1), device=problem.x.device)

@@ -1,4 +1,4 @@
-"""Running other people's code without a trace in the caller's process state."""
+"""Runs third-party code without changing the state of the caller's process."""
 
 import random
 import warnings
@@ -11,9 +11,10 @@ import torch
 
 @contextmanager
 def isolated(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside: generators seeded, gradients on, autocast off, default dtype float32, warnings silent.
+    """Seeds the generators, enables gradients, disables autocast, sets float32 as default type, and silences
+    warnings.
 
-    After: the states of torch (CPU and `device`), numpy and Python, and everything else above, as before.
+    Afterwards, all of these and the random states of torch (CPU and `device`), numpy and Python are restored.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     default = torch.get_default_dtype()

@@ -1,4 +1,4 @@
-"""The original model in float64: what counts as adversarial, and what it makes of the clean images."""
+"""The original model in float64, which decides whether an example is adversarial."""
 
 import copy
 
@@ -10,7 +10,7 @@ from certnas.errors import UserError
 
 
 def frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of the model in `dtype`, in evaluation mode, whose parameters ask for no gradient."""
+    """A copy of the model in `dtype` and evaluation mode, whose parameters require no gradient."""
     try:
         copied = copy.deepcopy(model)
     except Exception as error:
@@ -20,8 +20,8 @@ def frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copied.to(dtype).eval().requires_grad_(False)
 
 
-class Judge:
-    """The float64 model with the labels, and targets if any, of some images.  y, targets [n]"""
+class AttackJudge:
+    """The float64 model with the labels y [n], and the targets [n] if there are any, of a batch of images."""
 
     def __init__(self, model: nn.Module, y: Tensor, targets: Tensor | None) -> None:
         self.model = model
@@ -29,12 +29,13 @@ class Judge:
         self.targets = targets
 
     def logits(self, x: Tensor) -> Tensor:
+        """The float64 scores, [n, K]."""
         with torch.no_grad():
             out: Tensor = self.model(x.clone())
         return out
 
     def wrong(self, x: Tensor) -> Tensor:
-        """argmax f(x) ≠ y, or f_target(x) ≥ f_y(x); False where a score is not finite.  -> [n] bool"""
+        """Whether argmax f(x) ≠ y, or f_target(x) ≥ f_y(x); False if a score is not finite.  -> [n] bool"""
         logits = self.logits(x)
         if self.targets is None:
             adversarial = logits.argmax(1) != self.y
@@ -44,7 +45,7 @@ class Judge:
         return adversarial & logits.isfinite().all(1)
 
     def columns(self, x: Tensor, candidates: int) -> Tensor:
-        """The label, then the target or the best-scoring other classes, [n, 1 + k]."""
+        """The label, followed by the target or by the other classes with the highest scores, [n, 1 + k]."""
         if self.targets is not None:
             return torch.stack([self.y, self.targets], 1)
         others = self.logits(x).scatter(1, self.y[:, None], -torch.inf)
@@ -52,14 +53,16 @@ class Judge:
         return torch.cat([self.y[:, None], others.topk(count, 1).indices], 1)
 
     def scale(self, x: Tensor, columns: Tensor) -> Tensor:
-        """What brings each image's clean margin to SHARPNESS, [n]."""
+        """The factor that scales each image's clean margin to SHARPNESS, [n]."""
         chosen = self.logits(x).gather(1, columns)
         margin = (chosen[:, :1] - chosen[:, 1:]).amin(1)
         return SHARPNESS / margin.clamp_min(1e-12)
 
 
-def inspect(judge: Judge, x: Tensor, first: int) -> None:
-    """Raises UserError unless the model maps these images to finite scores [n, K] that cover the labels."""
+def inspect(judge: AttackJudge, x: Tensor, first: int) -> None:
+    """Raises UserError unless the model gives finite scores [n, K] for these images, with K classes that include the
+    labels.
+    """
     try:
         logits = judge.logits(x)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The norms an adversarial distance is measured in."""
+"""The norms of adversarial distances."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,19 +17,23 @@ def scaled(delta: Tensor, t: Tensor) -> Tensor:
 
 
 def clipped(delta: Tensor, t: Tensor) -> Tensor:
-    """δ with every element cut to ±t·‖δ‖∞: the path on which an l∞ distance shrinks last where δ is small."""
+    """Each element of δ clamped to ±t·‖δ‖∞: along this path, small elements shrink last."""
     bound = per_image(t * delta.abs().flatten(1).amax(1), delta)
     return delta.clamp(-bound, bound)
 
 
 @dataclass(frozen=True)
 class AttackNorm:
-    """A norm: its name here and in pyautoattack, its length, and the paths that shorten a perturbation."""
+    """A norm, and the paths along which a perturbation is shortened."""
 
     name: str
+    """The name in certnas."""
     autoattack: str
+    """The name in pyautoattack."""
     length: Callable[[Tensor], Tensor]
+    """The norm of each perturbation: [N, *shape] -> [N]."""
     paths: tuple[Callable[[Tensor, Tensor], Tensor], ...]
+    """Paths from 0 (t = 0) to a perturbation (t = 1): [N, *shape], [N] -> [N, *shape]."""
 
 
 LINF = AttackNorm("linf", "Linf", lambda delta: delta.abs().flatten(1).amax(1), (scaled, clipped))

@@ -1,4 +1,4 @@
-"""The minimum over several attacks, each re-checked on the original model in float64."""
+"""The nearest example of several attacks, re-checked on the original model in float64."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,30 +8,28 @@ from torch import Tensor, nn
 
 from certnas.attacks.boundary import to_boundary
 from certnas.attacks.isolation import isolated
-from certnas.attacks.judge import Judge, frozen, inspect
+from certnas.attacks.judge import AttackJudge, frozen, inspect
 from certnas.attacks.norms import AttackNorm, per_image
-from certnas.attacks.problem import Attack, AttackBudget, Problem
+from certnas.attacks.problem import Attack, AttackBudget, AttackProblem
 from certnas.errors import UserError
 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """The nearest adversarial example found for each image.
-
-    distance [N] float64: 0 where the image itself is adversarial, inf where nothing was found;
-    example [N, *shape] float64 in [0, 1]: the image itself in both those cases;
-    attack: the name of the attack that found it, "clean" at distance 0, "" where nothing was found;
-    failed: what was left out, one line each, "attack: images a to b: reason"; empty when every attack ran.
-    """
+    """The nearest adversarial example found for each of N images."""
 
     distance: Tensor
+    """The distance, [N] float64: 0 if the image itself is adversarial, infinite if no example was found."""
     example: Tensor
+    """The example, [N, *shape] float64 in [0, 1]; the image itself in both of these cases."""
     attack: tuple[str, ...]
+    """The attack that found each example; "clean" at distance 0, empty if none was found."""
     failed: tuple[str, ...]
+    """The attacks that failed, one line each: "attack: images a to b: reason"."""
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model lives: its first parameter's or buffer's device, the CPU without any."""
+    """The device of the model's first parameter or buffer; the CPU if there is none."""
     tensors = [*model.parameters(), *model.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
 
@@ -49,7 +47,7 @@ def smallest(
     progress: Callable[[int, int], None] | None,
     targets: Tensor | None,
 ) -> Adversarial:
-    """`smallest_adversarial` with a norm and attacks resolved and the inputs checked."""
+    """`smallest_adversarial` with resolved norm and attacks, and checked inputs."""
     device = device_of(model)
     with isolated(seed, device):
         exact, fast = frozen(model, torch.float64), frozen(model, torch.float32)
@@ -59,7 +57,7 @@ def smallest(
         batches = []
         for first in range(0, len(images), batch_size):
             rows = slice(first, first + batch_size)
-            judge = Judge(exact, y[rows], None if targets is None else targets[rows])
+            judge = AttackJudge(exact, y[rows], None if targets is None else targets[rows])
             inspect(judge, images[rows], first)
             done = first * len(attacks)
 
@@ -77,7 +75,7 @@ def smallest(
 
 
 def attack_batch(
-    judge: Judge,
+    judge: AttackJudge,
     fast: nn.Module,
     x: Tensor,
     norm: AttackNorm,
@@ -86,12 +84,12 @@ def attack_batch(
     first: int,
     report: Callable[[int], None],
 ) -> Adversarial:
-    """Every attack on one batch [n, *shape] float64, the nearest example that the judge confirms kept."""
+    """Runs every attack on one batch [n, *shape] float64, and keeps the nearest example that the judge confirms."""
     clean = judge.wrong(x)
     distance = torch.where(clean, 0.0, torch.inf).to(torch.float64)
     example, names, failed = x, ["clean" if c else "" for c in clean.tolist()], []
     rows = (~clean).nonzero().flatten()
-    part = Judge(judge.model, judge.y[rows], None if judge.targets is None else judge.targets[rows])
+    part = AttackJudge(judge.model, judge.y[rows], None if judge.targets is None else judge.targets[rows])
     for ran, (name, attack) in enumerate(attacks.items(), 1):
         if len(rows):
             problem = stated(part, fast, x[rows], norm, budget, example[rows], distance[rows])
@@ -120,23 +118,25 @@ def attack_batch(
 
 
 def stated(
-    judge: Judge,
+    judge: AttackJudge,
     fast: nn.Module,
     x: Tensor,
     norm: AttackNorm,
     budget: AttackBudget,
     best: Tensor,
     radius: Tensor,
-) -> Problem:
-    """The batch as attacks see it: in float32, unless float32 gets an image wrong that float64 gets right."""
+) -> AttackProblem:
+    """The batch as an attack problem: in float32, unless float32 misclassifies an image that float64 classifies
+    correctly.
+    """
     columns = judge.columns(x, budget.candidates)
     scale = judge.scale(x, columns)
     low = x.to(torch.float32)
-    problem = Problem(
+    problem = AttackProblem(
         fast, low, columns, scale.to(torch.float32), norm, budget, best.to(torch.float32), radius
     )
     with torch.no_grad():
         right = bool((problem.scores()(low).argmax(1) == 0).all())
     if right:
         return problem
-    return Problem(judge.model, low, columns, scale, norm, budget, problem.best, radius)
+    return AttackProblem(judge.model, low, columns, scale, norm, budget, problem.best, radius)

@@ -1,8 +1,8 @@
-"""Certified radii of a trained network: proved below, attacked above."""
+"""Certified radii of a trained network: lower bounds by verification, upper bounds by attacks."""
 
 from certnas.certifier.batch import PROOF_MARGIN
 from certnas.certifier.certificates import Certificates, Summary
-from certnas.certifier.certification import Progress, certify
+from certnas.certifier.certification import CertificationProgress, certify
 from certnas.certifier.soundness import SoundnessError
 
-__all__ = ["PROOF_MARGIN", "Certificates", "Progress", "SoundnessError", "Summary", "certify"]
+__all__ = ["PROOF_MARGIN", "Certificates", "CertificationProgress", "SoundnessError", "Summary", "certify"]

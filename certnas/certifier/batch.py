@@ -1,4 +1,4 @@
-"""One batch of images: attacked, searched, proved again in float64, and checked against itself."""
+"""Certifies one batch of images: attacks, radius search, float64 proof, and the soundness check."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,79 +20,108 @@ from certnas.certifier.request import Box, Target, check_logits, describe
 from certnas.certifier.soundness import Evidence, SoundnessError
 
 BATCH = 16
-"""Images that are proved together, unless another number is asked for."""
+"""The default number of images that are certified together."""
 PROOF_MARGIN = 1e-9
-"""A radius is reported where the float64 lower bound of every margin exceeds this × (1 + max |logit|):
-several orders above what float64 rounding adds up to in a bound."""
+"""A radius is certified only if the float64 lower bound of every margin exceeds this × (1 + max |logit|).
+The float64 rounding of a bound adds up to several orders of magnitude less.
+"""
 SHRINKS = 12
+"""How often the float64 proof is tried, each time at a smaller radius."""
 ROUGH = 0.05
-"""The relative tolerance to which a cheaper method looks for the place to start."""
+"""The relative tolerance of the search with a cheaper method, which only finds a starting radius."""
 BEYOND = 32.0
-"""No search begins further below the linearised margin's root than by this factor; few radii lie there."""
+"""The search starts at no less than the root of the linearised margin divided by this factor. Few radii lie below."""
 REACH = 2.0
-"""How far above a radius that the search ends with another may hold, in tolerances; the search ends no wider."""
-UNLIMITED = "nothing limits some radii: they are where the search gave up; eps-max or a box is an end"
+"""Radii up to this many tolerances above the result of the search may still hold, and are worth a try."""
+UNLIMITED = "nothing limits some radii, so their search gave up; set eps-max or a box to limit them"
 WIDE = 0.05
-"""A tighter method is worth its time for an image that is certified to less than 1 − WIDE of its attacked radius."""
+"""A tighter method is run on an image whose certified radius is less than (1 − WIDE) of its attacked radius."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `certify` was asked for, resolved.  then: methods for the images that those before leave wide; at: radii
-    that are tried exactly, as eps_max is."""
+class CertificationRequest:
+    """The arguments of `certify`, checked and resolved."""
 
     model: nn.Module
+    """The classifier in evaluation mode."""
     norm: str
+    """The name of the norm, a key of `bounds.NORMS`."""
     method: bounds.Method
+    """The bound method that is run on every image."""
     eps_max: float | None
+    """The largest radius to certify, in input units; None if there is no limit."""
     tol: float
+    """The relative tolerance of the radius search."""
     target: Target | None
+    """Chooses one target class for each image; None certifies against all other classes."""
     attack: bool
+    """Whether attacks search for adversarial examples."""
     clip: Box | None
+    """The lower and upper limit of every input; None for no box."""
     seed: int
+    """The seed of the attacks and of random targets."""
     memory: int | None
+    """The budget of one pass of bounds, in bytes; None for the memory that is free."""
     then: tuple[bounds.Method, ...] = ()
+    """Further methods, in order, for images whose radius the earlier methods leave wide."""
     at: tuple[float, ...] = ()
+    """Radii that are proved exactly where possible, like `eps_max`."""
 
     @property
     def methods(self) -> tuple[bounds.Method, ...]:
+        """All methods, in the order in which they run."""
         return (self.method, *self.then)
 
     @property
     def exactly(self) -> list[float]:
-        """The radii that are tried exactly, the greatest first."""
+        """The finite radii to prove exactly, in descending order."""
         most = math.inf if self.eps_max is None else self.eps_max
         return sorted({eps for eps in (*self.at, most) if 0 < eps <= most and eps < math.inf}, reverse=True)
 
     @property
     def name(self) -> str:
-        """The methods, as the command line names them."""
+        """The methods as the command line names them."""
         return ", then ".join(describe(method) for method in self.methods)
 
 
 @dataclass
 class _Found:
-    """Of N images: radii, the ε up to which greater ones are worth a try, the place of the method that each is due to,
-    seconds, evaluations, any finite margin, whether nothing limited the search."""
+    """The results of the radius search for N images."""
 
     radius: Tensor
+    """The radius found, [N]."""
     upper: Tensor
+    """Radii up to this one are worth a try, [N]."""
     place: Tensor
+    """The index of the method that found the radius, [N]."""
     seconds: Tensor
+    """The time spent on each image, [N]."""
     evaluations: Tensor
+    """How many bounds were computed for each image, [N]."""
     finite: Tensor
+    """Whether any bound of the image was finite, [N]."""
     unlimited: Tensor
+    """Whether the search gave up without any limit above it, [N]."""
 
 
 def certify_batch(
-    request: Request,
+    request: CertificationRequest,
     prove: Prover,
     x: Tensor,
     y: Tensor,
     index: Sequence[int],
     tell: Callable[[str, int, Bracket | None], None],
 ) -> Certificates:
-    """`certify` on one batch that fits together."""
+    """Runs `certify` on one batch of images that fits into memory.
+
+    request: the resolved arguments of `certify`.
+    prove: the traced network with its region.
+    x, y, index: images [N, *shape], labels [N], and the index of each image.
+    tell: receives the stage, the number of images in it, and the state of the radius search if there is one.
+    Returns the certificates of the N images.
+    Raises UserError for scores that cannot be certified, and SoundnessError where a radius exceeds an adversarial
+    distance.
+    """
     started = perf_counter()
     logits = prove.logits(x)
     check_logits(logits, y, index)
@@ -147,11 +176,13 @@ def certify_batch(
     )
 
 
-def _climb(request: Request, part: Prover, attacked: Tensor, tell: Callable[[Bracket], None]) -> _Found:
-    """The radii by the first method, then by each of the others for the images that are still wide."""
+def _climb(
+    request: CertificationRequest, part: Prover, attacked: Tensor, tell: Callable[[Bracket], None]
+) -> _Found:
+    """Searches radii with the first method, then with each further method for the images that are still wide."""
     centre, start = part.linearised()
     end = part.end(request.eps_max)
-    # one step beyond the adversarial example: a bound that proves too much must be able to show it
+    # the search may go one step beyond the adversarial example, so that an unsound bound shows itself
     end = torch.minimum(end, attacked.to(end) * (1 + 1e-6))
     none = torch.zeros_like(centre)
     found = _Found(
@@ -195,7 +226,7 @@ def _search(
     tol: float,
     tell: Callable[[Bracket], None] | None = None,
 ) -> tuple[Radii, Tensor]:
-    """The radii of all images of `part` by its method, and the seconds that the evaluations took of each."""
+    """Searches the radii of all images of `part` with its method; returns them and the seconds per image."""
     forecast = (
         Forecast(part, centre, end, tol) if isinstance(part.method, bounds.Crown) and len(centre) else None
     )
@@ -216,7 +247,9 @@ def _search(
 
 
 def _start(part: Prover, centre: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Where to begin: `start`, or what a cheaper method than the part's proves of each image, or a share of `start`."""
+    """Chooses where each search starts: at `start`, or at the radius that a cheaper method proves, if that is larger.
+    The result is at least a fixed share of `start`.
+    """
     cheaper = _cheaper(part.method)
     if cheaper is None:
         return start
@@ -226,21 +259,21 @@ def _start(part: Prover, centre: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 def _cheaper(method: bounds.Method) -> bounds.Method | None:
-    """For a method that optimises the same without, for that one interval arithmetic inside."""
+    """The next cheaper method: CROWN for α-CROWN, and CROWN with interval bounds inside for CROWN; otherwise None."""
     if isinstance(method, bounds.AlphaCrown):
         return bounds.Crown(method.slope)
     return bounds.CrownIBP(method.slope) if isinstance(method, bounds.Crown) else None
 
 
 def _spread(values: Tensor, rows: Tensor, n: int, other: float) -> np.ndarray:
-    """[n], `values` at `rows` and `other` elsewhere."""
+    """Places `values` at `rows` of an array [n] and `other` everywhere else."""
     full = torch.full((n,), other, dtype=values.dtype)
     full[rows.cpu()] = values.cpu()
     return full.numpy()
 
 
-def _attack(request: Request, x: Tensor, y: Tensor, target: Tensor | None) -> Adversarial:
-    """The nearest adversarial examples of the images, all right; at infinity where none are asked for."""
+def _attack(request: CertificationRequest, x: Tensor, y: Tensor, target: Tensor | None) -> Adversarial:
+    """The nearest adversarial examples of correctly classified images; the distances are infinite without attacks."""
     if request.attack and len(x):
         return smallest_adversarial(request.model, x, y, request.norm, seed=request.seed, targets=target)
     nowhere = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
@@ -250,16 +283,18 @@ def _attack(request: Request, x: Tensor, y: Tensor, target: Tensor | None) -> Ad
 def _prove(
     part: Prover, radius: Tensor, upper: Tensor, exactly: Sequence[float], logits: Tensor, tol: float
 ) -> tuple[Tensor, Tensor]:
-    """The radii [N] proved again in float64 with the stated margin, shrunk where needed, and the margins.
+    """Proves the radii [N] again in float64 with the stated margin, and shrinks a radius whose proof fails.
 
-    exactly: radii that are tried too, the greatest first, where they are above one that is tried next and not above
-    `upper` [N] or one that failed.
+    exactly: radii in descending order; each is tried where it lies above the next radius to try and not above `upper`
+        [N].
+    `upper` is the largest radius worth a try, and afterwards the radius that failed last.
+    Returns the proved radii (0 where no proof succeeds) and the lower bounds of their margins.
     """
     needed = PROOF_MARGIN * (1 + logits.abs().amax(1)) if len(logits) else radius
     proved_radius, proved_margin = torch.zeros_like(radius), torch.zeros_like(radius)
 
     def tried(eps: Tensor) -> None:
-        """Tries the ε [N] above 0 of images that nothing is proved of yet."""
+        """Tries the radii eps [N] above 0 of images that have no proof yet."""
         pending = ((eps > 0) & (proved_radius == 0)).nonzero().flatten()
         if not len(pending):
             return
@@ -279,7 +314,7 @@ def _prove(
 
 
 def _check_sound(
-    request: Request,
+    request: CertificationRequest,
     part: Prover,
     x: Tensor,
     y: Tensor,
@@ -289,7 +324,7 @@ def _check_sound(
     margin: Tensor,
     found: Adversarial,
 ) -> None:
-    """Raises SoundnessError where a proved radius exceeds the distance of an adversarial example."""
+    """Raises SoundnessError where a certified radius exceeds the distance of an adversarial example."""
     beyond = (radius > found.distance.to(radius)).nonzero().flatten().tolist()
     if not beyond:
         return

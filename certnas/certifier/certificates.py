@@ -1,61 +1,109 @@
-"""What was proved: values, and the figures one quotes."""
+"""Certificates of a set of images, their summary, and their text as CSV and JSON."""
 
+import csv
+import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
 
+from certnas.runs import finite, versions, write_atomically
+
 NO_TARGET = -1
+"""The entry of column `target` for an image that was certified against all classes."""
 TEXTS = ("proved_by", "proof", "status")
 """The columns of `Certificates` that are text."""
+COLUMNS = (
+    "index",
+    "label",
+    "prediction",
+    "target",
+    "norm",
+    "method",
+    "radius_lower",
+    "radius_upper",
+    "status",
+    "certificate",
+    "seconds",
+)
+"""The columns of the CSV text, in order."""
+WHOLE = ("index", "label", "prediction", "target", "evaluations")
+"""The columns of `Certificates` that hold integers."""
+REAL = ("radius_lower", "radius_upper", "seconds")
+"""The columns of `Certificates` that hold floats."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of a set of certificates; radii in input units, NaN where there is nothing to average."""
+    """The summary of a set of certificates; radii are in input units, and a mean over no images is NaN."""
 
     images: int
+    """The number of images."""
     correct: int
+    """The number of correctly classified images."""
     clean_accuracy: float
+    """The share of correctly classified images."""
     mean_radius_correct: float
+    """The mean certified radius of correctly classified images."""
     median_radius_correct: float
+    """The median certified radius of correctly classified images."""
     mean_radius_all: float
+    """The mean certified radius of all images; misclassified images count as 0."""
     median_radius_all: float
+    """The median certified radius of all images; misclassified images count as 0."""
     certified_accuracy: dict[float, float]
+    """The share of images proved robust, for each ε."""
     attacked_accuracy: dict[float, float]
+    """The share of images that are correct and not broken by an attack, for each ε."""
     seconds_per_image: float
+    """The mean time per image, in seconds."""
     sandwich_mean: float
+    """The mean of certified radius over attacked radius, over correct images that an attack broke."""
     sandwich_median: float
+    """The median of the same ratio."""
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """Per image: no x' in the box with ‖x' − x‖ ≤ radius_lower is misclassified; one at radius_upper is.
+    """The certified and the attacked radius of each of N images.
 
-    index, label, prediction, evaluations [N] int; target [N] int, the one class that the label was proved against, or
-    NO_TARGET for all; radius_lower, radius_upper [N] float64 in input units, radius_upper inf where no attack ran or
-    none succeeded; seconds [N].  status per image: "certified", "misclassified" (radius 0), "zero" (nothing proved) or
-    "failed: why".  method: all that were used; proved_by: the one of each image; proof: the file of its certificate,
-    "" for none.  notes: attacks that were left out and searches that nothing limits, one line each, sorted.
+    No x' in the box with ‖x' − x‖ ≤ radius_lower is misclassified; some x' at distance radius_upper is.
+    Arrays are read-only. Raises ValueError where the columns differ in length.
     """
 
     norm: str
+    """The name of the norm: linf, l2 or l1."""
     method: str
+    """All methods that were used."""
     proved_by: tuple[str, ...]
+    """The method that proved the radius of each image."""
     proof: tuple[str, ...]
+    """The file name of each image's written certificate; empty if there is none."""
     index: np.ndarray
+    """The index of each image in its data set, [N] int."""
     label: np.ndarray
+    """The label of each image, [N] int."""
     prediction: np.ndarray
+    """The predicted class of each image, [N] int."""
     target: np.ndarray
+    """The one class that the label was certified against, [N] int; NO_TARGET for all classes."""
     radius_lower: np.ndarray
+    """The certified radius, [N] float64, in input units."""
     radius_upper: np.ndarray
+    """The distance of the nearest adversarial example found, [N] float64, in input units; infinite if there is none.
+    """
     status: tuple[str, ...]
+    """"certified", "misclassified" (radius 0), "zero" (nothing was proved) or "failed: reason", for each image."""
     seconds: np.ndarray
+    """The time spent on each image, [N] float64."""
     evaluations: np.ndarray
+    """How many bounds the radius search computed for each image, [N] int."""
     notes: tuple[str, ...] = ()
+    """Remarks, one line each, sorted: attacks that failed, and searches without a limit."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -72,7 +120,10 @@ class Certificates:
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """The certificates of all `parts`, in their order; at least one, of one norm and method."""
+        """Joins the certificates of all `parts`, in their order.
+
+        Raises ValueError unless there is at least one part and all have the same norm and method.
+        """
         if len({(p.norm, p.method) for p in parts}) != 1:
             raise ValueError("Certificates.join: expected parts of one norm and method")
         columns: dict[str, Any] = {
@@ -85,7 +136,7 @@ class Certificates:
         return cls(norm=parts[0].norm, method=parts[0].method, notes=notes, **columns)
 
     def ordered(self, index: Sequence[int]) -> Self:
-        """The same, images in the order in which `index` names them; `index` may name others too."""
+        """The same certificates in the order in which `index` lists the images; `index` may list further images."""
         place = {name: at for at, name in enumerate(index)}
         order = sorted(range(len(self)), key=lambda at: place[int(self.index[at])])
         columns: dict[str, Any] = {
@@ -98,19 +149,19 @@ class Certificates:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether the network classifies each image as labelled.  [N] bool"""
+        """Whether the network classifies each image correctly, [N] bool."""
         return self.label == self.prediction
 
     def certified_accuracy(self, eps: float) -> float:
-        """The share of all images proved robust at `eps`; at 0 the clean accuracy."""
+        """The share of all images that are proved robust at radius `eps` (input units); at 0 the clean accuracy."""
         return _mean(self.correct & (self.radius_lower >= eps))
 
     def attacked_accuracy(self, eps: float) -> float:
-        """The share of all images correct and without a known adversarial example within `eps`."""
+        """The share of all images that are correct and have no known adversarial example within `eps` (input units)."""
         return _mean(self.correct & (self.radius_upper > eps))
 
     def summary(self, at: Sequence[float] = ()) -> Summary:
-        """The figures over these images, with certified and attacked accuracy at each ε of `at`."""
+        """Summarises the certificates, with certified and attacked accuracy at each radius of `at` (input units)."""
         right = self.radius_lower[self.correct]
         attacked = self.correct & np.isfinite(self.radius_upper) & (self.radius_upper > 0)
         sandwich = self.radius_lower[attacked] / self.radius_upper[attacked]
@@ -130,17 +181,11 @@ class Certificates:
         )
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes one row per image, atomically; columns as `certnas.certifier.results.COLUMNS`."""
-        from certnas.certifier.results import csv_text
-        from certnas.runs import write_atomically
-
+        """Writes one row per image to `path`, atomically; the columns are COLUMNS."""
         write_atomically(Path(path), csv_text(self))
 
     def to_json(self, path: str | Path) -> None:
-        """Writes the certificates and their summary, atomically; infinite radii are null."""
-        from certnas.certifier.results import json_text
-        from certnas.runs import write_atomically
-
+        """Writes the certificates and their summary to `path`, atomically; an infinite radius becomes null."""
         write_atomically(Path(path), json_text(self))
 
 
@@ -153,5 +198,51 @@ def _median(values: np.ndarray) -> float:
 
 
 def targets(target: Tensor | None, count: int) -> np.ndarray:
-    """The column `target` of `Certificates`, [count]: a class for each image, or NO_TARGET."""
+    """Column `target` of `Certificates` for `count` images: the given classes, or NO_TARGET.  [count]"""
     return np.full(count, NO_TARGET) if target is None else target.cpu().numpy().copy()
+
+
+def csv_text(certificates: Certificates) -> str:
+    """The CSV text: one line per image under COLUMNS, with radii in input units to full precision.
+
+    An infinite radius is written as `inf`. Column target is empty for all classes; certificate is empty without a
+    file.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for image in _images(certificates):
+        row = {
+            **image,
+            "norm": certificates.norm,
+            "method": image["proved_by"],
+            "certificate": image["proof"],
+        }
+        row["target"] = "" if image["target"] == NO_TARGET else image["target"]
+        row["seconds"] = f"{image['seconds']:.3f}"
+        writer.writerow([row[column] for column in COLUMNS])
+    return text.getvalue()
+
+
+def json_text(certificates: Certificates, at: Sequence[float] = (), **more: Any) -> str:
+    """The certificates as JSON text, with their summary at the radii `at` and the entries `more`; non-finite values
+    are null.
+    """
+    record = {
+        **more,
+        "versions": versions(),
+        "norm": certificates.norm,
+        "method": certificates.method,
+        "summary": asdict(certificates.summary(at)),
+        "notes": list(certificates.notes),
+        "images": _images(certificates),
+    }
+    return json.dumps(finite(record), indent=1, allow_nan=False) + "\n"
+
+
+def _images(certificates: Certificates) -> list[dict[str, Any]]:
+    """The columns of the certificates as one table per image."""
+    names = (*WHOLE, *REAL, *TEXTS)
+    columns = [getattr(certificates, name) for name in names]
+    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]

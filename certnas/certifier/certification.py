@@ -1,4 +1,4 @@
-"""certified ≤ true ≤ attacked: the radius of every image, from below and from above."""
+"""Certified radius ≤ true radius ≤ attacked radius, for every image."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from certnas import bounds
-from certnas.certifier.batch import BATCH, Request, certify_batch
+from certnas.certifier.batch import BATCH, CertificationRequest, certify_batch
 from certnas.certifier.certificates import Certificates
 from certnas.certifier.constant import certify_constant
-from certnas.certifier.planning import AUTO, SECONDS, Plan, plan
+from certnas.certifier.planning import AUTO, SECONDS, MethodPlan, plan
 from certnas.certifier.prover import Prover, prover
 from certnas.certifier.radius import Bracket
 from certnas.certifier.request import (
@@ -25,45 +25,56 @@ from certnas.certifier.request import (
     chosen,
     resolve_method,
 )
-from certnas.engine import Engine, Inline, Job, placed
+from certnas.engine import Engine, Inline, Job, worker_device
 from certnas.errors import UserError
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands: `done` of `total` images; of the running `batch`, `open` are still at `stage`."""
+class CertificationProgress:
+    """The progress of a certification run."""
 
     done: int
+    """The number of images that are finished."""
     total: int
+    """The number of all images."""
     stage: str
+    """The stage of the running batch: attack, search or prove."""
     batch: int
+    """The number of images of the running batch in this stage."""
     open: int
+    """The number of these images whose search is not finished."""
     lower: float = 0.0
+    """The smallest proved radius of the open images, in input units."""
     upper: float = float("inf")
+    """The largest upper end of the open images' brackets, in input units."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Images x [N, *shape] of labels y [N], proved together, and their names."""
+class ImageBatch:
+    """Images that are certified together."""
 
     x: Tensor
+    """The images, [N, *shape]."""
     y: Tensor
+    """The labels, [N]."""
     index: tuple[int, ...]
+    """The index of each image in its data set."""
 
 
 class Certifier:
-    """`certify` on one batch after another, the network traced once, on the first."""
+    """Certifies one batch after another; it traces the network once, on the first batch."""
 
-    def __init__(self, request: Request, device: torch.device) -> None:
+    def __init__(self, request: CertificationRequest, device: torch.device) -> None:
         self.request = replace(request, model=request.model.to(device))
         self.device = device
         self._prover: Prover | None = None
         self._constant = False
 
-    def __call__(self, batch: Batch, tell: Callable[[Progress], None]) -> Certificates:
-        """The certificates of the batch; `tell` is given where it stands, as if it were all.
+    def __call__(self, batch: ImageBatch, tell: Callable[[CertificationProgress], None]) -> Certificates:
+        """The certificates of the batch; `tell` receives the progress within this batch.
 
-        Where the device has no room for it, those of its two halves.  Raises bounds.OutOfMemory for a single image.
+        A batch that does not fit into the device's memory is split into two halves.
+        Raises bounds.OutOfMemory if a single image does not fit.
         """
         request, size = self.request, len(batch.index)
         x, y = batch.x.detach().to(self.device), batch.y.detach().to(self.device, torch.long)
@@ -77,33 +88,35 @@ class Certifier:
             return certify_constant(request, x, y, batch.index)
         self._prover.check(x, request.eps_max)
 
-        def told(stage: str, images: int, bracket: Bracket | None) -> None:
+        def report(stage: str, images: int, bracket: Bracket | None) -> None:
             tell(_progress(size, stage, images, bracket))
 
         try:
-            return certify_batch(request, self._prover, x, y, batch.index, told)
+            return certify_batch(request, self._prover, x, y, batch.index, report)
         except bounds.OutOfMemory:
             if size == 1:
                 raise
-        # here, where nothing refers to the tensors of the failed attempt any more
+        # outside of the handler, where nothing refers to the tensors of the failed attempt any more
         return Certificates.join(
             [self(part, tell) for part in batches(batch.x, batch.y, batch.index, (size + 1) // 2)]
         )
 
 
 @dataclass(frozen=True)
-class Certification(Job[Batch, Certificates]):
-    """`certify` as work for any process, on the device that the process has."""
+class Certification(Job[ImageBatch, Certificates]):
+    """`certify` as a job that any process can run."""
 
-    request: Request
+    request: CertificationRequest
+    """The resolved arguments of `certify`."""
     device: torch.device
+    """The device to compute on; "cuda" without a number is resolved in each process."""
     why: tuple[str, ...] = ()
-    """What `auto` chose, in lines for the user."""
+    """The choices of method "auto", as lines for the user."""
 
     def open(self, rank: int) -> Certifier:
-        return Certifier(self.request, placed(self.device, rank))
+        return Certifier(self.request, worker_device(self.device, rank))
 
-    def describe(self, item: Batch) -> str:
+    def describe(self, item: ImageBatch) -> str:
         return f"images {item.index[0]} to {item.index[-1]}"
 
 
@@ -125,14 +138,18 @@ def certification(
     device: torch.device | None = None,
     at: Sequence[float] = (),
 ) -> Certification:
-    """What `certify` does to `batches` of x, y; all is checked but numbers; on `device`, or the model's."""
+    """Prepares the job that `certify` runs on each of the `batches` of x, y.
+
+    The arguments are those of `certify`. device: where to compute; the model's device by default.
+    Raises UserError for invalid arguments; tol, eps_max and memory are not checked here.
+    """
     chosen("norm", norm, bounds.NORMS)
     target = chosen("targets", targets, TARGETS)
     check_box(clip, attack)
     check_images(x, y, clip)
     own = check_model(model)
     planned = _planned(model, x, method, time_per_image, memory)
-    request = Request(
+    request = CertificationRequest(
         model, norm, planned.method, eps_max, tol, target, attack, clip, seed, memory, planned.then, tuple(at)
     )
     return Certification(request, own if device is None else device, planned.why)
@@ -140,23 +157,26 @@ def certification(
 
 def _planned(
     model: nn.Module, x: Tensor, method: bounds.Method | str, seconds: float | None, memory: int | None
-) -> Plan:
+) -> MethodPlan:
+    """The methods to run: the choice of `plan` for method "auto", otherwise the given method alone."""
     if method == AUTO:
         try:
             network = bounds.trace(model, x[:1].to(check_model(model))).bind()
         except bounds.ConstantOutput:
-            return Plan(resolve_method("ibp"))  # no bound is computed
+            return MethodPlan(resolve_method("ibp"))  # no bound is computed
         return plan(network, seconds=SECONDS if seconds is None else seconds, memory=memory)
     if seconds is not None:
         raise UserError(f"time per image is {seconds:g}, but only method {AUTO} chooses by it")
-    return Plan(resolve_method(method))
+    return MethodPlan(resolve_method(method))
 
 
-def batches(x: Tensor, y: Tensor, index: Sequence[int], size: int) -> list[Batch]:
-    """x [N, *shape], y [N] in parts of `size` images: the same parts always, since an image's company decides the
-    last digits of its radius."""
+def batches(x: Tensor, y: Tensor, index: Sequence[int], size: int) -> list[ImageBatch]:
+    """Splits x [N, *shape], y [N] into batches of `size` images.
+
+    The split is always the same, because the other images of a batch affect the last digits of a radius.
+    """
     rows = [slice(first, first + size) for first in range(0, len(x), size)]
-    return [Batch(x[part].clone(), y[part].clone(), tuple(index[part])) for part in rows]
+    return [ImageBatch(x[part].clone(), y[part].clone(), tuple(index[part])) for part in rows]
 
 
 def certify(
@@ -178,27 +198,43 @@ def certify(
     index: Sequence[int] | None = None,
     at: Sequence[float] = (),
     engine: Engine | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[CertificationProgress], None] | None = None,
     on_batch: Callable[[Certificates], None] | None = None,
 ) -> Certificates:
-    """The largest proved radius of every image, and the distance of its nearest known adversarial example.
+    """The certified radius of every image, and the distance of its nearest known adversarial example.
 
-    For every x' with ‖x' − x‖ ≤ radius_lower (and x' in `clip`), f_y(x') > f_j(x') for all targets j: a lower
-    bound of each margin, in float64 and at exactly that radius, exceeded PROOF_MARGIN · (1 + max |logit|).
+    For every x' with ‖x' − x‖ ≤ radius_lower (and x' in `clip`), f_y(x') > f_j(x') for all target classes j. The
+    proof is a lower bound of each margin, computed in float64 at exactly that radius, which exceeds PROOF_MARGIN · (1
+    + max |logit|).
 
-    model: classifier in eval mode, its normalisation inside; x [N, *shape] pixels in `clip`; y [N] labels;
-    norm linf, l2 or l1; method an object, a name of `bounds.METHODS`, or "auto", which chooses methods by their
-    predicted time, `time_per_image` seconds at most (10 by default), and climbs for images that stay wide; radii in
-    x's units, at most `eps_max`, searched to the relative tolerance `tol`, but `eps_max` and the radii `at` tried
-    exactly where they lie so near above what was found; targets all (every other class), random,
-    least (likely) or runner-up; memory in bytes for one pass of bounds; index names the images (0 … N−1).  engine:
-    where batches are proved, this process by default; the certificates are the same.  `on_batch` is given each batch
-    as it finishes.
-    Where the output does not depend on the input, radii end with `eps_max` or the box alone and may be infinite; a note
-    says so, as it does where nothing limits a search.  The model and the caller's random state are left as they were.
+    model: a classifier in evaluation mode; a normalisation of the input belongs inside the model.
+    x: images [N, *shape], pixels within `clip`.
+    y: labels [N], integers.
+    norm: "linf", "l2" or "l1".
+    method: a bound method, a name of `bounds.METHODS`, or "auto". "auto" chooses the methods by their predicted time,
+        and runs tighter methods on images that stay wide.
+    eps_max: the largest radius to certify, in the units of x; None for no limit.
+    tol: the relative tolerance of the radius search.
+    targets: "all" (every other class), "random", "least" (likely) or "runner-up".
+    attack: whether attacks search for adversarial examples.
+    clip: the lower and upper limit of every input; None for no box.
+    seed: the seed of attacks and random targets.
+    batch_size: the number of images that are certified together.
+    memory: the budget of one pass of bounds, in bytes.
+    time_per_image: the time limit of "auto" per image, in seconds; 10 by default.
+    index: the index of each image, [N]; 0 … N − 1 by default.
+    at: radii that are proved exactly, like `eps_max`, where they lie just above the radius found.
+    engine: where the batches run; this process by default. The certificates are the same on every engine.
+    progress: receives the progress of the run.
+    on_batch: receives the certificates of each batch when it is finished.
 
-    Raises UserError for a request that makes no sense, bounds.UnsupportedOp for an operator without a rule,
-    and SoundnessError, with the evidence, where a certified radius exceeds an adversarial distance.
+    Returns the certificates of the N images; radii are in the units of x.
+
+    If the output does not depend on the input, only `eps_max` and the box limit a radius, which may be infinite. A
+    note says so, as it does where nothing limits a search. The model and the caller's random state stay unchanged.
+
+    Raises UserError for invalid arguments, bounds.UnsupportedOp for an operator without a rule, and SoundnessError,
+    with the evidence, if a certified radius exceeds an adversarial distance.
 
     >>> import certnas
     >>> from certnas.data import load
@@ -228,10 +264,10 @@ def certify(
     work = batches(x, y, names, batch_size)
     parts: dict[int, Certificates] = {}
 
-    def told(position: int, at: Progress) -> None:
+    def report(position: int, at: CertificationProgress) -> None:
         tell(replace(at, done=sum(map(len, parts.values())), total=len(x)))
 
-    with closing((engine or Inline()).run(job, work, told)) as results:
+    with closing((engine or Inline()).run(job, work, report)) as results:
         for position, part in results:
             parts[position] = part
             if on_batch is not None:
@@ -239,8 +275,9 @@ def certify(
     return Certificates.join([parts[position] for position in range(len(work))])
 
 
-def _progress(total: int, stage: str, batch: int, bracket: Bracket | None) -> Progress:
+def _progress(total: int, stage: str, batch: int, bracket: Bracket | None) -> CertificationProgress:
+    """The progress within one batch; the totals are filled in by the caller."""
     if bracket is None or not bool(bracket.open.any()):
-        return Progress(0, total, stage, batch, batch)
+        return CertificationProgress(0, total, stage, batch, batch)
     lower, upper = bracket.lower[bracket.open], bracket.upper[bracket.open]
-    return Progress(0, total, stage, batch, len(lower), float(lower.min()), float(upper.max()))
+    return CertificationProgress(0, total, stage, batch, len(lower), float(lower.min()), float(upper.max()))

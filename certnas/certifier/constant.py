@@ -1,4 +1,4 @@
-"""Certificates of a network whose output does not depend on its input: only the box and eps-max limit a radius."""
+"""Certifies a network whose output does not depend on its input: only the box and eps-max limit a radius."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from certnas import bounds
-from certnas.certifier.batch import PROOF_MARGIN, Request
+from certnas.certifier.batch import PROOF_MARGIN, CertificationRequest
 from certnas.certifier.certificates import Certificates, targets
 from certnas.certifier.prover import search_end
 from certnas.certifier.request import check_logits, describe
@@ -18,10 +18,13 @@ from certnas.faithful import dtype_of, first_output, points_about
 CONSTANT = "the network's output does not depend on its input: only the box and eps-max limit a radius"
 
 
-def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int]) -> Certificates:
-    """`certify` on one batch x [N, *shape], y [N]: each image that is right by the margin holds up to the search's end.
+def certify_constant(
+    request: CertificationRequest, x: Tensor, y: Tensor, index: Sequence[int]
+) -> Certificates:
+    """Runs `certify` on one batch x [N, *shape], y [N] of a constant network.
 
-    Raises UserError where the model gives other scores at other points, or none that can be certified.
+    An image that is classified correctly with the required margin is certified up to the end of the search.
+    Raises UserError if the model's scores differ between points, or cannot be certified.
     """
     started = perf_counter()
     norm = bounds.NORMS[request.norm]
@@ -64,7 +67,7 @@ def certify_constant(request: Request, x: Tensor, y: Tensor, index: Sequence[int
     )
 
 
-def _scores(request: Request, x: Tensor) -> Tensor:
+def _scores(request: CertificationRequest, x: Tensor) -> Tensor:
     """The model's first output at x [N, *shape], in float64."""
     with torch.no_grad():
         return first_output(request.model(x.to(dtype_of(request.model, x.dtype)))).double()

@@ -1,4 +1,4 @@
-"""Where a margin will reach zero, foretold from the intermediate bounds of the radii evaluated so far."""
+"""Predicts the radius at which a margin reaches zero, from the intermediate bounds at radii evaluated before."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,25 +13,29 @@ from certnas.certifier.radius import search_radii
 
 Intervals = Mapping[str, bounds.Interval]
 FARTHEST = 4.0
-"""How far beyond the last radius a forecast goes, as a factor."""
+"""A forecast goes up to this factor beyond the last radius."""
 NEAR = 2.0
-"""The factor up to which two radii on either side of a root say more of it than two nearer ones on one side."""
+"""Two radii on either side of a root predict it better than two nearer ones on one side, if they differ by less than
+this factor.
+"""
 LARGE, LEAP = 1.6, 1.3
-"""From which growth on that of a forecast is raised to the power LEAP: by experience it is too small then."""
+"""A predicted growth above LARGE is raised to the power LEAP, because such a forecast is too small in practice."""
 FIRST, SHARE = 0.02, 0.2
-"""The relative tolerance of the first forecast, and that of later ones as a share of the search's."""
+"""FIRST is the relative tolerance of the first forecast. Later forecasts use SHARE of the search's own tolerance."""
 
 
 class Forecast:
-    """Margins of `part`, whose method is a Crown, as `search_radii` asks for them, and what they say of others.
+    """Evaluates the margins that `search_radii` asks for, and predicts their roots; the method of `part` is a Crown.
 
-    Between two radii the intermediate bounds of a unit are nearly affine in ε.  With those read off on the line
-    through two evaluations (the first of all is ε = 0, where a bound is the value itself), one backward pass for the
-    rows gives nearly the margin at any ε: nothing that is proved, and a guess of its root.
+    Between two radii the intermediate bounds of a unit are nearly affine in ε. A forecast interpolates them linearly
+    between two evaluated radii (at first, ε = 0 with its exact values) and runs one backward pass on them. The result
+    approximates the margin at any ε. It proves nothing; it only predicts the root.
     """
 
     def __init__(self, part: Prover, centre: Tensor, end: Tensor, tol: float) -> None:
-        """centre [N]: the margins at ε = 0; end [N]: where the search ends; tol: what it is searched to."""
+        """centre [N]: the margins at ε = 0; end [N]: where the search ends; tol: the relative tolerance of the
+        search.
+        """
         self.part, self.centre, self.end, self.tol = part, centre, end, tol
         self.rounds = 0
         noting = _Noting(bounds.IBP())
@@ -41,12 +45,12 @@ class Forecast:
         self.other = self.last = _Point(torch.zeros_like(centre), centre, noting.intervals)
 
     def lower_margin(self, eps: Tensor, image: Tensor) -> Tensor:
-        """`Prover.lower_margin` in single precision, whose intermediate bounds are kept.  eps, image [M] -> [M]"""
+        """`Prover.lower_margin` in float32; the intermediate bounds are kept for forecasts.  eps, image [M] -> [M]"""
         noting = _Noting(self.part.method)
         margin = replace(self.part, method=noting).lower_margin(eps, image, torch.float32)
         new = _Point(eps, margin.to(eps), noting.intervals)
         other, last = self.other.at(image), self.last.at(image)
-        # of two earlier ones the later is kept, unless only the other one, if near, has the root between it and the new
+        # keep the later of the two earlier points, unless the root lies between the new one and the other
         between = (last.proved == new.proved) & (other.proved != new.proved)
         stays = between & (torch.maximum(other.eps, eps) < NEAR * torch.minimum(other.eps, eps))
         self.other = self.other.put(image[~stays], last.at(~stays))
@@ -55,7 +59,9 @@ class Forecast:
         return margin
 
     def root(self, image: Tensor) -> Tensor:
-        """An ε [M] a little above where the margin of each `image` [M] is expected to reach zero, NaN if nowhere."""
+        """A radius [M] slightly above the predicted root of the margin of each `image` [M]; NaN where there is no
+        forecast.
+        """
         last = self.last.at(image)
         root = last.eps * (1 + self.tol)
         near = last.proved & (self.rounds > 1)
@@ -68,7 +74,7 @@ class Forecast:
         return root
 
     def _far_root(self, image: Tensor) -> Tensor:
-        """The same by a search, through the margins known of `image` [M]."""
+        """Predicts the roots of `image` [M] by a search over predicted margins."""
         other, last = self.other.at(image), self.last.at(image)
         seen = [
             (point.eps[at], at, point.margin[at])
@@ -88,7 +94,7 @@ class Forecast:
         return torch.where(growth > LARGE, last.eps * growth**LEAP, root)
 
     def _margin(self, eps: Tensor, image: Tensor) -> Tensor:
-        """The margin [M] to be expected at radius eps [M] round `image` [M]."""
+        """The predicted margin [M] of `image` [M] at radius eps [M]."""
         other, last = self.other.at(image), self.last.at(image)
         weight = ((eps - other.eps) / (last.eps - other.eps)).float()
         given = {name: _on_line(one, last.intervals[name], weight) for name, one in other.intervals.items()}
@@ -98,11 +104,14 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Point:
-    """Of N images: radii [N], the margins there [N] and the intervals [N, *] that they came from."""
+    """An evaluation of N images, each at a radius of its own."""
 
     eps: Tensor
+    """The radii, [N]."""
     margin: Tensor
+    """The lower bounds of the margins, [N]."""
     intervals: Intervals
+    """The intermediate bounds, [N, *] for each tensor."""
 
     @property
     def proved(self) -> Tensor:
@@ -114,7 +123,7 @@ class _Point:
         )
 
     def put(self, image: Tensor, new: "_Point") -> "_Point":
-        """The same with the M images `image` replaced by those of `new`."""
+        """The same evaluations, with those of the M images `image` replaced by `new`."""
         intervals = {
             name: bounds.Interval(
                 old.lower.index_put((image,), new.intervals[name].lower),
@@ -127,7 +136,7 @@ class _Point:
 
 
 class _Noting(bounds.Method):
-    """A method, and about the intervals of what nonlinearities read that it came to."""
+    """Runs another method and records its approximate intermediate bounds of the operands of nonlinear nodes."""
 
     def __init__(self, method: bounds.Method) -> None:
         self.method, self.slope = method, method.slope
@@ -140,7 +149,7 @@ class _Noting(bounds.Method):
 
 
 class _Recalling(bounds.Method):
-    """One backward pass for the rows on intervals that are given: no bound, unless they are."""
+    """Runs one backward pass on given intervals; the result is a sound bound only if the intervals are sound."""
 
     def __init__(self, intervals: Intervals, slope: bounds.Slope) -> None:
         self.intervals, self.slope = intervals, slope
@@ -151,7 +160,7 @@ class _Recalling(bounds.Method):
 
 
 def _on_line(one: bounds.Interval, other: bounds.Interval, weight: Tensor) -> bounds.Interval:
-    """At `one` for weight [M] 0, at `other` for 1, on the line through both elsewhere."""
+    """Interpolates linearly between two intervals: `one` at weight [M] 0, `other` at weight 1."""
     weight = weight.reshape(-1, *[1] * (one.lower.dim() - 1))
     lower = one.lower.lerp(other.lower, weight)
     return bounds.Interval(lower, torch.maximum(one.upper.lerp(other.upper, weight), lower))

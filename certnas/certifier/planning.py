@@ -1,4 +1,4 @@
-"""`auto`: the methods worth their time on a network, chosen before the first bound by a model of their cost."""
+"""Method "auto": chooses bound methods by their predicted time, before any bound is computed."""
 
 from dataclasses import dataclass
 
@@ -8,36 +8,48 @@ from certnas.certifier.request import describe
 from certnas.errors import UserError
 
 AUTO, SECONDS = "auto", 10.0
+"""AUTO is the method's name; SECONDS is the default time limit per image."""
 LADDER = ("crown", "crown-ibp", "ibp")
+"""The methods to choose from, the tightest first."""
 LEAST_ITERATIONS, MOST_ITERATIONS = 5, 20
+"""The range of α-CROWN iterations that are planned."""
 
 PER_MULTIPLICATION, PER_VISIT, UNSTABLE = 1.7e-10, 1.9e-3, 0.30
-"""What `benchmarks.scaling` fitted to certified radii on one thread of a CPU, the search and the proof in double
-precision included: seconds a multiplication, seconds that the operators a bound visits take besides, shared by the
-images of a batch, and the share of units that are unstable.  Half of its predictions are right within a factor of 2.4.
+"""Constants that `benchmarks.scaling` fitted to certified radii on one CPU thread, with the search and the float64
+proof: seconds per multiplication, further seconds per visited operator (shared by the images of a batch), and the
+share of unstable units. Half of the predictions are right within a factor of 2.4.
 """
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`method` for every image, then each of `then` for those that are still wide; why, in lines for the user."""
+class MethodPlan:
+    """The methods that "auto" chose."""
 
     method: bounds.Method
+    """The method for every image."""
     then: tuple[bounds.Method, ...] = ()
+    """Further methods, in order, for images whose radius is still wide."""
     why: tuple[str, ...] = ()
+    """The reasons, as lines for the user."""
+
+
+def method_names() -> tuple[str, ...]:
+    """The names that `certify` accepts as its method: those of `bounds.METHODS`, and AUTO."""
+    return (*bounds.METHODS, AUTO)
 
 
 def predicted(cost: bounds.Estimate) -> float:
-    """About how many seconds the radius of one image takes."""
+    """The predicted time of one image's radius, in seconds."""
     multiplications = cost.multiplications - (1 - UNSTABLE) * cost.per_unstable
     return PER_MULTIPLICATION * multiplications + PER_VISIT * cost.visits / BATCH
 
 
-def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | None = None) -> Plan:
-    """The tightest method of the ladder that is predicted to take no more than `seconds` an image, and the memory.
+def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | None = None) -> MethodPlan:
+    """Chooses the tightest method whose predicted time and memory are within the limits.
 
-    What is left goes to α-CROWN, for images whose certified and attacked radius are still WIDE apart.
-    Raises UserError for seconds ≤ 0; UnsupportedOp for an operator without a rule.
+    network: the traced network. seconds: the time limit per image. memory: the budget in bytes.
+    The remaining time goes to α-CROWN, for images whose certified and attacked radius are more than WIDE apart.
+    Raises UserError for seconds ≤ 0, and UnsupportedOp for an operator without a rule.
     """
     if not seconds > 0:
         raise UserError(f"time per image is {seconds:g}; accepted: more than 0 seconds")
@@ -48,7 +60,7 @@ def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | Non
     first = affordable[0] if affordable else LADDER[-1]
     why = [
         f"auto: {first}, predicted {predicted(costs[first]):.2g} s an image of {seconds:g} s"
-        + ("" if affordable else "; nothing cheaper is known")
+        + ("" if affordable else "; there is no cheaper method")
     ]
     skipped = LADDER[: LADDER.index(first)]
     why += [
@@ -61,10 +73,13 @@ def plan(network: bounds.Network, *, seconds: float = SECONDS, memory: int | Non
         f"auto: then {describe(method)} for images certified to less than {1 - WIDE:.0%} of the attacked radius"
         for method in then
     ]
-    return Plan(bounds.METHODS[first], then, tuple(why))
+    return MethodPlan(bounds.METHODS[first], then, tuple(why))
 
 
 def _then(costs: dict[str, bounds.Estimate], first: str, seconds: float) -> tuple[bounds.Method, ...]:
+    """α-CROWN with as many iterations as the remaining time allows, if the first method is CROWN and the time
+    suffices.
+    """
     if first != LADDER[0]:
         return ()
     usual = bounds.AlphaCrown().iterations

@@ -1,4 +1,4 @@
-"""Two pictures of a set of certificates."""
+"""Plots of certificates."""
 
 from io import BytesIO
 from typing import Any
@@ -24,16 +24,17 @@ STYLE: dict[Any, Any] = {
 
 
 def accuracy_plot(certificates: Certificates, model: str) -> bytes:
-    """Certified accuracy against ε with the attacked accuracy above it, as a PNG; the truth lies between.
+    """Plots certified and attacked accuracy against ε, as a PNG; the true robust accuracy lies between the curves.
 
-    Both are shares of all images: proved robust at ε, and without a known adversarial example within ε.
+    certificates: the results; model: the name for the title. Both curves are shares of all images.
+    Returns the bytes of the PNG.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure()
         end = _end(certificates)
         eps = np.unique(np.concatenate([[0.0, end], *(r[r <= end] for r in _radii(certificates))]))
         certified = [100 * certificates.certified_accuracy(e) for e in eps]
-        # the step at a radius itself: accuracy holds up to and including it
+        # certified accuracy includes the radius itself, so the step is at the radius
         axes.step(
             eps, certified, where="pre", color=CERTIFIED, lw=2, label="certified (proved robust)", zorder=3
         )
@@ -55,7 +56,7 @@ def accuracy_plot(certificates: Certificates, model: str) -> bytes:
 
 
 def radii_plot(certificates: Certificates, model: str) -> bytes:
-    """A histogram of certified radii and attack distances, over correctly classified images, as a PNG."""
+    """Plots a histogram of certified radii and attack distances over correctly classified images, as a PNG."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure()
         lower, upper = _radii(certificates)
@@ -82,7 +83,7 @@ def _radii(certificates: Certificates) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _end(certificates: Certificates) -> float:
-    """Where the ε axis ends: a little beyond everything but the far tail of the attack distances."""
+    """Where the ε axis ends: slightly beyond all values except the far tail of the attack distances."""
     lower, upper = _radii(certificates)
     ends = [lower.max() if len(lower) else 0.0, np.quantile(upper, 0.98) if len(upper) else 0.0]
     return float(max(ends)) * 1.05 or 1.0

@@ -1,4 +1,4 @@
-"""The bound engine as the certifier asks it: the least margin of each image over its ball."""
+"""Computes the least margin of each image, and lower bounds of it over the image's ball."""
 
 from dataclasses import dataclass, replace
 
@@ -12,28 +12,36 @@ from certnas.faithful import Faithful, dtype_of, not_evaluated, points_about
 
 @dataclass(frozen=True)
 class Prover:
-    """A network in both precisions, a method, a ball; by `about` images x [N, *shape], rows [N, S, K]."""
+    """A traced network with a bound method and a region; `about` sets the images and their margins."""
 
     single: bounds.Network
+    """The network in float32."""
     double: bounds.Network
+    """The network in float64."""
     method: bounds.Method
+    """The bound method."""
     norm: type[bounds.Region]
+    """The kind of ball."""
     clip: Box | None
+    """The lower and upper limit of every input; None for no box."""
     memory: int | None
+    """The budget of one pass of bounds, in bytes."""
     x: Tensor
+    """The images, [N, *shape]."""
     rows: Tensor
+    """The specification of each image: one row per margin, [N, S, K]."""
     faithful: Faithful
+    """Compares the trace with the model."""
 
     def check(self, x: Tensor, eps_max: float | None) -> None:
-        """Sees that the trace is the model on images x [N, *shape] and in the balls that are to be certified.
-
-        Raises UserError where it is not.
-        """
+        """Raises UserError if trace and model differ at images x [N, *shape] or at points of their balls."""
         end = search_end(x, self.norm, self.clip, eps_max)
         self.faithful.check(points_about(x, self.norm.p, end, self.clip))
 
     def about(self, x: Tensor, y: Tensor, target: Tensor | None, classes: int) -> "Prover":
-        """The same, asked about images x [N, *shape] of labels y [N], against their target or all classes."""
+        """The same prover for images x [N, *shape] of labels y [N], against target [N], or all classes where it is
+        None.
+        """
         rows = bounds.margins(y, classes) if target is None else bounds.targeted(y, target, classes)
         return replace(self, x=x, rows=rows.to(x.device, torch.float64))
 
@@ -43,11 +51,11 @@ class Prover:
             return self.double(x.double())
 
     def margin(self, x: Tensor) -> Tensor:
-        """The least row of S at x [N, *shape] in float64, [N]."""
+        """The least margin at x [N, *shape], in float64.  [N]"""
         return (self.rows @ self.logits(x).unsqueeze(-1)).squeeze(-1).amin(1)
 
     def lower_margin(self, eps: Tensor, image: Tensor, dtype: torch.dtype) -> Tensor:
-        """A lower bound [M] of the least row over the balls of radius eps [M] round `image` [M]."""
+        """A lower bound [M] of the least margin over the balls of radius eps [M] around `image` [M]."""
         network = self.single if dtype == torch.float32 else self.double
         region = self._region(self.x[image].to(dtype), eps.to(dtype))
         with torch.no_grad():
@@ -57,9 +65,9 @@ class Prover:
         return lower.amin(1)
 
     def linearised(self) -> tuple[Tensor, Tensor]:
-        """The margin m [N] of each image, and the ε [N] at which its linearisation at x reaches 0.  float64
+        """The margin m [N] of each image, and the radius [N] at which its linearisation at x reaches 0.  float64
 
-        m / max {−⟨∇m, x' − x⟩ : ‖x' − x‖ ≤ 1}: exact for an affine network, the box left aside.
+        The radius is m / max {−⟨∇m, x' − x⟩ : ‖x' − x‖ ≤ 1}. It is exact for an affine network without a box.
         """
         if not len(self.x):
             empty = torch.zeros(0, dtype=torch.float64, device=self.x.device)
@@ -85,9 +93,10 @@ class Prover:
 
 
 def search_end(x: Tensor, norm: type[bounds.Region], clip: Box | None, eps_max: float | None) -> Tensor:
-    """Where the search for the radius of each image x [N, *shape] ends: eps_max, or where the ball holds the box.  [N]
+    """Where the search for the radius of each image x [N, *shape] ends: at eps_max, or where the ball contains the
+    box.  [N]
 
-    It is infinite without either.
+    The result is infinite if there is neither eps_max nor a box.
     """
     if clip is None:
         end = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
@@ -105,16 +114,16 @@ def prover(
     clip: Box | None,
     memory: int | None,
 ) -> Prover:
-    """Traces the model on images like x [N, *shape].
+    """Traces the model on images like x [N, *shape], and binds it in float32 and float64.
 
-    Raises UserError where the model cannot be evaluated on x, bounds.ConstantOutput where its output does not depend on
-    the input, and bounds.UnsupportedOp.
+    Raises UserError if the model cannot be evaluated on x, bounds.ConstantOutput if its output does not depend on the
+    input, and bounds.UnsupportedOp for an operator without a rule.
     """
     example = x[:1].to(dtype_of(model, x.dtype))
     try:
         with torch.no_grad():
             model(example.clone())
-    except Exception as error:  # whatever somebody's module may raise
+    except Exception as error:  # a user's module may raise anything
         raise not_evaluated(x, error) from error
     graph = bounds.trace(model, example)
     bounds.check(graph)

@@ -1,4 +1,4 @@
-"""The largest proved radius of every image, by one batched bracketed search."""
+"""Finds the largest proved radius of every image by one batched bracketing search."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,35 +9,41 @@ from torch import Tensor
 LowerMargin = Callable[[Tensor, Tensor], Tensor]
 Foretell = Callable[[Tensor], Tensor]
 MAX_EVALUATIONS = 60
+"""The most evaluations per image."""
 FARTHEST = 1e30
-"""Where nothing limits a radius, as of a constant network without a box, the search ends here."""
+"""The search ends here if nothing limits a radius, as for a constant network without a box."""
 MAX_STEP = 16.0
+"""The largest factor between one radius and the next."""
 SHORT = 0.35
-"""How far below a foretold root the next ε lies, as a share of the tolerance."""
+"""The next radius lies this share of the tolerance below a predicted root."""
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Where a search stands: `lower` [N] proved, `upper` [N] not (or the end), `open` [N] still searched."""
+    """The state of a radius search for N images."""
 
     lower: Tensor
+    """The largest proved radius, [N]."""
     upper: Tensor
+    """The smallest radius that was not proved, or the end of the search, [N]."""
     open: Tensor
+    """Whether the search of the image goes on, [N]."""
 
 
 @dataclass(frozen=True)
 class Radii:
-    """`radius` [N] float64, each proved by an evaluation; `upper` [N]: the least ε above it that was not, or the end.
-
-    `evaluations` [N]; `finite` [N]: whether any margin was; `unlimited` [N]: whether the search gave up, at `FARTHEST`
-    or after `MAX_EVALUATIONS`, with nothing in its way.
-    """
+    """The results of a radius search for N images."""
 
     radius: Tensor
+    """The largest radius that an evaluation proved, [N] float64."""
     upper: Tensor
+    """The smallest larger radius that was not proved, or the end of the search, [N]."""
     evaluations: Tensor
+    """The number of evaluations, [N]."""
     finite: Tensor
+    """Whether any margin was finite, [N]."""
     unlimited: Tensor
+    """Whether the search gave up at `FARTHEST` or after `MAX_EVALUATIONS` although no radius had failed, [N]."""
 
 
 def search_radii(
@@ -51,19 +57,22 @@ def search_radii(
     foretell: Foretell | None = None,
     progress: Callable[[Bracket], None] | None = None,
 ) -> Radii:
-    """The largest ε [N] found with `lower_margin(ε, image) > 0`, to a relative tolerance, all together.
+    """Searches the largest radius [N] with `lower_margin(ε, image) > 0`, for all images together.
 
-    `lower_margin(eps [M] float64, image [M] long) -> [M]` is a black box: every returned ε was evaluated and
-    its margin literally finite and positive (NaN never verifies), so monotonicity is needed for speed only.
-    `centre` [N] is the margin at ε = 0 (not positive: radius 0), `start` [N] a first guess, `upper` [N] the
-    end of the search (may be infinite; it is itself evaluated when the search gets there).
+    lower_margin: maps eps [M] float64 and image [M] long to margins [M]. Every returned radius was evaluated, and its
+        margin was finite and positive (NaN proves nothing). Monotonicity is therefore needed for speed only.
+    centre: the margins at ε = 0, [N]; the radius is 0 where the margin is not positive.
+    start: a first guess, [N].
+    upper: the end of the search, [N]; it may be infinite, and is itself evaluated when the search gets there.
+    tol: the relative tolerance.
+    known: earlier evaluations, each as ε [M], image [M] and margin [M].
+    foretell: maps image [M] to predicted roots [M] of the margins, NaN where there is no prediction. A prediction
+        replaces the secant step, and the search of an image ends as soon as a proved radius is within `tol` of it.
+    progress: receives the brackets after each evaluation.
 
-    The next ε is a secant step on g(ε) = log((m(0) − m(ε)) / m(0)), whose root is the margin's: nearly linear
-    in log ε, of slope 1 for an affine network and more for a loose bound.  What stalls is bisected.
-
-    known: ε [M], image [M] and margin [M] of what was evaluated before.
-    foretell: image [M] -> the ε [M] at which the caller expects the margin to reach zero, NaN where it cannot say.
-    It takes the secant's place, and the search of an image ends as soon as a proved ε is within `tol` of it.
+    The next ε is a secant step on g(ε) = log((m(0) − m(ε)) / m(0)), which is 0 at the root of the margin. g is nearly
+    linear in log ε, with slope 1 for an affine network and a larger slope for a loose bound. A bracket that stops
+    shrinking is bisected.
     """
     search = _Search(centre.double(), start.double(), upper.double(), tol)
     for eps, image, margin in known:
@@ -81,7 +90,7 @@ def search_radii(
 
 
 class _Search:
-    """The brackets of one search; lives inside one call of `search_radii`."""
+    """The brackets of one call of `search_radii`."""
 
     def __init__(self, centre: Tensor, start: Tensor, upper: Tensor, tol: float) -> None:
         self.centre, self.tol = centre, tol
@@ -94,14 +103,14 @@ class _Search:
         self.failed = torch.zeros_like(centre, dtype=torch.bool)
         self.open = (centre > 0) & torch.isfinite(centre) & (upper > 0)
         self.evaluations = torch.zeros_like(centre, dtype=torch.long)
-        self.finite = torch.isfinite(centre) & ~self.open  # what is not searched was not bounded in vain
+        self.finite = torch.isfinite(centre) & ~self.open  # an image that is not searched has no failed bound
         self.last = torch.zeros_like(self.evaluations)
         self.width = torch.full_like(centre, torch.inf)
         self.stalled = torch.zeros_like(self.evaluations)
         self.root = torch.full_like(centre, torch.nan)
 
     def next(self) -> Tensor:
-        """The ε [N] to evaluate next, in single precision so that both precisions see the same ball."""
+        """The next radius [N] of each image, rounded to float32 so that both precisions see the same ball."""
         proved, aim = self.lo > 0, self.root * (1 - SHORT * self.tol)
         known = torch.isfinite(aim)
         expand = torch.where(known, aim, self.lo * torch.exp(-self.g_lo))
@@ -119,7 +128,9 @@ class _Search:
         return torch.where(eps < self.end, eps.float().double(), self.end)
 
     def _between(self) -> Tensor:
-        """A step inside the bracket: secant, kept clear of both ends by most of the tolerance, or middle."""
+        """A radius inside the bracket: a secant step that keeps most of a tolerance away from both ends, or the
+        middle.
+        """
         log_lo, log_hi = self.lo.log(), self.hi.log()
         root = log_lo - self.g_lo * (log_hi - log_lo) / (self.g_hi - self.g_lo) - 0.4 * self.tol
         root = torch.where(torch.isfinite(self.root), self.root.log() - SHORT * self.tol, root)
@@ -132,16 +143,16 @@ class _Search:
         return torch.minimum(torch.maximum(torch.nan_to_num(eps, nan=torch.inf), least), most)
 
     def tell(self, image: Tensor, eps: Tensor, margin: Tensor) -> None:
-        """Takes the margins [M] at `eps` [M] of `image` [M] into the brackets; closes the narrow ones."""
+        """Updates the brackets with the margins [M] at `eps` [M] of `image` [M], and closes narrow brackets."""
         self.evaluations[image] += 1
         finite = torch.isfinite(margin)
         self.finite[image] |= finite
         proved = finite & (margin > 0)
-        # a margin close to (or above) the centre's tells little of the root: the clamp makes a long step
+        # a margin close to (or above) the centre's hardly locates the root: the clamp makes a long step
         fall = torch.clamp((self.centre[image] - margin) / self.centre[image], min=1e-3)
         g = torch.where(finite, fall.log(), torch.nan)
         up, down = image[proved], image[~proved]
-        # Anderson and Björck's damping: an end that stays twice weighs less in the next secant
+        # Anderson and Björck's damping: an end that does not move twice in a row gets less weight in the next secant
         self.g_hi[up] *= _damping(g[proved], self.g_lo[up], self.last[up] == 1)
         self.g_lo[down] *= _damping(g[~proved], self.g_hi[down], self.last[down] == -1)
         self.lo[up], self.g_lo[up], self.last[up] = eps[proved], g[proved], 1
@@ -156,14 +167,14 @@ class _Search:
         self.open &= ~closed & ~(self.failed & (self.lo == 0) & (self.hi < self.floor))
 
     def expect(self, image: Tensor, root: Tensor) -> None:
-        """Takes the roots [M] foretold of `image` [M]; closes the images that were proved so near below theirs."""
+        """Stores the predicted roots [M] of `image` [M], and closes the images whose proved radius is close to them."""
         self.root[image] = root
         near = (self.last[image] == 1) & (root <= self.lo[image] * (1 + self.tol))
         self.open[image[near]] = False
 
 
 def _damping(new: Tensor, old: Tensor, again: Tensor) -> Tensor:
-    """The factor [M] for the end opposite to one that moved from g = `old` to `new`; 1 unless `again`."""
+    """The factor [M] for the opposite end of one that moved from g = `old` to `new`; 1 unless `again`."""
     factor = 1 - new / old
     factor = torch.where(torch.isfinite(factor) & (factor > 0.1), factor, 0.5)
     return torch.where(again, factor, 1.0)

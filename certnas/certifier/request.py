@@ -1,4 +1,4 @@
-"""What is asked of the certifier, checked before any work is done."""
+"""Checks the arguments of the certifier before any work is done."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,10 +14,11 @@ from certnas.errors import UserError
 T = TypeVar("T")
 Box = tuple[float, float]
 LEAST_TOL, MOST_TOL = 1e-5, 0.5
+"""The accepted range of the relative tolerance."""
 
 
 def random_class(logits: Tensor, y: Tensor, index: Sequence[int], seed: int) -> Tensor:
-    """One class other than y [N], uniform; depends on the seed and the image's index alone."""
+    """A uniformly random class other than y [N]; it depends only on the seed and the image's index."""
     classes = logits.shape[1]
     drawn = [int(np.random.default_rng([seed, i]).integers(classes - 1)) for i in index]
     target = torch.tensor(drawn, dtype=y.dtype, device=y.device)
@@ -25,16 +26,17 @@ def random_class(logits: Tensor, y: Tensor, index: Sequence[int], seed: int) -> 
 
 
 def least_likely(logits: Tensor, y: Tensor, index: Sequence[int], seed: int) -> Tensor:
-    """The class other than y of the least logit."""
+    """The class other than y [N] with the smallest logit."""
     return logits.scatter(1, y[:, None], torch.inf).argmin(1)
 
 
 def runner_up(logits: Tensor, y: Tensor, index: Sequence[int], seed: int) -> Tensor:
-    """The class other than y of the greatest logit."""
+    """The class other than y [N] with the largest logit."""
     return logits.scatter(1, y[:, None], -torch.inf).argmax(1)
 
 
 Target = Callable[[Tensor, Tensor, Sequence[int], int], Tensor]
+"""Maps logits [N, K], labels [N], image indices and a seed to target classes [N]."""
 TARGETS: dict[str, Target | None] = {
     "all": None,
     "random": random_class,
@@ -44,7 +46,7 @@ TARGETS: dict[str, Target | None] = {
 
 
 def chosen(what: str, name: str, options: dict[str, T]) -> T:
-    """options[name], or a UserError that lists what is accepted."""
+    """Returns options[name]; raises a UserError that lists the accepted names if there is none."""
     if name not in options:
         raise UserError(f"{what} {name!r} is unknown; accepted: {', '.join(options)}")
     return options[name]
@@ -59,7 +61,7 @@ def resolve_method(
     shared: bool | None = None,
     errors: int | None = None,
 ) -> bounds.Method:
-    """The method itself or by its name, with the settings that are given changed.
+    """Resolves a method or its name, and applies the given settings.
 
     Raises UserError for an unknown method or slope, or a setting that the method does not have.
     """
@@ -79,13 +81,13 @@ def resolve_method(
         if name not in owned:
             owners = [n for n, m in bounds.METHODS.items() if name in vars(m)]
             raise UserError(
-                f"{name} is no setting of method {describe(value)}; it belongs to: {', '.join(owners)}"
+                f"{name} is not a setting of method {describe(value)}; it belongs to: {', '.join(owners)}"
             )
     return type(value)(**{**vars(value), **given})
 
 
 def describe(method: bounds.Method) -> str:
-    """The method's name at the command line, with the settings that differ from that name's."""
+    """The name of a method at the command line, with the settings that differ from the default."""
     for name, known in bounds.METHODS.items():
         if type(known) is type(method):
             changed = [
@@ -98,7 +100,7 @@ def describe(method: bounds.Method) -> str:
 
 
 def check_numbers(tol: float, eps_max: float | None, batch_size: int, memory: int | None) -> None:
-    """Raises UserError for a tolerance, largest radius, batch size or memory that makes no sense."""
+    """Raises UserError for an invalid tolerance, largest radius, batch size or memory budget."""
     if not LEAST_TOL <= tol <= MOST_TOL:
         raise UserError(f"tol is {tol:g}; accepted: a relative tolerance from {LEAST_TOL:g} to {MOST_TOL:g}")
     if eps_max is not None and not (eps_max > 0 and np.isfinite(eps_max)):
@@ -112,7 +114,7 @@ def check_numbers(tol: float, eps_max: float | None, batch_size: int, memory: in
 
 
 def check_box(clip: Box | None, attack: bool) -> None:
-    """Raises UserError for an empty box, or for one that the attacks' [0, 1] leaves."""
+    """Raises UserError for an empty box, or for a box that does not contain the attacks' [0, 1]."""
     if clip is not None and not clip[0] < clip[1]:
         raise UserError(f"clip is {clip}; accepted: (lower, upper) with lower < upper, or None")
     if clip is not None and attack and not (clip[0] <= 0 and clip[1] >= 1):
@@ -120,7 +122,7 @@ def check_box(clip: Box | None, attack: bool) -> None:
 
 
 def check_images(x: Tensor, y: Tensor, clip: Box | None) -> None:
-    """Raises UserError unless x [N, *shape] is finite, floating point, inside the box, and y [N] integer."""
+    """Raises UserError unless x [N, *shape] is floating point, finite and inside the box, and y [N] is integer."""
     if not x.is_floating_point() or x.dim() < 2:
         raise UserError(
             f"images are {x.dtype} of shape {list(x.shape)}; accepted: floats [N, *shape] in [0, 1]"
@@ -139,7 +141,10 @@ def check_images(x: Tensor, y: Tensor, clip: Box | None) -> None:
 
 
 def check_model(model: nn.Module) -> torch.device:
-    """The device of the model's parameters; raises UserError unless in eval mode and float32 or float64."""
+    """The device of the model's parameters.
+
+    Raises UserError unless the model is in evaluation mode, and its parameters are dense, finite float32 or float64.
+    """
     if any(module.training for module in model.modules()):
         raise UserError(
             "the model is in training mode; a certificate needs fixed statistics: call model.eval()"
@@ -169,7 +174,7 @@ def check_model(model: nn.Module) -> torch.device:
 
 
 def check_logits(logits: Tensor, y: Tensor, index: Sequence[int]) -> None:
-    """Raises UserError unless the scores are [N, K ≥ 2], finite, and the labels one of the K classes."""
+    """Raises UserError unless the scores are [N, K ≥ 2] and finite, and every label is one of the K classes."""
     if logits.dim() != 2 or logits.shape[0] != len(y) or logits.shape[1] < 2:
         raise UserError(
             f"the model gives {list(logits.shape)} for {len(y)} images; accepted: scores [N, classes]"
@@ -188,7 +193,7 @@ def check_logits(logits: Tensor, y: Tensor, index: Sequence[int]) -> None:
 
 
 def open_device(name: str) -> torch.device:
-    """The device of that name; raises UserError where this machine has none."""
+    """The device of that name; raises UserError if this machine has none."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -1,77 +1,34 @@
-"""A folder of results that survives a kill: results.json, results.csv, each replaced whole."""
+"""A folder of results that survives a kill: results.json and results.csv are each replaced as a whole."""
 
-import csv
 import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from certnas.certifier.certificates import NO_TARGET, TEXTS, Certificates
+from certnas.certifier.certificates import (
+    COLUMNS,
+    REAL,
+    TEXTS,
+    WHOLE,
+    Certificates,
+    csv_text,
+    json_text,
+)
 from certnas.certifier.soundness import Evidence
 from certnas.errors import UserError
 from certnas.json_text import parse_json
 from certnas.runs import finite, open_folder, refuse_changes, versions, write_atomically
 
-COLUMNS = (
-    "index",
-    "label",
-    "prediction",
-    "target",
-    "norm",
-    "method",
-    "radius_lower",
-    "radius_upper",
-    "status",
-    "certificate",
-    "seconds",
-)
-WHOLE = ("index", "label", "prediction", "target", "evaluations")
-REAL = ("radius_lower", "radius_upper", "seconds")
 JSON, CSV, EVIDENCE = "results.json", "results.csv", "evidence.npz"
 
 
-def csv_text(certificates: Certificates) -> str:
-    """One line per image under COLUMNS; radii in input units to full precision, `inf` where there is none.
-
-    target is empty where the label was proved against all classes, certificate where no file was written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for image in _images(certificates):
-        row = {
-            **image,
-            "norm": certificates.norm,
-            "method": image["proved_by"],
-            "certificate": image["proof"],
-        }
-        row["target"] = "" if image["target"] == NO_TARGET else image["target"]
-        row["seconds"] = f"{image['seconds']:.3f}"
-        writer.writerow([row[column] for column in COLUMNS])
-    return text.getvalue()
-
-
-def json_text(certificates: Certificates, at: Sequence[float] = (), **more: Any) -> str:
-    """The certificates as JSON with their summary at the radii `at`, and `more`; null is not finite."""
-    record = {
-        **more,
-        "versions": versions(),
-        "norm": certificates.norm,
-        "method": certificates.method,
-        "summary": asdict(certificates.summary(at)),
-        "notes": list(certificates.notes),
-        "images": _images(certificates),
-    }
-    return json.dumps(finite(record), indent=1, allow_nan=False) + "\n"
-
-
 def keep_evidence(folder: Path, evidence: Evidence) -> Path:
-    """Saves a contradiction as evidence.npz in `folder`; returns where."""
+    """Saves the evidence of a contradiction as evidence.npz in `folder`; returns the path."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **evidence.arrays())
     write_atomically(folder / EVIDENCE, buffer.getvalue())
@@ -79,7 +36,10 @@ def keep_evidence(folder: Path, evidence: Evidence) -> Path:
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
-    """The configuration and the certificates (None before the first) of a results.json."""
+    """Reads a results.json; returns the configuration, and the certificates, None if there are none yet.
+
+    Raises UserError if the file cannot be read or is damaged.
+    """
     try:
         record = parse_json(path.read_text())
         config, images = record["config"], record["images"]
@@ -92,14 +52,14 @@ def read_json(path: Path) -> tuple[dict[str, Any], Certificates | None]:
         columns |= {name: np.array(_column(images, name, float), dtype=np.float64) for name in REAL}
         notes, named = tuple(record["notes"]), (record["norm"], record["method"])
         if not all(isinstance(text, str) for text in (*notes, *named)):
-            raise ValueError("its notes, norm or method are no texts")
+            raise ValueError("its notes, norm or method are not text")
         return config, Certificates(norm=named[0], method=named[1], notes=notes, **columns)
     except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {path}: {error}; choose another folder") from error
 
 
 def _column(images: Sequence[Mapping[str, Any]], name: str, kind: type) -> list[Any]:
-    """A value of each image; a whole number may stand for a float.  Raises ValueError for one of another type."""
+    """One value per image; an integer may stand for a float. Raises ValueError for a value of another type."""
     values = [image[name] for image in images]
     kinds = (int, float) if kind is float else (kind,)
     if not all(type(value) in kinds for value in values):
@@ -107,28 +67,25 @@ def _column(images: Sequence[Mapping[str, Any]], name: str, kind: type) -> list[
     return values
 
 
-def _images(certificates: Certificates) -> list[dict[str, Any]]:
-    names = (*WHOLE, *REAL, *TEXTS)
-    columns = [getattr(certificates, name) for name in names]
-    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
-    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
-
-
 @dataclass
 class Folder:
-    """The results of one run, in the order of `index`; `done` grows by batches and is on disk after each."""
+    """The results of one run, written to disk after each batch."""
 
     path: Path
+    """The folder."""
     config: dict[str, Any]
+    """The configuration of the run."""
     index: Sequence[int]
+    """The indices of all images of the run, in order."""
     done: Certificates | None = None
+    """The certificates so far, in the order of `index`; None before the first batch."""
 
     @classmethod
     def open(cls, path: Path, config: Mapping[str, Any], index: Sequence[int], *, resume: bool) -> "Folder":
-        """A folder for images `index`, ready to be written, with what it holds already when resuming.
+        """Opens a folder for the images `index`; when resuming, reads the results that it holds.
 
-        Raises UserError where it cannot be written, holds results and is not to be resumed, or holds those of
-        another configuration or other images.
+        Raises UserError if the folder cannot be written, if it holds results and `resume` is false, or if it holds
+        results of another configuration or of other images.
         """
         plain = json.loads(json.dumps(finite(dict(config))))
         open_folder(path)
@@ -148,18 +105,18 @@ class Folder:
         return cls(path, plain, index, done)
 
     def left(self) -> list[int]:
-        """The positions in `index` of the images that are not done: whole batches of the run that was stopped."""
+        """The positions in `index` of the images that are not certified yet."""
         done = set() if self.done is None else set(self.done.index.tolist())
         return [at for at, name in enumerate(self.index) if name not in done]
 
     def append(self, batch: Certificates) -> None:
-        """Adds a finished batch; afterwards it is on disk."""
+        """Adds the certificates of a batch and writes them to disk."""
         parts = [batch] if self.done is None else [self.done, batch]
         self.done = Certificates.join(parts).ordered(self.index)
         self._write()
 
     def finish(self, at: Sequence[float]) -> None:
-        """Writes the figures at the radii `at` into the record."""
+        """Writes the summary at the radii `at` into results.json."""
         self._write(at)
 
     def _write(self, at: Sequence[float] = ()) -> None:

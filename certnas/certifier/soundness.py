@@ -1,4 +1,4 @@
-"""The one result that must never be: a radius proved beyond an adversarial example."""
+"""The contradiction of a certified radius and an adversarial example within it."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,25 @@ class Evidence:
     """One image whose proof and attack contradict each other, in the model's input units and float64."""
 
     index: int
+    """The index of the image."""
     label: int
+    """The label of the image."""
     norm: str
+    """The name of the norm."""
     method: str
+    """The method that proved the radius."""
     image: np.ndarray
+    """The image, [*shape]."""
     example: np.ndarray
+    """The adversarial example, [*shape]."""
     radius: float
+    """The certified radius."""
     distance: float
+    """The distance of the adversarial example from the image."""
     margin_proved: float
+    """The lower bound of the least margin over the ball."""
     margin_found: float
+    """The least margin at the adversarial example."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every field as an array, ready for `numpy.savez`."""

@@ -1,23 +1,31 @@
-"""An independent check of certificates: numpy, integers and nothing of the bound engine."""
+"""Checks certificates independently of the bound engine, with numpy and integers."""
 
-from certnas.checker.certificate import Certificate, Part, Plane, Planes, Refutation, Split, Step
+from certnas.checker.certificate import (
+    Certificate,
+    CertificatePart,
+    ClaimedPlane,
+    IntervalClaim,
+    Planes,
+    Refutation,
+    Split,
+)
 from certnas.checker.check import check
 from certnas.checker.known import Known
-from certnas.checker.network import Network, Node, Unsupported, evaluate
+from certnas.checker.network import CheckedNetwork, CheckedNode, Unsupported, evaluate
 from certnas.checker.rejected import Rejected
 
 __all__ = [
     "Certificate",
+    "CertificatePart",
+    "CheckedNetwork",
+    "CheckedNode",
+    "ClaimedPlane",
+    "IntervalClaim",
     "Known",
-    "Network",
-    "Node",
-    "Part",
-    "Plane",
     "Planes",
     "Refutation",
     "Rejected",
     "Split",
-    "Step",
     "Unsupported",
     "check",
     "evaluate",

@@ -1,9 +1,9 @@
 """The theorem, and the check that proves it.
 
-Theorem.  Let f be the real-valued function of a `Network` whose digest is the certificate's: its operators in real
-arithmetic, its weights the rational numbers that their float64 values are.  If `check(certificate, network)` returns,
-then no x' of a claim's area meets any of its clauses: for each clause c some s has rows_cs·f(x') > offsets_cs.  (Where
-every clause is one row and its offset 0, all rows of f are positive on the area.)
+Theorem.  Let f be the real-valued function of a `CheckedNetwork` whose digest is the certificate's: its operators in
+real arithmetic, its weights the rational numbers that their float64 values are.  If `check(certificate, network)`
+returns, then no x' of a claim's area meets any of its clauses: for each clause c some s has rows_cs·f(x') > offsets_cs.
+(Where every clause is one row and its offset 0, all rows of f are positive on the area.)
 
 Proof, as it is computed.  (a) A box around a node's value follows from boxes around its operands, by interval
 arithmetic rounded outward, and from the area at the input.  (b) Two planes sandwich a nonlinear node where
@@ -28,7 +28,7 @@ import numpy as np
 
 from certnas.checker.certificate import Certificate
 from certnas.checker.known import Known
-from certnas.checker.network import Network
+from certnas.checker.network import CheckedNetwork
 from certnas.checker.numbers import LARGE, Arithmetic
 from certnas.checker.parts import refuted
 from certnas.checker.rejected import Rejected, demand
@@ -37,21 +37,27 @@ MALFORMED = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError),
     *(OverflowError, ZeroDivisionError, RecursionError),
 )
-"""What a certificate that is none of the right form may raise."""
+"""The errors that a malformed certificate may raise."""
 
 
-def check(certificate: Certificate, network: Network, *, exact: bool = False, spare: int = 1) -> np.ndarray:
-    """Proves the theorem above, in integers (exact) or in float64; the bound by which each clause is refuted, [C].
+def check(
+    certificate: Certificate, network: CheckedNetwork, *, exact: bool = False, spare: int = 1
+) -> np.ndarray:
+    """Proves the theorem above for a certificate, in integers (exact) or in float64.
 
-    spare: by what factor more rounding of float64 is assumed, so that sums in any other order prove it too.
-    Raises Rejected where the certificate proves nothing about this network.
+    certificate: the certificate. network: the network that it is about.
+    exact: whether to compute in integers.
+    spare: the factor by which float64 rounding is overestimated, so that a sum in any other order proves the claim
+        too.
+    Returns the bound by which each clause is refuted, [C].
+    Raises Rejected if the certificate proves nothing about this network.
     """
     demand(certificate.network == network.output, "it is about another network: the digests differ")
     try:
         _demand_numbers(certificate)
         _demand_area(certificate)
         _demand_clauses(certificate, network)
-        with np.errstate(all="ignore"):  # what overflows is no number, and proves nothing
+        with np.errstate(all="ignore"):  # an overflow gives infinity or NaN, which proves nothing
             found = refuted(Known.of(certificate, network, Arithmetic(exact, spare)), 0)
     except MALFORMED as error:
         raise Rejected(f"the certificate is malformed: {type(error).__name__}: {error}") from error
@@ -61,7 +67,7 @@ def check(certificate: Certificate, network: Network, *, exact: bool = False, sp
 
 
 def _demand_numbers(of: Certificate) -> None:
-    """Raises Rejected unless every number is a finite float64: the arithmetic is proved for these alone."""
+    """Raises Rejected unless every number is a finite float64, since the arithmetic is proved only for these."""
     for array in _arrays(of):
         fits = type(array) is np.ndarray and array.dtype == np.float64 and np.isfinite(array).all()
         demand(fits, "it holds numbers that are not finite float64")
@@ -83,18 +89,18 @@ def _arrays(of: Certificate) -> Iterator[np.ndarray]:
 
 
 def _demand_area(of: Certificate) -> None:
-    """Raises Rejected where the area is too large, or its radius negative."""
+    """Raises Rejected if the area is too large or its radius is negative."""
     sides = (of.x, *of.box, np.array(of.eps))
     demand(all((np.abs(side) <= LARGE).all() for side in sides), "its area is not bounded by finite numbers")
     demand(of.eps >= 0, "its radius is negative")
 
 
-def _demand_clauses(of: Certificate, network: Network) -> None:
-    """Raises Rejected where the clauses are not about the network's output, or one stands twice."""
+def _demand_clauses(of: Certificate, network: CheckedNetwork) -> None:
+    """Raises Rejected if the clauses do not fit the network's output, or one occurs twice."""
     fits = of.rows.shape == (*of.offsets.shape, *network.nodes[network.output].shape) and of.offsets.ndim == 2
     demand(fits, "its clauses do not have the shape of the network's output")
     said = {
         ((row + 0.0).tobytes(), (offset + 0.0).tobytes())  # 0 for −0
         for row, offset in zip(of.rows, of.offsets, strict=True)
     }
-    demand(len(said) == len(of.rows), "one of its clauses stands twice")
+    demand(len(said) == len(of.rows), "one of its clauses occurs twice")

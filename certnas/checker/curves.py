@@ -1,4 +1,4 @@
-"""σ and tanh in rigorous enclosures: their ends on an interval, and whether planes sandwich them."""
+"""Rigorous enclosures of σ and tanh: their values at the ends of an interval, and a test of their planes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ from typing import NamedTuple
 import numpy as np
 from mpmath.ctx_iv import MPIntervalContext
 
-from certnas.checker.certificate import Plane, Planes
+from certnas.checker.certificate import ClaimedPlane, Planes
 
 REALS = MPIntervalContext()
-"""Intervals [a, b] with outward rounding, 100 bits.  p ≤ q is known where p.b ≤ q.a."""
+"""Intervals [a, b] of 100 bits with outward rounding; p ≤ q is certain if p.b ≤ q.a."""
 REALS.prec = 100
 
 
 class Line(NamedTuple):
-    """The statement that slope·x + bias ≥ σ(x) for all x in [low, high]."""
+    """The claim that slope·x + bias ≥ σ(x) for all x in [low, high]."""
 
     slope: Fraction
+    """The slope."""
     bias: Fraction
+    """The bias."""
     low: Fraction
+    """The lower end of the interval."""
     high: Fraction
+    """The upper end of the interval."""
 
 
 def curve_between(tanh: bool, planes: Planes, low: np.ndarray, high: np.ndarray) -> bool:
-    """Whether lower(x) ≤ σ(x) ≤ upper(x), or so for tanh, on [low, high].  [*shape] each
+    """Whether lower(x) ≤ σ(x) ≤ upper(x) on [low, high], or the same for tanh.  [*shape] each
 
-    tanh and lower planes are brought to upper planes of σ: tanh(x) = 2σ(2x) − 1, and σ(−x) = 1 − σ(x).
+    Planes of tanh and lower planes are transformed to upper planes of σ: tanh(x) = 2σ(2x) − 1, and σ(−x) = 1 − σ(x).
     """
     upper, lower = _lines(planes.upper, low, high), _lines(planes.lower, low, high)
     if tanh:
@@ -36,28 +40,28 @@ def curve_between(tanh: bool, planes: Planes, low: np.ndarray, high: np.ndarray)
     return all(map(_above_sigmoid, upper)) and all(map(_above_sigmoid, map(_mirrored, lower)))
 
 
-def _lines(plane: Plane, low: np.ndarray, high: np.ndarray) -> Iterable[Line]:
-    """The plane of every row and unit, with the interval of the unit."""
+def _lines(plane: ClaimedPlane, low: np.ndarray, high: np.ndarray) -> Iterable[Line]:
+    """The claim of a plane for every row and unit, on the unit's interval."""
     columns = np.broadcast_arrays(plane.slope, plane.bias, low, high)
     exact = [map(Fraction, column.reshape(-1).tolist()) for column in columns]
     return map(Line._make, zip(*exact, strict=True))
 
 
 def _of_tanh(line: Line) -> Line:
-    """slope·x + bias ≥ tanh(x) as a statement about σ at 2x."""
+    """Transforms slope·x + bias ≥ tanh(x) into a claim about σ at 2x."""
     return Line(line.slope / 4, (line.bias + 1) / 2, 2 * line.low, 2 * line.high)
 
 
 def _mirrored(line: Line) -> Line:
-    """slope·x + bias ≤ σ(x) as a statement about σ at −x."""
+    """Transforms slope·x + bias ≤ σ(x) into a claim about σ at −x."""
     return Line(line.slope, 1 - line.bias, -line.high, -line.low)
 
 
 def _above_sigmoid(line: Line) -> bool:
     """Whether slope·x + bias ≥ σ(x) on [low, high].
 
-    σ(x) − s·x is greatest at an end or where σ' = s on the concave side, x ≥ 0; that is at x* = 2 ln c − ln s with
-    c = σ(x*) = (1 + √(1 − 4s)) / 2, if 0 < s < 1/4.
+    σ(x) − s·x is largest at an end, or where σ' = s on the concave side x ≥ 0. For 0 < s < 1/4 that is x* = 2 ln c −
+    ln s with c = σ(x*) = (1 + √(1 − 4s)) / 2.
     """
     slope, bias, low, high = line
     for end in (low, high):
@@ -73,17 +77,17 @@ def _above_sigmoid(line: Line) -> bool:
 
 
 def _real(q: Fraction):  # type: ignore[no-untyped-def]
-    """An interval that holds a rational number."""
+    """An interval that contains a rational number."""
     return REALS.mpf(q.numerator) / REALS.mpf(q.denominator)
 
 
 def _sigma(q: Fraction):  # type: ignore[no-untyped-def]
-    """An interval that holds σ at a rational number."""
+    """An interval that contains σ at a rational number."""
     return 1 / (1 + REALS.exp(-_real(q)))
 
 
 def curve_end(tanh: bool, values: np.ndarray, *, up: bool) -> np.ndarray:
-    """σ or tanh as float64, rounded up or down."""
+    """σ or tanh in float64, rounded up or down."""
     ends = []
     for x in values.reshape(-1).tolist():
         found = 2 * _sigma(2 * Fraction(x)) - 1 if tanh else _sigma(Fraction(x))

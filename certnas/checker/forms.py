@@ -1,4 +1,6 @@
-"""Linear forms of a network's values, carried back node by node to its input, where their minimum is known."""
+"""Propagates linear forms of a network's values backward, node by node, to the input, where their minimum is
+computed.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ import numpy as np
 
 from certnas.checker.certificate import Planes
 from certnas.checker.known import Known
-from certnas.checker.network import RELAXED, Node, pull, scatter
+from certnas.checker.network import RELAXED, CheckedNode, pull, scatter
 from certnas.checker.numbers import Numbers
 
 
-class Form:
-    """S linear forms of the values of tensors, on their way to the input.
+class LinearForms:
+    """S linear forms of tensors, which are propagated to the input.
 
-    At any time each form is at least total + Σ ⟨coef, value⟩ of the pending tensors, on all of the known part.
+    At any time each form is at least total + Σ ⟨coef, value⟩ over the pending tensors, on the whole part of the area.
     coef [S, *shape], total [S].
     """
 
@@ -24,28 +26,31 @@ class Form:
         self.pending: dict[str, Numbers] = {}
 
     def add(self, name: str, coef: Numbers) -> None:
-        """Adds ⟨coef, value⟩ of a tensor.  Where float64 rounds a sum of coefficients, the total pays for it."""
+        """Adds ⟨coef, value⟩ of a tensor. In float64 the rounding of summed coefficients is subtracted from the
+        total.
+        """
         if name in self.pending:
             coef = self.pending[name] + coef
             self.pay(1, coef, name)
         self.pending[name] = coef
 
     def add_constant(self, constant: Numbers) -> None:
-        """Adds a number for each form."""
+        """Adds a constant to each form."""
         self.total = self.known.arithmetic.plus(self.total, constant)
 
     def pay(self, terms: int, size: Numbers, name: str) -> None:
-        """Takes from the total what coefficients of a tensor, rounded in sums of so many terms, can change.
+        """Subtracts the largest effect of rounding a tensor's coefficients in sums of `terms` terms.
 
-        size: at least what the terms add up to in size, [S, *shape].  The tensor is within M of its box.
+        size: an upper bound of the sum of the terms' sizes, [S, *shape]. The tensor's values are at most M in size.
         """
         self.total = _paid(self.known, self.total, terms, size, name)
 
     def lower_bound(self, planes: Mapping[str, str], where: str) -> Numbers:
-        """(c)  At most the minimum of each form over the known part.  [S]
+        """(c)  A lower bound of the minimum of each form over the part.  [S]
 
-        From the last node to the first, ⟨coef, y⟩ of a node's value y gives way to forms of its operands: equal ones
-        where it is affine, lesser ones by its planes where it is not.  planes: their keys, by nodes.
+        From the last node to the first, ⟨coef, y⟩ of a node's value y is replaced by forms of its operands: by equal
+        ones for an affine node, and by smaller ones with its planes for a nonlinear node. planes: the key of each
+        node's planes.
         """
         known = self.known
         for node in reversed(known.network.nodes.values()):
@@ -60,10 +65,10 @@ class Form:
                 self._transpose(node, coef)
         return self.total
 
-    def _transpose(self, node: Node, coef: Numbers) -> None:
-        """⟨coef, W x + b⟩ = ⟨coef W, x⟩ + ⟨coef, b⟩ of an affine node.
+    def _transpose(self, node: CheckedNode, coef: Numbers) -> None:
+        """Applies ⟨coef, W x + b⟩ = ⟨coef W, x⟩ + ⟨coef, b⟩ of an affine node.
 
-        Less |coef| (δW M + δb) for the rounding of W and b, and γ |coef| |W| M for that of coef W.
+        It subtracts |coef| (δW M + δb) for the rounding of W and b, and γ |coef| |W| M for the rounding of coef W.
         """
         known, arithmetic, affine = self.known, self.known.arithmetic, node.affine
         weight = None if affine.weight is None else arithmetic.read(affine.weight)
@@ -82,13 +87,13 @@ class Form:
         for operand, part in zip(node.operands, parts, strict=True):
             self.add(operand, Numbers(part, k))
 
-    def _relax(self, node: Node, coef: Numbers, planes: Planes) -> None:
-        """⟨coef, f(x)⟩ ≥ ⟨coef⁺, lower(x)⟩ + ⟨coef⁻, upper(x)⟩ of a nonlinear node."""
+    def _relax(self, node: CheckedNode, coef: Numbers, planes: Planes) -> None:
+        """Applies ⟨coef, f(x)⟩ ≥ ⟨coef⁺, lower(x)⟩ + ⟨coef⁻, upper(x)⟩ of a nonlinear node."""
         read, dot = self.known.arithmetic.read, self.known.arithmetic.dot
         (operand,), lower, upper = node.operands, planes.lower, planes.upper
         rising, falling = coef.positive(), coef.negative()
         constant = self.known.arithmetic.plus(dot(rising, read(lower.bias)), dot(falling, read(upper.bias)))
-        if node.op == "max":  # a plane has a slope for each place of a window
+        if node.op == "max":  # a plane has a slope for each element of a window
             rising, falling = rising.at((..., None)), falling.at((..., None))
         form = rising * read(lower.slope) + falling * read(upper.slope)
         size = abs(form)
@@ -100,7 +105,7 @@ class Form:
 
 
 def _paid(known: Known, constant: Numbers, terms: int, size: Numbers, name: str) -> Numbers:
-    """A number less γ |size| M of a tensor."""
+    """The constant minus γ |size| M of a tensor."""
     return known.arithmetic.below(constant, terms, lambda: _weighed(size.n, known.boxes.most(name)))
 
 

@@ -1,4 +1,4 @@
-"""What is known of one part of the area, while a certificate is checked."""
+"""The facts that were proved about one part of the area during a check."""
 
 from __future__ import annotations
 
@@ -8,65 +8,76 @@ from typing import Any
 
 from certnas.checker.certificate import Certificate, Planes
 from certnas.checker.intervals import Box, Boxes
-from certnas.checker.network import Network, Node
+from certnas.checker.network import CheckedNetwork, CheckedNode
 from certnas.checker.numbers import Arithmetic, dyadic
-from certnas.checker.region import Region
+from certnas.checker.region import CheckedRegion
 from certnas.checker.rejected import demand
 from certnas.checker.relaxations import sandwiched
 
 
 @dataclass(frozen=True)
 class Half:
-    """One side of a split: σ (z − p) ≥ 0 for a unit z of a tensor, σ = sign, p = point."""
+    """One side of a split: σ (z − p) ≥ 0 for a unit z of a tensor."""
 
     tensor: str
+    """The digest of the tensor."""
     index: tuple[Any, ...]
+    """The index of the unit z."""
     sign: float
+    """σ, which is 1 or −1."""
     point: float
+    """p, the point of the split."""
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A part of the area: the region of the input that holds it, boxes of tensors, and the splits on the way to it.
-
-    sound: (node, key) of the planes that were proved on this part, or on one that holds it.
-    """
+    """The facts about one part of the area."""
 
     certificate: Certificate
-    network: Network
+    """The certificate."""
+    network: CheckedNetwork
+    """The network."""
     arithmetic: Arithmetic
-    region: Region
+    """The arithmetic of the check."""
+    region: CheckedRegion
+    """A region of inputs that contains the part."""
     boxes: Boxes
+    """The boxes of tensors on the part."""
     splits: tuple[Half, ...]
+    """The splits that define the part."""
     sound: set[tuple[str, str]]
+    """(node, key) of the planes that were proved on this part, or on one that contains it."""
 
     @classmethod
-    def of(cls, certificate: Certificate, network: Network, arithmetic: Arithmetic) -> Known:
-        """The whole area of a certificate.  Raises Rejected where it does not have the shape of the input."""
+    def of(cls, certificate: Certificate, network: CheckedNetwork, arithmetic: Arithmetic) -> Known:
+        """The whole area of a certificate. Raises Rejected unless it has the shape of the input."""
         shape = network.nodes[network.input].shape
         fits = all(array.shape == shape for array in (certificate.x, *certificate.box))
         demand(fits, "the area does not have the shape of the network's input")
         low, high = certificate.box
         boxes = Boxes(network, arithmetic, {network.input: (low[None], high[None])})
-        return cls(certificate, network, arithmetic, Region.of(certificate, arithmetic), boxes, (), set())
+        return cls(
+            certificate, network, arithmetic, CheckedRegion.of(certificate, arithmetic), boxes, (), set()
+        )
 
     def claiming(self, tensor: str, box: Box) -> Known:
-        """The same part, with a box of a tensor that was proved."""
+        """The same part, with a proved box of a tensor."""
         return replace(self, boxes=self.boxes.claiming(tensor, box))
 
     def halved(self, half: Half, box: Box) -> Known:
-        """The part of this one that lies on one side of a split, where the tensor lies in a smaller box."""
+        """The half of this part on one side of a split, with a smaller box of the split tensor."""
         known = replace(self, splits=(*self.splits, half), sound=set(self.sound))
         if half.tensor != self.network.input:
             return replace(known, boxes=self.boxes.halving(half.tensor, box))
         area = replace(self.certificate, box=(box[0][0], box[1][0]))
-        return replace(known.claiming(half.tensor, box), region=Region.of(area, self.arithmetic))
+        return replace(known.claiming(half.tensor, box), region=CheckedRegion.of(area, self.arithmetic))
 
-    def planes(self, node: Node, keys: Mapping[str, str], rows: int, where: str) -> Planes:
-        """(b)  The planes that are named for a nonlinear node, which sandwich it on this part.
+    def planes(self, node: CheckedNode, keys: Mapping[str, str], rows: int, where: str) -> Planes:
+        """(b)  The planes of a nonlinear node, proved to sandwich it on this part.
 
-        keys: of each node's planes; rows: how many linear forms are to use them.  Raises Rejected where there are
-        none, their shapes are not the node's, or they do not hold on the box of the operand.
+        keys: the key of each node's planes. rows: the number of linear forms that use them.
+        Raises Rejected if there are no planes, their shapes do not fit the node, or they do not hold on the operand's
+        box.
         """
         demand(node.id in keys, f"{where}: no planes for a {node.op} on the way")
         key = keys[node.id]
@@ -83,7 +94,7 @@ class Known:
         return planes
 
 
-def _fits(slope: tuple[int, ...], bias: tuple[int, ...], node: Node, rows: int) -> bool:
-    """Whether a plane is that of every unit of a node: one for all rows, or one for each."""
+def _fits(slope: tuple[int, ...], bias: tuple[int, ...], node: CheckedNode, rows: int) -> bool:
+    """Whether a plane has the shape of a node's units, for one or for all rows."""
     wide = node.arrays["index"].shape if node.op == "max" else node.shape
     return any(slope == (count, *wide) and bias == (count, *node.shape) for count in (1, rows))

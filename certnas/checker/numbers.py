@@ -1,9 +1,9 @@
-"""Arrays of numbers in two arithmetics: integers over a power of two, and float64 with its rounding bounded.
+"""Arrays of numbers in two arithmetics: integers over a power of two, and float64 with bounded rounding.
 
-Every float64 is a dyadic rational, so every sum and product of weights, slopes and pixels is n / 2^k exactly.
-Where that costs too much, n is float64 and k = 0, and each result is moved down by what rounding can have done:
-a sum of m products, in any order, is within γ_m Σ|aᵢbᵢ| of the truth, γ_m = mu / (1 − mu), u = 2⁻⁵³
-(Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1).
+Every float64 is a dyadic rational, so sums and products of weights, slopes and pixels are n / 2^k exactly. Where that
+is too slow, n is float64 and k = 0, and each result is lowered by a bound of its rounding: a sum of m products, in
+any order, is within γ_m Σ|aᵢbᵢ| of the exact sum, with γ_m = mu / (1 − mu) and u = 2⁻⁵³ (Higham 2002, Accuracy and
+Stability of Numerical Algorithms, section 3.1).
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ import numpy as np
 
 UNIT = 2.0**-53
 TINY = 2.0**-900
-"""More than underflow can add up to, in fewer than 2^50 products with numbers below LARGE."""
+"""An upper bound of all underflow in fewer than 2^50 products of numbers below LARGE."""
 LARGE = 2.0**100
 GUARD = 1.001
-"""Covers the rounding of an error bound itself."""
+"""A factor that covers the rounding of an error bound itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """n / 2^k, element by element: n holds Python integers, or float64 with k = 0."""
+    """The numbers n / 2^k, element by element."""
 
     n: np.ndarray
+    """Python integers, or float64 if k = 0."""
     k: int = 0
+    """The exponent of the denominator."""
 
     def __post_init__(self) -> None:
         n: object = self.n
-        if not isinstance(n, np.ndarray):  # numpy hands out single elements bare
+        if not isinstance(n, np.ndarray):  # numpy returns a single element as a scalar
             object.__setattr__(self, "n", np.asarray(n, dtype=float if isinstance(n, float) else object))
 
     def at(self, index: Any) -> Numbers:
@@ -39,11 +41,11 @@ class Numbers:
         return Numbers(self.n[index], self.k)
 
     def moved(self, f: Callable[[np.ndarray], np.ndarray]) -> Numbers:
-        """f of the elements, where f moves, signs, selects or sums them."""
+        """Applies f to n, where f moves, negates, selects or sums elements."""
         return Numbers(f(self.n), self.k)
 
     def over(self, k: int) -> np.ndarray:
-        """n for a greater power of two."""
+        """n for a larger exponent k."""
         return self.n if self.k == k else self.n * (1 << (k - self.k))
 
     def __add__(self, other: Numbers) -> Numbers:
@@ -67,20 +69,20 @@ class Numbers:
         return np.asarray(self.over(k) >= other.over(k), dtype=bool)
 
     def maximum(self, other: Numbers) -> Numbers:
-        """The greater of both, element by element."""
+        """The elementwise maximum."""
         k = max(self.k, other.k)
         return Numbers(np.maximum(self.over(k), other.over(k)), k)
 
     def minimum(self, other: Numbers) -> Numbers:
-        """The lesser of both, element by element."""
+        """The elementwise minimum."""
         return -(-self).maximum(-other)
 
     def positive(self) -> Numbers:
-        """What is above 0, and 0 for the rest."""
+        """The positive part."""
         return Numbers(np.maximum(self.n, 0), self.k)
 
     def negative(self) -> Numbers:
-        """What is below 0, and 0 for the rest."""
+        """The negative part, which is ≤ 0."""
         return Numbers(np.minimum(self.n, 0), self.k)
 
     def total(self) -> Numbers:
@@ -88,21 +90,23 @@ class Numbers:
         return self.moved(lambda n: n.reshape(len(n), -1).sum(-1))
 
     def nearest(self) -> np.ndarray:
-        """As float64, rounded to nearest."""
+        """The numbers as float64, rounded to nearest."""
         return self.n if self.n.dtype != object else np.asarray(self.n / (1 << self.k), dtype=np.float64)
 
     def down(self) -> np.ndarray:
-        """As float64, rounded down, for integers."""
+        """The numbers as float64, rounded down; n must hold integers."""
         near = self.nearest()
         return np.where(self >= dyadic(near), near, np.nextafter(near, -np.inf))
 
     def up(self) -> np.ndarray:
-        """As float64, rounded up, for integers."""
+        """The numbers as float64, rounded up; n must hold integers."""
         return -(-self).down()
 
 
 def dyadic(values: np.ndarray) -> Numbers:
-    """Float64 values as integers over the least common power of two.  Raises ValueError where they are not finite."""
+    """Float64 values as integers over their least common power of two. Raises ValueError for a value that is not
+    finite.
+    """
     fraction, exponent = np.frexp(np.asarray_chkfinite(values, dtype=np.float64))
     whole = (fraction * 2.0**53).astype(
         np.int64
@@ -116,31 +120,30 @@ def dyadic(values: np.ndarray) -> Numbers:
 
 
 def lowered(value: np.ndarray, terms: int, magnitude: np.ndarray) -> np.ndarray:
-    """At most what `value` would be without rounding: its error is ≤ γ_terms · magnitude."""
+    """A lower bound of the exact result behind `value`, whose error is ≤ γ_terms · magnitude."""
     gamma = terms * UNIT / (1 - terms * UNIT)
     return np.nextafter(value - (GUARD * gamma * magnitude + TINY), -np.inf)
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """exact: in integers; else in float64, each result a proved lower bound.
-
-    spare: by what factor more rounding is assumed than there can be; what then follows does in any order of sums.
-    """
+    """The arithmetic of a check: exact integers, or float64 in which each result is a proved lower bound."""
 
     exact: bool
+    """Whether to compute in integers."""
     spare: int = 1
+    """The factor by which rounding is overestimated; the result then also holds for other orders of the sums."""
 
     def read(self, values: np.ndarray) -> Numbers:
-        """Float64 values, unchanged."""
+        """Float64 values as Numbers, unchanged."""
         return dyadic(values) if self.exact else Numbers(np.asarray(values, dtype=np.float64))
 
     def below(self, value: Numbers, terms: int, magnitude: Callable[[], np.ndarray]) -> Numbers:
-        """`lowered`, and nothing in integers, where nothing is rounded."""
+        """Lowers a value by its rounding in float64; integers stay unchanged, since nothing is rounded."""
         return value if self.exact else Numbers(self.lowered(value.n, terms, magnitude()))
 
     def lowered(self, value: np.ndarray, terms: int, magnitude: np.ndarray) -> np.ndarray:
-        """`lowered` by `spare` times the rounding."""
+        """Applies `lowered` with `spare` times the rounding."""
         return lowered(value, terms * self.spare, magnitude)
 
     def dot(self, a: Numbers, b: Numbers) -> Numbers:

@@ -1,7 +1,7 @@
-"""Normalisation γ (x − μ) / (d √(σ² + ε)) + β as W x + b, with float64 W and b and a bound of what rounding changed.
+"""Normalisation γ (x − μ) / (d √(σ² + ε)) + β as W x + b, with float64 W and b and bounds of their errors.
 
-The root is irrational, so W and b are no dyadic rationals.  A claim about the real-valued network needs how far off
-their float64 values can be.
+The root is irrational, so W and b are no dyadic rationals. A claim about the real-valued network therefore requires
+bounds of the errors of their float64 values.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import numpy as np
 
 
 class Scaling(NamedTuple):
-    """|weight − W| ≤ weight_error and |bias − b| ≤ bias_error for the real numbers W and b."""
+    """Float64 W and b with |weight − W| ≤ weight_error and |bias − b| ≤ bias_error for the real numbers W and b."""
 
     weight: float
+    """W in float64."""
     bias: float
+    """b in float64."""
     weight_error: float
+    """A bound of the error of W."""
     bias_error: float
+    """A bound of the error of b."""
 
 
 def scaling(gamma: float, mean: float, divisor: float, variance: float, eps: float, beta: float) -> Scaling:
-    """W = γ / (d √(σ² + ε)) and b = β − μ W.  Raises ZeroDivisionError or ValueError where there is no W."""
+    """W = γ / (d √(σ² + ε)) and b = β − μ W. Raises ZeroDivisionError or ValueError if W does not exist."""
     quotient = Fraction(gamma) / Fraction(divisor)
     root, unsure = _inverse_root(Fraction(variance) + Fraction(eps))
     weight, weight_error = quotient * root, abs(quotient) * unsure
@@ -37,7 +41,7 @@ def scaling(gamma: float, mean: float, divisor: float, variance: float, eps: flo
 
 
 def _inverse_root(square: Fraction) -> tuple[Fraction, Fraction]:
-    """A rational r, and an error e, with r ≤ 1 / √square ≤ r + e.
+    """A rational r and an error e with r ≤ 1 / √square ≤ r + e.
 
     r = s / 2^p for the integer root s of 4^p / square: s² ≤ 4^p / square < (s + 1)².
     """
@@ -48,10 +52,10 @@ def _inverse_root(square: Fraction) -> tuple[Fraction, Fraction]:
 
 
 def _rounding(number: Fraction) -> Fraction:
-    """How far a number is from its float64."""
+    """The distance of a number from its float64."""
     return abs(number - Fraction(float(number)))
 
 
 def _rounded_up(error: Fraction) -> float:
-    """A float64 that is at least the error; 0 for none."""
+    """A float64 that is at least the error; 0 for no error."""
     return float(np.nextafter(float(error), np.inf)) if error else 0.0

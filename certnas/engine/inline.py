@@ -1,4 +1,4 @@
-"""One item after the other in this process."""
+"""Runs a job in this process, one item after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from certnas.engine.job import Engine, Item, Job, Result
 
 @dataclass(frozen=True)
 class Inline(Engine):
-    """No process but this one."""
+    """Runs every item in this process."""
 
     def run(
         self, job: Job[Item, Result], items: Sequence[Item], tell: Callable[[int, Any], None]

@@ -1,4 +1,4 @@
-"""What any process can be asked to do, and who asks."""
+"""Jobs, and the engines that run them."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ from typing import Any, Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Tell = Callable[[Any], None]
+"""Receives the progress within one item."""
 
 
 class Job(ABC, Generic[Item, Result]):
-    """Work in equal parts of which each result depends on its item alone; a value that can be sent to processes."""
+    """Work on independent items; a job is a value that can be sent to other processes."""
 
     @abstractmethod
     def open(self, rank: int) -> Callable[[Item, Tell], Result]:
-        """What answers one item after another in the process `rank` of its machine; it tells of stages within one."""
+        """Returns a function that maps an item and a progress callback to its result, for process `rank` of its
+        machine.
+        """
 
     def describe(self, item: Item) -> str:
-        """The item in a sentence."""
+        """A short description of the item, for messages."""
         return f"{item}"
 
 
 class Engine(ABC):
-    """Where a job's items are worked on: here, in processes of this machine, on a cluster."""
+    """Runs the items of a job: in this process, in processes of this machine, or on a cluster."""
 
     @abstractmethod
     def run(
         self, job: Job[Item, Result], items: Sequence[Item], tell: Callable[[int, Any], None]
     ) -> Generator[tuple[int, Result], None, None]:
-        """(position of the item, its result), each once, as they finish; `tell` also has the position first.
+        """Yields (position of the item, its result), each once, as they finish.
 
-        Results are the same, bit for bit, on every engine.  At most a few wait to be taken, and then work pauses.
-        What the job raises is raised, after the results that were under way.  Close the iterator to stop the work.
-        Raises UserError where the processes cannot be had, or one item's processes end again and again.
+        job: the work. items: its items. tell: receives the position of an item and its progress.
+        Results are identical, bit for bit, on every engine. Only a few results wait to be consumed before the work
+        pauses. An error of the job is raised after the results that were under way. Close the iterator to stop the
+        work.
+        Raises UserError if the processes cannot be started, or if the processes of one item die repeatedly.
         """

@@ -1,4 +1,4 @@
-"""Processes of this machine, each with one item at a time."""
+"""Runs a job in processes of this machine, one item at a time in each."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from certnas.engine.worker import ATTEMPTS, Packed, answer, lost, packed
 
 @dataclass(frozen=True)
 class Processes(Engine):
-    """`workers` processes; one that dies is replaced, and its item worked on again."""
+    """Runs items in `workers` processes; a process that dies is replaced, and its item runs again."""
 
     workers: int
+    """The number of processes."""
 
     def run(
         self, job: Job[Item, Result], items: Sequence[Item], tell: Callable[[int, Any], None]
@@ -65,7 +66,7 @@ class Processes(Engine):
 
 
 class _Slot:
-    """One process at a time, started when it is needed."""
+    """One process, which is replaced after it dies."""
 
     def __init__(self, sent: Packed, rank: int) -> None:
         self.sent, self.rank = sent, rank
@@ -78,11 +79,11 @@ class _Slot:
         )
 
     def submit(self, item: bytes) -> Future[bytes]:
-        # a new process inherits the mask: Ctrl-C in the terminal reaches this process alone, which ends the others
+        # a new process inherits the signal mask, so Ctrl-C reaches only this process, which ends the others
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self.pool.submit(_answer, item)
-        except BrokenProcessPool:  # it died with nothing to do
+        except BrokenProcessPool:  # the process died while it was idle
             self.renew()
             return self.pool.submit(_answer, item)
         finally:
@@ -96,7 +97,7 @@ class _Slot:
 
 
 class _Context(SpawnContext):
-    """Starts processes afresh, since threads and CUDA do not survive a fork, and remembers them."""
+    """Starts processes by spawning, since threads and CUDA do not survive a fork, and keeps a list of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ class _Context(SpawnContext):
 
 
 def _begin(sent: Packed, rank: int) -> None:
-    """In the new process: keeps the job for `_answer`, and ends with the process that started this one."""
+    """Runs in the new process: keeps the job for `_answer`, and ends the process when its parent ends."""
     global _job, _rank, _work
     _job, _rank, _work = sent, rank, None
     threading.Thread(target=_follow, daemon=True).start()

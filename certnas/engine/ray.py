@@ -1,4 +1,4 @@
-"""Ray Core: the processes of a cluster, or of one that is started here for the run."""
+"""Runs a job on a Ray cluster, or on a local one that is started for the run."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 AHEAD = 2
-"""Items that are given to a cluster for each one that it can work on: the next is there when one ends."""
+"""How many items per free slot are submitted, so that the next item is there when one ends."""
 PATIENCE = 5.0
+"""The seconds to wait for a cluster to answer."""
 
 
 @dataclass(frozen=True)
 class Ray(Engine):
-    """A task for each item; Ray finds it a place and gives it to another worker where one dies.
-
-    address: of a running cluster (host:port, or auto for one on this machine), None for one on this machine and for
-    this run.  workers: tasks at a time, None for as many as there is room for.  gpu: each task has one of its own.
-    """
+    """Runs each item as a Ray task; Ray places the task, and moves it to another worker if one dies."""
 
     workers: int | None = None
+    """The number of tasks at a time; None for as many as there is room for."""
     address: str | None = None
+    """The address of a running cluster (host:port, or auto for one on this machine); None to start one for this run.
+    """
     gpu: bool = False
+    """Whether each task gets a GPU of its own."""
 
     def __post_init__(self) -> None:
         _ray()
@@ -56,7 +57,7 @@ class Ray(Engine):
 
     def _connect(self, ray: ModuleType) -> None:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        # Ray reports itself to its makers unless told not to
+        # Ray sends usage statistics unless this is set
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         terminated = signal.getsignal(signal.SIGTERM)
         try:
@@ -64,10 +65,10 @@ class Ray(Engine):
                 ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
             else:
                 ray.init(self.address, **quiet)
-        except (Exception, SystemExit) as error:  # a start that takes too long is a plain Exception of Ray's
+        except (Exception, SystemExit) as error:  # Ray raises a plain Exception if the start takes too long
             where = "on this machine" if self.address is None else f"at {self.address}"
             silent = isinstance(error, SystemExit)
-            reason = "nothing there speaks Ray" if silent else " ".join(str(error).split())[:200]
+            reason = "no Ray server answers there" if silent else " ".join(str(error).split())[:200]
             raise UserError(
                 f"no Ray cluster {where} ({reason}); it must be of the same versions of Ray and Python, and "
                 "RAY_AUTH_MODE must be the cluster's"
@@ -93,8 +94,8 @@ class Ray(Engine):
         running: dict[Any, int] = {}
         left = iter(range(len(items)))
         failure: BaseException | None = None
-        # What runs when this is closed is not cancelled: where its result is under way, Ray's `cancel` ends this
-        # process ("Tried to complete task that was not pending").  It ends with the connection to the cluster.
+        # Running tasks are not cancelled when this is closed: while a result is under way, Ray's `cancel` ends this
+        # process ("Tried to complete task that was not pending").  The tasks end with the connection to the cluster.
         while True:
             while failure is None and len(running) < limit and (position := next(left, None)) is not None:
                 running[task.remote(key, [shared], pickle.dumps(items[position]))] = position
@@ -124,7 +125,7 @@ def _ray() -> ModuleType:
 
 
 def _reach(address: str) -> None:
-    """Knocks at host:port: Ray itself waits for minutes, then ends the process."""
+    """Connects to host:port first, since Ray itself waits for minutes and then ends the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto":
         return
@@ -139,7 +140,7 @@ def _reach(address: str) -> None:
 
 
 def _answer(key: str, shared: list[Any], item: bytes) -> bytes:
-    """In a worker: opens the job where it did not before."""
+    """Runs in a worker: opens the job at its first item."""
     import ray
 
     if key not in _open:

@@ -1,4 +1,4 @@
-"""The far side of an engine: one process that has opened a job."""
+"""The worker side of an engine: a process that opens a job."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from certnas.engine.job import Job, Tell
 from certnas.errors import UserError
 
 ATTEMPTS = 3
-"""How many processes an item may end before it is given up."""
+"""How many processes may die on an item before the run fails."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A job as bytes, and the CPU threads to compute with: results depend on them in their last digits."""
+    """A job in a form that can be sent to other processes."""
 
     job: bytes
+    """The pickled job."""
     threads: int
+    """The number of CPU threads, on which the last digits of results depend."""
 
     def open(self, rank: int) -> Callable[[Any, Tell], Any]:
-        """The job's work, in a process of its own."""
+        """Opens the job in the present process."""
         torch.set_num_threads(self.threads)
         try:
             job: Job[Any, Any] = pickle.loads(self.job)
@@ -37,7 +39,7 @@ class Packed:
 
 
 def packed(job: Job[Any, Any]) -> Packed:
-    """The job, ready to be sent.  Raises UserError where it cannot be."""
+    """The job, ready to be sent. Raises UserError if it cannot be pickled."""
     try:
         return Packed(cloudpickle.dumps(job), torch.get_num_threads())
     except (pickle.PicklingError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
@@ -46,12 +48,12 @@ def packed(job: Job[Any, Any]) -> Packed:
 
 
 def answer(work: Callable[[Any, Tell], Any], item: bytes) -> bytes:
-    """The result of an item, both pickled: a process pool would move tensors into memory that it shares."""
+    """The pickled result of a pickled item; a process pool would otherwise move tensors into shared memory."""
     return pickle.dumps(work(pickle.loads(item), lambda _: None))
 
 
 def lost(described: str, why: str = "") -> UserError:
-    """The processes that worked on one item ended, each of them."""
+    """The error for an item on which every process died."""
     return UserError(
         f"{ATTEMPTS} workers died on {described}{f' ({why})' if why else ''}; the machine may be short of memory: "
         "fewer --workers or a smaller --memory, then --resume"

@@ -10,7 +10,7 @@ import torch
 
 import certnas
 from certnas.certifier.certificates import Certificates
-from certnas.certifier.certification import Progress as CertifyProgress
+from certnas.certifier.certification import CertificationProgress
 from certnas.certifier.plots import accuracy_plot, radii_plot
 from certnas.certifier.results import Folder
 from certnas.data import DATASETS, Dataset, load
@@ -37,7 +37,7 @@ class Watch:
     stage: Callable[[str], None] = lambda name: None
     search: Callable[[SearchProgress], None] | None = None
     train: Callable[[TrainProgress], None] | None = None
-    certify: Callable[[CertifyProgress], None] | None = None
+    certify: Callable[[CertificationProgress], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Certificates that `certnas.checker` can check: written from the bound engine's own planes."""
+"""Writes certificates from the bound engine's planes, and checks files of them with `certnas.checker`."""
 
 from certnas.proofs.arithmetic import exact_work
 from certnas.proofs.checking import Checked, check_file, image_shape, of_property

@@ -1,4 +1,4 @@
-"""Which arithmetic a check uses: integers where that is quick, or where float64 does not decide and it is feasible."""
+"""Chooses the arithmetic of a check: integers if that is fast, or if float64 fails and integers are feasible."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from math import prod
 
 import numpy as np
 
-from certnas.checker import Certificate, Network, Rejected, check
+from certnas.checker import Certificate, CheckedNetwork, Rejected, check
 
 EXACT_WORK = 1_000_000
-"""`exact_work` up to which integers are used at once."""
+"""Integers are used at once if `exact_work` is at most this."""
 EXACT_LATE = 500_000_000
-"""`exact_work` up to which integers are used where float64 proves nothing: some minutes."""
+"""Integers are used after float64 fails if `exact_work` is at most this; the check takes some minutes."""
 
 
-def exact_work(certificate: Certificate, network: Network) -> int:
-    """Rows times units: what a check in integers costs grows with it."""
+def exact_work(certificate: Certificate, network: CheckedNetwork) -> int:
+    """The number of rows times the number of units, to which the time of a check in integers is proportional."""
     steps = [step for part in certificate.parts for step in part.steps if step.planes]
     rows = sum(2 * step.lower.size for step in steps) + len(certificate.parts)
     return rows * sum(prod(node.shape) for node in network.nodes.values())
 
 
-def checked(certificate: Certificate, network: Network, exact: bool | None) -> tuple[np.ndarray, bool]:
-    """The bounds by which each clause is refuted, [C], and whether they were proved in integers.
+def checked(certificate: Certificate, network: CheckedNetwork, exact: bool | None) -> tuple[np.ndarray, bool]:
+    """Checks a certificate; returns the bound of each refuted clause, [C], and whether integers were used.
 
-    exact: in integers, in float64, or (None) in integers where that is quick, or where float64 proves nothing.  Raises
-    Rejected.
+    exact: True for integers, False for float64. None uses integers if that is fast or if float64 proves nothing.
+    Raises Rejected if nothing is proved.
     """
     work = exact_work(certificate, network)
     if exact or (exact is None and work <= EXACT_WORK):

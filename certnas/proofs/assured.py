@@ -1,28 +1,31 @@
-"""Certificates that are checked before they are written, with more slack where rounding asks for it."""
+"""Checks certificates before they are written, and gives them more slack if rounding requires it."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
 
-from certnas.checker import Certificate, Network, Rejected, check
+from certnas.checker import Certificate, CheckedNetwork, Rejected, check
 from certnas.proofs.arithmetic import EXACT_LATE, exact_work
 from certnas.proofs.files import encode, read
 from certnas.proofs.outward import SLACK
 
 SLACKS = tuple(SLACK * 2.0**power for power in (0, 5, 10))
-"""By what share of 1 + their size bounds are moved outward, the least first.  What a check's rounding can take grows
-with the sums of a network, and is known when it is checked."""
+"""The slacks to try, in increasing order: bounds move outward by this share of 1 + their size. The rounding of a
+check grows with the sums of a network, and is known only after the check.
+"""
 SPARE = 4
-"""The check before writing assumes this many times the rounding of the check that follows: three would do for sums in
-any other order, since two orders are off by once the rounding each."""
+"""The check before writing assumes this many times the rounding of a later check. Three would suffice for sums in any
+other order, since two orders differ by at most twice the rounding of each.
+"""
 
 
-def assured(make: Callable[[float], Sequence[Certificate] | None], network: Network) -> bytes | None:
-    """The bytes of the first file that its own check proves, of those that are made with one slack after another.
+def assured(make: Callable[[float], Sequence[Certificate] | None], network: CheckedNetwork) -> bytes | None:
+    """The bytes of the first file that passes its own check, among the files made with increasing slack.
 
-    In float64; in integers where that is feasible and float64 proves none.  make: certificates by slack, None where
-    there are none, which ends the search.  Raises ValueError where a file would be too large.
+    make: returns the certificates for a slack; None ends the search.
+    The check runs in float64, and in integers if float64 proves no file and integers are feasible.
+    Returns None if no file passes. Raises ValueError if a file would be too large.
     """
     made: list[bytes] = []
     for slack in SLACKS:
@@ -39,8 +42,8 @@ def assured(make: Callable[[float], Sequence[Certificate] | None], network: Netw
     return None
 
 
-def _proved(data: bytes, network: Network, *, exact: bool) -> bool:
-    """Whether the certificates in a file, read again, are proved."""
+def _proved(data: bytes, network: CheckedNetwork, *, exact: bool) -> bool:
+    """Whether the certificates of a file, after reading it again, are proved."""
     try:
         for certificate in read(io.BytesIO(data)):
             check(certificate, network, exact=exact, spare=SPARE)

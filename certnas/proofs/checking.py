@@ -1,4 +1,6 @@
-"""A file of certificates against a model: the network is extracted, compared with the model, handed to the checker."""
+"""Checks a file of certificates against a model: reads the network from the model, compares both, and runs the
+checker.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from certnas import bounds
-from certnas.checker import Certificate, Network, Rejected
+from certnas.checker import Certificate, CheckedNetwork, Rejected
 from certnas.errors import UserError
 from certnas.proofs.arithmetic import checked
 from certnas.proofs.claims import Claim, claim, claim_of_property, covers
@@ -23,25 +25,31 @@ from certnas.verifier.property import Property
 
 @dataclass(frozen=True)
 class Checked:
-    """Proved certificates: what they prove, in words, and the least bound of a clause; leaves of the tree; whether in
-    integers.  of_image: the claim where they are the certificate of one image."""
+    """A file of certificates that was proved."""
 
     certificates: Sequence[Certificate]
+    """The certificates."""
     claim: str
+    """The proved claim in words."""
     of_image: Claim | None
+    """The claim about one image; None for certificates of a property."""
     least: float
+    """The smallest bound of a refuted clause."""
     leaves: int
+    """The number of parts without splits."""
     exact: bool
+    """Whether every certificate was checked in integers."""
 
 
 def check_file(
     path: Path, model: nn.Module, *, exact: bool | None = None, prop: Property | None = None
 ) -> Checked:
-    """Proves a file of certificates for the model, by `certnas.checker`, and, where one is given, that they prove prop.
+    """Proves a file of certificates for the model and, if given, that the certificates prove a property.
 
-    exact: in integers, in float64, or (None) in integers where that is quick or float64 does not decide.  Raises
-    UserError for a file that cannot be read or a network that the checker does not know, and Rejected where nothing is
-    proved about this model.
+    path: the file, an .npz. model: the network. prop: the property.
+    exact: True for integers, False for float64. None uses integers if that is fast or if float64 proves nothing.
+    Raises UserError for a file that cannot be read or a network with an operator that the checker lacks, and Rejected
+    if nothing is proved about this model.
     """
     if not path.is_file():
         raise UserError(f"cannot read '{path}': no such file; give a certificate, an .npz")
@@ -50,7 +58,7 @@ def check_file(
     except ValueError as error:
         raise Rejected(f"'{path.name}': {error}") from error
     if not certificates:
-        raise Rejected(f"'{path.name}': it holds no certificate")
+        raise Rejected(f"'{path.name}': it contains no certificate")
     if any(not np.isfinite(kept.eps) for kept in certificates):
         raise Rejected("its radius is not finite")
     network = _network(certificates[0], model)
@@ -63,7 +71,7 @@ def check_file(
         derived.append(bound)
         exactly.append(integers)
     if prop is not None and not covers(certificates, prop):
-        raise Rejected("what it proves is not this property")
+        raise Rejected("it does not prove this property")
     named = prop is not None or "property" in certificates[0].about
     of_image = None if named else _of_image(certificates)
     said = claim_of_property(certificates) if of_image is None else str(of_image)
@@ -73,19 +81,19 @@ def check_file(
 
 
 def image_shape(files: Sequence[Path]) -> tuple[int, ...] | None:
-    """The shape of the image of the first certificate that can be read; None where none can."""
+    """The image shape of the first certificate that can be read; None if there is none."""
     return next((kept.x.shape for kept in _readable(files)), None)
 
 
 def of_property(files: Sequence[Path]) -> bool:
-    """Whether the first certificate that can be read says that it is one of a property."""
+    """Whether the first certificate that can be read states that it is about a property."""
     return next(("property" in kept.about for kept in _readable(files)), False)
 
 
 def _of_image(certificates: Sequence[Certificate]) -> Claim:
-    """What the certificate of one image proves, and that it says no other label or image."""
+    """The claim of the certificate of one image. Raises Rejected if the file states another label or image."""
     if len(certificates) > 1:
-        raise Rejected(f"it holds {len(certificates)} certificates; that of an image stands alone")
+        raise Rejected(f"it holds {len(certificates)} certificates; the file of an image contains one")
     (kept,) = certificates
     proved = claim(kept)
     for what, mine in (("label", proved.label), ("image", proved.image)):
@@ -95,9 +103,9 @@ def _of_image(certificates: Sequence[Certificate]) -> Claim:
 
 
 def _written_for(certificate: Certificate) -> str:
-    """What a certificate says of the model that it was written for."""
-    told = [f"{name} {kept}" for name in ("model", "preprocessing") if (kept := certificate.about.get(name))]
-    return f" (it says that it was written for {', '.join(told):.200})" if told else ""
+    """The statement of a certificate about the model that it was written for."""
+    facts = [f"{name} {kept}" for name in ("model", "preprocessing") if (kept := certificate.about.get(name))]
+    return f" (it states that it was written for {', '.join(facts):.200})" if facts else ""
 
 
 def _readable(files: Sequence[Path]) -> Iterator[Certificate]:
@@ -108,8 +116,8 @@ def _readable(files: Sequence[Path]) -> Iterator[Certificate]:
             continue
 
 
-def _network(certificate: Certificate, model: nn.Module) -> Network:
-    """The checker's network of a model that takes the certificate's images."""
+def _network(certificate: Certificate, model: nn.Module) -> CheckedNetwork:
+    """The checker's network of a model, traced on the certificate's image."""
     x = _image(certificate.x, model)
     try:
         with torch.no_grad():

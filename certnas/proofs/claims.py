@@ -1,4 +1,4 @@
-"""What certificates claim, in words, and whether a property follows from it."""
+"""The claims of certificates in words, and whether a property follows from them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from certnas.verifier.property import Box, Clause, Property
 
 @dataclass(frozen=True)
 class Claim:
-    """What a certificate of one image proves: class `label` beats each of `beaten` of all `classes` on a ball.
-
-    clipped: of the ball, only images with pixels in [0, 1].  image: its digest.
-    """
+    """The claim of a certificate of one image: class `label` beats each class of `beaten` on a ball."""
 
     label: int
+    """The class that wins."""
     beaten: tuple[int, ...]
+    """The classes that cannot win."""
     classes: int
+    """The number of all classes."""
     norm: str
+    """The name of the norm."""
     eps: float
+    """The radius of the ball, in input units."""
     clipped: bool
+    """Whether only the images of the ball with pixels in [0, 1] are meant."""
     image: str
+    """The digest of the image."""
 
     def __str__(self) -> str:
         where = (
@@ -40,20 +44,20 @@ class Claim:
 def claim(kept: Certificate) -> Claim:
     """The claim of a certificate of one image.
 
-    Raises Rejected where its clauses do not compare one class with others, each once, or its area is no ball.
+    Raises Rejected unless its clauses compare one class with others, each once, and its area is a ball.
     """
     compared = None if kept.rows.shape[1] != 1 or kept.offsets.any() else _classes(kept.rows[:, 0])
     if compared is None:
-        raise Rejected("its clauses do not say that one class beats others, each named once")
+        raise Rejected("its clauses do not state that one class beats others, each once")
     clipped = _clipped(kept)
     if clipped is None:
-        raise Rejected("its area is not the ball of its radius, nor what of that lies in [0, 1]")
+        raise Rejected("its area is neither the ball of its radius nor the part of that ball in [0, 1]")
     label, beaten = compared
     return Claim(label, beaten, kept.rows.shape[-1], kept.norm, kept.eps, clipped, digest(kept.x))
 
 
 def claim_of_property(certificates: Sequence[Certificate]) -> str:
-    """All that certificates of a property prove, in one line."""
+    """The claim of the certificates of a property, in one line."""
     clauses = sum(len(kept.rows) for kept in certificates)
     boxes = "the box" if len(certificates) == 1 else f"{len(certificates)} boxes"
     return f"no input of {boxes} meets " + (
@@ -62,13 +66,13 @@ def claim_of_property(certificates: Sequence[Certificate]) -> str:
 
 
 def digest(image: np.ndarray) -> str:
-    """The SHA-256 of the image's shape, in brackets, and its pixels as float64, in hexadecimal."""
+    """The SHA-256, in hexadecimal, of the image's shape as a list and its pixels as float64."""
     shape = str(list(image.shape)).encode()
     return hashlib.sha256(shape + np.ascontiguousarray(image, dtype="<f8").tobytes()).hexdigest()
 
 
 def covers(certificates: Sequence[Certificate], prop: Property) -> bool:
-    """Whether certificates about boxes refute every clause of a property, on all of its box, in exact arithmetic."""
+    """Whether certificates about boxes refute every clause of a property on its whole box, in exact arithmetic."""
     places: dict[int, list[Certificate]] = {}
     for clause in prop.clauses:
         known = id(clause.box)
@@ -80,7 +84,7 @@ def covers(certificates: Sequence[Certificate], prop: Property) -> bool:
 
 
 def _holds(kept: Certificate, box: Box) -> bool:
-    """Whether a box lies in the area of a certificate."""
+    """Whether the area of a certificate contains a box."""
     if kept.norm != "linf" or kept.x.size != len(box.sides):
         return False
     eps = Fraction(kept.eps)
@@ -93,24 +97,24 @@ def _holds(kept: Certificate, box: Box) -> bool:
 
 
 def _implied(clause: Clause, kept: Certificate, c: int) -> bool:
-    """Whether outputs that meet the clause meet every row of clause c of the certificate."""
+    """Whether outputs that satisfy the clause satisfy every row of clause c of the certificate."""
     rows, offsets = kept.rows[c].reshape(kept.rows.shape[1], -1), kept.offsets[c]
-    met = [
+    satisfied = [
         (tuple(sorted((j, a) for j, a in constraint.coef if a)), constraint.bound)
         for constraint in clause.constraints
         if not constraint.inputs
     ]
     for row, offset in zip(rows, offsets.tolist(), strict=True):
         coef = tuple((j, Fraction(v)) for j, v in enumerate(row.tolist()) if v)
-        if not any(given == coef and bound <= Fraction(offset) for given, bound in met):
+        if not any(given == coef and bound <= Fraction(offset) for given, bound in satisfied):
             return False
     return True
 
 
 def _clipped(kept: Certificate) -> bool | None:
-    """Whether the area is what of a ball lies in [0, 1]; False for all of the ball, None for another area.
+    """Whether the area is the intersection of a ball with [0, 1]; False for a whole ball, None for another area.
 
-    What lies in [0, 1] of the ball of an image that does not is another area: it may hold no point.
+    The image must lie in [0, 1]; otherwise the intersection may be empty, and is treated as another area.
     """
     x, low, high = ([Fraction(v) for v in array.reshape(-1).tolist()] for array in (kept.x, *kept.box))
     eps, zero, one = Fraction(kept.eps), Fraction(0), Fraction(1)

@@ -1,4 +1,4 @@
-"""A traced network as the checker's: plain arrays and the checker's few operators, each traced operator one or two."""
+"""Translates a traced network into the checker's network of plain arrays and a few operators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from certnas import bounds
-from certnas.checker import Network, Unsupported
+from certnas.checker import CheckedNetwork, Unsupported
 from certnas.errors import UserError
 from certnas.proofs import linear, movement, nonlinear, windows
 from certnas.proofs.reading import Reading, Rule
@@ -19,17 +19,21 @@ RULES: dict[Any, Rule] = linear.RULES | windows.RULES | movement.RULES | nonline
 
 @dataclass(frozen=True)
 class Plain:
-    """The checker's network, and the id in it of every traced node."""
+    """The checker's network of a traced network."""
 
-    network: Network
+    network: CheckedNetwork
+    """The checker's network."""
     ids: Mapping[str, str]
+    """The id of every traced node in it."""
 
 
 def plain(network: bounds.Network) -> Plain:
-    """The checker's network of a traced one, in float64.  Raises UserError for an operator that the checker lacks."""
+    """Translates a traced network into the checker's, in float64. Raises UserError for an operator that the checker
+    lacks.
+    """
     network = network.to(torch.float64)
     graph = network.graph
-    made = Network(graph.input_shape)
+    made = CheckedNetwork(graph.input_shape)
     ids = {graph.input: made.input}
     for node in graph.nodes.values():
         call = network.call(node)

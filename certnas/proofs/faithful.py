@@ -1,4 +1,4 @@
-"""The checker's network against the model that it was read from, by values at points of a certificate's area."""
+"""Compares the checker's network with the model that it was read from, at points of a certificate's area."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from certnas import bounds
-from certnas.checker import Certificate, Network, Rejected, evaluate
+from certnas.checker import Certificate, CheckedNetwork, Rejected, evaluate
 
 FAITHFUL, ROUGH = 1e-9, 1e-4
-"""How far outputs may differ, as a share of their size: in float64, and of a model that computes in float32 alone."""
+"""The accepted relative difference of outputs: in float64, and for a model that computes only in float32."""
 POINTS = 8
-"""Corners, and random points, of each area."""
+"""The number of corners, and of random points, of each area."""
 
 
-def same(network: Network, model: nn.Module, certificate: Certificate) -> None:
-    """Raises Rejected, naming the input, where the checker's network is not the model on the certificate's area.
+def same(network: CheckedNetwork, model: nn.Module, certificate: Certificate) -> None:
+    """Raises Rejected, naming the point, if network and model differ on the certificate's area.
 
-    Both are evaluated on the image, and on corners and random points of its ball, one input at a time; the model also
-    as it is where operations are recorded for gradients.
+    Both are evaluated at the image, and at corners and random points of its ball, one input at a time. The model is
+    also evaluated with gradients recorded.
     """
     double = copy.deepcopy(model).double().eval()
     for name, point in points(certificate):
@@ -62,9 +62,9 @@ def _inside(certificate: Certificate, point: np.ndarray) -> np.ndarray:
 def _outputs(
     double: nn.Module, model: nn.Module, point: np.ndarray, recorded: bool
 ) -> tuple[np.ndarray, float]:
-    """The model's outputs at a point, and how exact they are: in float64 where it can compute in that.
+    """The model's outputs at a point, and their tolerance; in float64 if the model can compute in it.
 
-    recorded: with gradients, where the model can be run with them.
+    recorded: whether to record gradients, if the model can be run with them.
     """
     x = torch.from_numpy(point)[None]
     for made, tolerance, own in ((double, FAITHFUL, x), (model, ROUGH, x.float())):

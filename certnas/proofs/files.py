@@ -1,4 +1,4 @@
-"""The file of certificates: one array of numbers and a JSON header in an .npz, nothing that runs."""
+"""The file of certificates: an .npz with one array of numbers and a JSON header, without any code."""
 
 from __future__ import annotations
 
@@ -16,22 +16,32 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from certnas.checker import Certificate, Part, Plane, Planes, Refutation, Split, Step
+from certnas.checker import (
+    Certificate,
+    CertificatePart,
+    ClaimedPlane,
+    IntervalClaim,
+    Planes,
+    Refutation,
+    Split,
+)
 from certnas.json_text import parse_json
 
 FORMAT = 3
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, KeyError, TypeError,
           AttributeError, IndexError, EOFError, OSError, MemoryError, ArithmeticError, SyntaxError,
           TokenError)  # fmt: skip
-"""What reading a file that is no certificate, or a broken one, may raise."""
+"""The errors that reading a damaged file, or another kind of file, may raise."""
 MOST_BYTES = 1 << 32
+"""The largest unpacked size of a file."""
 ENTRIES = {"header": np.uint8, "numbers": np.float64, "seal": np.uint8}
+"""The arrays of a file and their types."""
 
 
 def encode(certificates: Sequence[Certificate]) -> bytes:
     """The bytes of a file of certificates, which together are one proof.
 
-    Raises ValueError where it would unpack to more than MOST_BYTES.
+    Raises ValueError if the file would unpack to more than MOST_BYTES.
     """
     packing = _Packing()
     held = [packing.certificate(certificate) for certificate in certificates]
@@ -47,10 +57,10 @@ def encode(certificates: Sequence[Certificate]) -> bytes:
 
 
 def read(file: Path | BinaryIO) -> list[Certificate]:
-    """The certificates in a file.  Raises ValueError, with what is wrong, for anything else.
+    """Reads the certificates of a file. Raises ValueError, with the reason, for anything else.
 
-    What `encode` does not write is refused, even where it would mean the same: no part of a file goes unread, or can
-    be read in two ways.
+    A file that `encode` would not write is refused, even if it had the same meaning. Every part of a file is
+    therefore read, and in one way only.
     """
     try:
         _look_inside(file)
@@ -65,20 +75,20 @@ def read(file: Path | BinaryIO) -> list[Certificate]:
             raise ValueError("it holds numbers that are not finite float64")
         return _certificates(text, numbers)
     except DAMAGE as error:
-        raise ValueError(f"it is no certificate ({type(error).__name__}: {error})") from error
+        raise ValueError(f"it is not a certificate ({type(error).__name__}: {error})") from error
 
 
 def _look_inside(file: Path | BinaryIO) -> None:
-    """Raises ValueError where an archive is too large, or holds anything but the three entries, each once."""
+    """Raises ValueError if an archive is too large, or does not hold exactly the three entries."""
     if isinstance(file, Path) and not file.is_file():
-        raise ValueError("it is no certificate (not a regular file)")
+        raise ValueError("it is not a certificate (not a regular file)")
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     size = sum(entry.file_size for entry in entries)
     if size > MOST_BYTES + (1 << 16):
         raise ValueError(f"it unpacks to {size} bytes, more than a certificate may")
     if sorted(entry.filename for entry in entries) != [f"{name}.npy" for name in ENTRIES]:
-        raise ValueError(f"it is no certificate (it does not hold {', '.join(ENTRIES)}, each once)")
+        raise ValueError(f"it is not a certificate (it does not contain {', '.join(ENTRIES)}, each once)")
 
 
 def _certificates(text: bytes, numbers: np.ndarray) -> list[Certificate]:
@@ -95,22 +105,24 @@ def _certificates(text: bytes, numbers: np.ndarray) -> list[Certificate]:
 
 
 def _text(header: Mapping[str, Any]) -> bytes:
-    """The one text of a header."""
+    """The canonical text of a header."""
     return json.dumps(header, sort_keys=True).encode()
 
 
 def _seal(text: bytes, numbers: np.ndarray) -> np.ndarray:
-    """A digest of all that the file holds: it shows damage, and proves nothing."""
+    """A digest of the file's contents; it detects damage and proves nothing."""
     digest = hashlib.sha256(text)
     digest.update(np.ascontiguousarray(numbers).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-# A value in each direction: arrays go into the row of numbers and leave their shapes, in one order.
+# The two classes are inverse: arrays are stored in one row of numbers, in order, and their shapes in the header.
 
 
 class _Packing:
-    """Certificates as JSON values; their arrays so far, and the digests that they name, numbered as they come."""
+    """Converts certificates to JSON values; it collects their arrays, and numbers their digests in order of
+    appearance.
+    """
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
@@ -126,7 +138,7 @@ class _Packing:
     def keys(self, planes: Mapping[str, str]) -> list[list[Any]]:
         return [[self.digest(digest), key] for digest, key in planes.items()]
 
-    def step(self, step: Step) -> list[Any]:
+    def step(self, step: IntervalClaim) -> list[Any]:
         target = self.digest(step.target)
         return [target, self.array(step.lower), self.array(step.upper), self.keys(step.planes)]
 
@@ -137,7 +149,7 @@ class _Packing:
     def split(self, split: Split) -> list[Any]:
         return [self.digest(split.tensor), split.unit, split.point.hex(), list(split.halves)]
 
-    def part(self, part: Part) -> dict[str, Any]:
+    def part(self, part: CertificatePart) -> dict[str, Any]:
         return {
             "steps": [self.step(step) for step in part.steps],
             "refutations": [self.refutation(given) for given in part.refutations],
@@ -161,7 +173,7 @@ class _Packing:
 
 
 class _Unpacking:
-    """Certificates from JSON values; `place` is that of the next number that no array has taken."""
+    """Restores certificates from JSON values; `place` is the position of the next unread number."""
 
     def __init__(self, numbers: np.ndarray, digests: list[str]) -> None:
         if not all(type(digest) is str for digest in digests):
@@ -177,9 +189,9 @@ class _Unpacking:
     def keys(self, planes: list[list[Any]]) -> dict[str, str]:
         return {self.digests[number]: key for number, key in planes}
 
-    def step(self, held: list[Any]) -> Step:
+    def step(self, held: list[Any]) -> IntervalClaim:
         target, lower, upper, planes = held
-        return Step(self.digests[target], self.array(lower), self.array(upper), self.keys(planes))
+        return IntervalClaim(self.digests[target], self.array(lower), self.array(upper), self.keys(planes))
 
     def refutation(self, held: list[Any]) -> Refutation:
         clauses, mix, bounds, planes, multipliers = held
@@ -190,13 +202,13 @@ class _Unpacking:
         tensor, unit, point, (below, above) = held
         return Split(self.digests[tensor], unit, float.fromhex(point), (below, above))
 
-    def part(self, held: dict[str, Any]) -> Part:
+    def part(self, held: dict[str, Any]) -> CertificatePart:
         steps = tuple(self.step(step) for step in held["steps"])
         refutations = tuple(self.refutation(given) for given in held["refutations"])
-        return Part(steps, refutations, tuple(self.split(split) for split in held["splits"]))
+        return CertificatePart(steps, refutations, tuple(self.split(split) for split in held["splits"]))
 
-    def plane(self, slope: list[int], bias: list[int]) -> Plane:
-        return Plane(self.array(slope), self.array(bias))
+    def plane(self, slope: list[int], bias: list[int]) -> ClaimedPlane:
+        return ClaimedPlane(self.array(slope), self.array(bias))
 
     def planes(self, held: list[list[int]]) -> Planes:
         slope, bias, upper_slope, upper_bias = held
@@ -204,7 +216,7 @@ class _Unpacking:
 
     def certificate(self, held: dict[str, Any]) -> Certificate:
         if not isinstance(held["about"], dict):
-            raise ValueError("what it says about itself is no list of names and values")
+            raise ValueError("its field 'about' is not a list of names and values")
         x, low, high, rows, offsets = (self.array(shape) for shape in held["arrays"])
         parts = tuple(self.part(part) for part in held["parts"])
         _demand_tree(parts)
@@ -222,11 +234,11 @@ class _Unpacking:
         )
 
 
-def _demand_tree(parts: Sequence[Part]) -> None:
-    """Raises ValueError unless each part but the first is one half of one split.
+def _demand_tree(parts: Sequence[CertificatePart]) -> None:
+    """Raises ValueError unless each part except the first is one half of exactly one split.
 
-    Parts of two splits could make a check take for ever, and one of none is not looked at.
+    A part of two splits could make a check take forever, and a part of no split would not be checked.
     """
     halves = [half for part in parts for split in part.splits for half in split.halves]
     if sorted(halves) != list(range(1, max(1, len(parts)))):
-        raise ValueError("its parts are no tree")
+        raise ValueError("its parts do not form a tree")

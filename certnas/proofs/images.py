@@ -10,11 +10,11 @@ from torch import Tensor
 
 from certnas import bounds
 from certnas.bounds.extend import BoundState, NodeAlphas, budget
-from certnas.checker import Certificate, Part, Refutation
+from certnas.checker import Certificate, CertificatePart, Refutation
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
-from certnas.proofs.record import Record, area
+from certnas.proofs.record import CertificateRecord, area
 
 
 def certificate_of(
@@ -28,16 +28,27 @@ def certificate_of(
     slack: float = SLACK,
     about: Mapping[str, object] | None = None,
 ) -> Certificate | None:
-    """A certificate that rows·f > 0 on the region of one image; None where CROWN, or α-CROWN if asked, shows it not.
+    """A certificate that rows·f > 0 on the region of one image; None if the method does not prove it.
 
-    As the method does, it takes each row from the planes, or from the intervals that the last layers read.
+    Each row is proved by the planes of CROWN (or α-CROWN), or by the intervals of the last nonlinear nodes, as in the
+    method itself. α-CROWN's slopes are shared by the units of a tensor, since slopes of every unit would be too many
+    to keep.
 
-    α-CROWN's slopes are shared by the units of a tensor here: those of each unit's own would be far too many to keep.
-    network in float64, plain its `extract.plain`; region of one image, with one radius and a box that is none or two
-    numbers; rows [1, S, K]; slack: by what share of 1 + their size bounds are moved outward.
+    network: the network in float64.
+    plain: the result of `extract.plain` for it.
+    region: the region of one image, with one radius and a box that is None or two numbers.
+    rows: the rows, [1, S, K].
+    method: α-CROWN, or any other method for CROWN.
+    memory: the budget in bytes.
+    slack: the share of 1 + their size by which bounds move outward.
+    about: statements that the certificate stores without proof.
     """
     room = budget(memory, network.dtype, network.device)
-    record, state, final = Record(plain, slack), Outward(network, region, room, method.slope, slack), None
+    record, state, final = (
+        CertificateRecord(plain, slack),
+        Outward(network, region, room, method.slope, slack),
+        None,
+    )
     with torch.no_grad():
         (steps,) = record.steps(state, {})
         if isinstance(method, bounds.AlphaCrown):
@@ -53,16 +64,16 @@ def certificate_of(
         **area(region),
         rows=array(rows[0])[:, None],
         offsets=np.zeros((rows.shape[1], 1)),
-        parts=(Part(tuple(steps), tuple(refutations)),),
+        parts=(CertificatePart(tuple(steps), tuple(refutations)),),
         planes=record.planes,
         about=dict(about or {}),
     )
 
 
 def _refutations(
-    record: Record, state: Outward, rows: Tensor, node_alphas: NodeAlphas | None
+    record: CertificateRecord, state: Outward, rows: Tensor, node_alphas: NodeAlphas | None
 ) -> list[Refutation] | None:
-    """Each row above 0 by planes or by intervals, whichever says more; None where a row is so by neither.
+    """Proves each row positive by planes or by intervals, whichever gives the larger bound; None if a row fails.
 
     A row of CROWN can be looser than interval arithmetic from CROWN's own intermediate bounds.
     """
@@ -87,7 +98,7 @@ def _refutations(
 
 
 def _of(node_alphas: NodeAlphas | None, rows: list[int]) -> NodeAlphas | None:
-    """The node_alphas of some rows; one that all rows share stays."""
+    """The slopes of some rows; slopes that all rows share are kept."""
     if node_alphas is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""Dense layers, normalisation, and arithmetic with constants."""
+"""Reads dense layers, normalisation, and arithmetic with constants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _dense(r: Reading, weight: np.ndarray, bias: np.ndarray) -> str:
 
 
 def _product(r: Reading) -> str:
-    """x @ matrix as a linear layer."""
+    """Reads x @ matrix as a linear layer."""
     names = [name for name in ("self", "other", "mat2") if name in r.call.node.arguments]
     left, right = (r.call[name] for name in names)
     if left is not None or right is None or right.dim() != 2:
@@ -61,7 +61,7 @@ def _over(r: Reading) -> str:
 
 
 def _sum(sign: float, mine: float = 1.0) -> Callable[[Reading], str]:
-    """mine·self + sign·alpha·other."""
+    """The rule of mine·self + sign·alpha·other."""
 
     def rule(r: Reading) -> str:
         alpha = float(r.call["alpha"]) if "alpha" in r.call.node.arguments else 1.0

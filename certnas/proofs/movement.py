@@ -1,4 +1,4 @@
-"""Operators that move units about, and cells of several."""
+"""Reads operators that move units, and concatenations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def _cat(r: Reading) -> str:
-    """The sum of the pieces, each in its place among zeros."""
+    """Reads a concatenation as the sum of its pieces, each padded with zeros."""
     ids = dict(zip(r.call.node.operands, zip(r.operands, r.call.shapes, strict=True), strict=True))
     items = r.call.node.arguments["tensors"]
     if not all(isinstance(item, Ref) and item.name in ids for item in items):
@@ -34,7 +34,9 @@ def _cat(r: Reading) -> str:
 
 
 def _select(r: Reading) -> str:
-    """Whatever only moves units about is an index, found by moving the units' numbers; 0 stands for padding."""
+    """Reads an operator that only moves units as an index; the operator is applied to the numbers of the units, and 0
+    marks padding.
+    """
     numbers = torch.arange(1, prod(r.source) + 1, dtype=torch.float64).reshape(1, *r.source)
     index = r.call.apply(numbers)[0].long().numpy() - 1
     return r.add("select", index=index)

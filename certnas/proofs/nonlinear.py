@@ -1,4 +1,4 @@
-"""Nonlinear operators: piecewise linear ones, sigmoids, maxima over windows."""
+"""Reads nonlinear operators: piecewise linear functions, sigmoid, tanh, and max pooling."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _clamped(low: str, high: str) -> Callable[[Reading], str]:
 
 
 def _max_pool(r: Reading) -> str:
-    """Windows as indices [C, oh, ow, k] of the operand, −1 where they hold padding."""
+    """Reads max pooling as windows of indices [C, oh, ow, k] into the operand, −1 for padding."""
     call, (channels, h, w), (_, oh, ow) = r.call, r.source, r.shape
     kernel, padding, dilation = (pair(call[key]) for key in ("kernel_size", "padding", "dilation"))
     stride = pair(call["stride"]) if call["stride"] else kernel

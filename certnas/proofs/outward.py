@@ -1,4 +1,4 @@
-"""The bound engine's state moved outward by more than its rounding, and its planes as arrays."""
+"""The bound engine's state with bounds moved outward by more than rounding, and its planes as arrays."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ from certnas.bounds.extend import (
     rule_for,
 )
 from certnas.bounds.extend import Plane as Engine
-from certnas.checker import Plane
+from certnas.checker import ClaimedPlane
 from certnas.proofs.reading import array
 
 SLACK = 2.0**-34
-"""A claimed bound is moved outward by this share of 1 + its size, or by more where the check's rounding asks for it:
-above float64's rounding, in the engine and the checker, and below what a radius can show."""
+"""The smallest share of 1 + its size by which a claimed bound moves outward. It exceeds the float64 rounding of the
+engine and the checker, and is too small to change a radius visibly.
+"""
 LIFTED = 2.0**-40
-"""A plane is moved outward by this share of its terms, and of LEAST."""
+"""A plane moves outward by this share of its terms and of LEAST."""
 LEAST = 2.0**-30
-"""Where a curve is almost flat its terms alone would be less than what the checker's enclosures tell apart."""
+"""A minimum for almost flat curves, whose terms alone are below the resolution of the checker's enclosures."""
 
 
 SELECTING = (torch.ops.aten.relu.default, torch.ops.aten.max_pool2d.default)
-"""Operators whose interval is that of their operands without rounding."""
+"""Operators whose interval follows from those of their operands without rounding."""
 
 
 class Outward(BoundState):
-    """The engine's state with every plane, and every interval that planes are made for, moved outward by `slack`."""
+    """The engine's bound state, with every plane, and every interval from which planes are made, moved outward by
+    `slack`.
+    """
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class Outward(BoundState):
     def relaxation_at(
         self, name: str, alphas: Alphas, images: slice | Tensor = EVERYTHING, slope: Slope | None = None
     ) -> Relaxation:
-        """The relaxation for a given choice among the sound planes."""
+        """The relaxation with the given slopes, its planes moved outward."""
         relaxed = super().relaxation_at(name, alphas, images, slope)
         operand = self.interval(self.network.graph.nodes[name].operands[0]).at(images)
         size = torch.maximum(operand.lower.abs(), operand.upper.abs()).unsqueeze(1)
@@ -69,20 +72,21 @@ class Outward(BoundState):
         meet: Meet = bounds.Interval.intersect,
         mask: Tensor | None = None,
     ) -> None:
-        """Tighten the interval of a tensor, and widen it by less."""
+        """Tightens the interval of a tensor, and then widens it by the slack."""
         super().refine(target, node_alphas, meet=meet, mask=mask)
         self.widen(target)
 
     def _by_sign(self, target: str) -> bool:
-        """Never: where only its sign matters a unit's rows may end at the intervals of a tensor on the way, and planes
-        that lead to the input do not prove what was found there."""
+        """Always False: rows that stop early at the intervals of an inner tensor have no planes down to the input
+        that prove their bounds.
+        """
         return False
 
     def widen(self, target: str) -> None:
-        """Moves the interval of a tensor outward, where it selects numbers not beyond those that it selects from.
+        """Moves the interval of a tensor outward, but not beyond the values that a selecting operator selects from.
 
-        A relu's dead units would differ from 0 otherwise, and those of a window that are all the same from each other:
-        max pooling's planes are far apart where none is known to be the greatest.
+        Otherwise a ReLU's inactive units would differ from 0, and equal elements of a window from each other. The
+        planes of max pooling are loose if no element is proved to be the largest.
         """
         x = self.interval(target)
         wide = bounds.Interval(below(x.lower, self.slack), -below(-x.upper, self.slack))
@@ -92,8 +96,8 @@ class Outward(BoundState):
             wide = wide.intersect(rule_for(node).interval(self.network.call(node), *operands))
         self.hold({target: wide})
 
-    def met_exactly(self) -> list[str]:
-        """Tensors affine in the input whose bounds against the region itself interval arithmetic goes on from."""
+    def bounded_exactly(self) -> list[str]:
+        """The tensors affine in the input, bounded over the region itself, from which interval arithmetic continues."""
         facts, graph = self.facts, self.network.graph
         nodes = [node for node in graph.nodes.values() if node.name not in facts.prefix]
         read = {operand for node in nodes for operand in node.operands} & facts.prefix
@@ -101,15 +105,17 @@ class Outward(BoundState):
         return [name for name in facts.order if name in read and name not in plain]
 
     def again(self) -> Outward:
-        """A fresh state that knows the bounds of what nonlinear operators read, and what those start from."""
+        """A new state with the intervals of the operands of nonlinear nodes, and of the tensors that these start
+        from.
+        """
         fresh = Outward(self.network, self.region, self.budget, self.slope, self.slack)
-        known = {*self.facts.readers, *self.met_exactly()} & set(self.intervals)
+        known = {*self.facts.readers, *self.bounded_exactly()} & set(self.intervals)
         fresh.give({name: self.intervals[name] for name in known})
         return fresh
 
 
 def below(value: Tensor, slack: float) -> Tensor:
-    """A little less, by the slack as a share of 1 + its size."""
+    """The value lowered by `slack` times 1 + its size."""
     return value - slack * (1 + value.abs())
 
 
@@ -118,16 +124,16 @@ def _lifted(plane: Engine, size: Tensor, sign: int) -> Engine:
     return Engine(plane.map, plane.bias + sign * LIFTED * terms)
 
 
-def written(plane: Engine, image: int, row: int | None) -> Plane:
-    """One image's biases, [R, *out], and slopes, [R, *out] or [R, *out, k]; of one row, or of all."""
+def written(plane: Engine, image: int, row: int | None) -> ClaimedPlane:
+    """One image's plane as arrays: biases [R, *out], and slopes [R, *out] or [R, *out, k]; for one row, or for all."""
     slope, bias = _slope(plane.map), plane.bias
     if isinstance(plane.map, Diagonal):
         slope, bias = torch.broadcast_tensors(slope, bias)
-    return Plane(_own(slope, image, row), _own(bias, image, row))
+    return ClaimedPlane(_own(slope, image, row), _own(bias, image, row))
 
 
 def _slope(linear: LinearMap) -> Tensor:
-    """[N, R, *out] or [N, R, *out, k]"""
+    """The slopes, [N, R, *out] or [N, R, *out, k]."""
     if isinstance(linear, Diagonal):
         return linear.slopes[0]
     assert isinstance(linear, Windowed)

@@ -1,4 +1,4 @@
-"""Results and certificates held against each other and against the images that both speak of."""
+"""Compares a results.csv with its certificates and with the images of the data set."""
 
 from __future__ import annotations
 
@@ -9,33 +9,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from certnas.certifier.results import COLUMNS
+from certnas.certifier.certificates import COLUMNS
 from certnas.checker import Rejected
 from certnas.data import Dataset
 from certnas.errors import UserError
 from certnas.proofs.claims import Claim, digest
 
 MOST_BYTES = 1 << 28
+"""The largest size of a results.csv."""
 CERTIFIED = "certified"
 """The status of an image whose radius is proved."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of results.csv.  target: None for all classes; certificate: a file's name, "" for none."""
+class ResultRow:
+    """One line of results.csv."""
 
     index: int
+    """The index of the image."""
     label: int
+    """The label."""
     prediction: int
+    """The predicted class."""
     target: int | None
+    """The target class; None for all classes."""
     norm: str
+    """The name of the norm."""
     radius: float
+    """The certified radius, in input units."""
     status: str
+    """The status of the image."""
     certificate: str
+    """The file name of the certificate; empty if there is none."""
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The lines of a results.csv.  Raises UserError for what is none, and Rejected for a line that says nothing."""
+def read_rows(path: Path) -> list[ResultRow]:
+    """Reads the lines of a results.csv. Raises UserError for another file, and Rejected for a malformed line."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"cannot read {path}: it is larger than {MOST_BYTES} bytes")
@@ -44,7 +53,9 @@ def read_rows(path: Path) -> list[Row]:
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}; give the results.csv of certnas certify") from error
     if tuple(lines.fieldnames or ()) != COLUMNS:
-        raise UserError(f"{path} is no results.csv of certnas certify; its columns are {','.join(COLUMNS)}")
+        raise UserError(
+            f"{path} is not a results.csv of certnas certify; its columns are {','.join(COLUMNS)}"
+        )
     rows = []
     for number, line in enumerate(given, 2):
         try:
@@ -54,11 +65,11 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _row(line: Mapping[str, str]) -> Row:
+def _row(line: Mapping[str, str]) -> ResultRow:
     radius = float(line["radius_lower"])
     if not 0 <= radius < math.inf:
         raise ValueError(f"the radius is {radius}")
-    return Row(
+    return ResultRow(
         index=int(line["index"]),
         label=int(line["label"]),
         prediction=int(line["prediction"]),
@@ -71,7 +82,7 @@ def _row(line: Mapping[str, str]) -> Row:
 
 
 def held_image(index: object, claim: Claim, data: Dataset) -> None:
-    """Raises Rejected unless a certificate is about image `index` of a data set, and its label's."""
+    """Raises Rejected unless a claim is about image `index` of a data set and its label."""
     at = _places(data).get(index) if isinstance(index, int) else None
     if at is None:
         raise Rejected(f"it says that it is about image {index!r}, which {data.name} does not have")
@@ -82,17 +93,17 @@ def held_image(index: object, claim: Claim, data: Dataset) -> None:
 
 
 def held_rows(
-    rows: Sequence[Row], files: Mapping[str, Claim | None], data: Dataset
+    rows: Sequence[ResultRow], files: Mapping[str, Claim | None], data: Dataset
 ) -> Iterator[tuple[int, str]]:
-    """The lines that are not what their certificates prove about the images of a data set: (line, why).
+    """Yields the lines that their certificates do not prove for the images of a data set, as (line, reason).
 
-    files: of each certificate that is there, what it proves, None where it was rejected.
+    rows: the lines. files: the proved claim of each certificate file, None for a rejected one. data: the data set.
     """
     places, seen = _places(data), set[int]()
     for number, row in enumerate(rows, 2):
         try:
             if row.index in seen:
-                raise Rejected(f"image {row.index} stands twice")
+                raise Rejected(f"image {row.index} occurs twice")
             seen.add(row.index)
             _held_row(row, files, places, data)
         except Rejected as error:
@@ -102,7 +113,7 @@ def held_rows(
 
 
 def _held_row(
-    row: Row, files: Mapping[str, Claim | None], places: Mapping[object, int], data: Dataset
+    row: ResultRow, files: Mapping[str, Claim | None], places: Mapping[object, int], data: Dataset
 ) -> None:
     at = places.get(row.index)
     if at is None:

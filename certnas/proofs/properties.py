@@ -1,4 +1,6 @@
-"""The certificates of a property that was proved: one for each box of inputs, its clauses refuted, if in parts."""
+"""The certificates of a proved property: one for each box of inputs, which refutes the clauses, in parts if
+necessary.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +13,28 @@ from torch import Tensor
 
 from certnas import bounds
 from certnas.bounds.extend import TargetAlphas, budget
-from certnas.checker import Certificate, Part, Refutation, Split
+from certnas.checker import Certificate, CertificatePart, Refutation, Split
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward
 from certnas.proofs.reading import array
-from certnas.proofs.record import Formed, Record, area
+from certnas.proofs.record import CertificateRecord, Formed, area
 from certnas.verifier import relaxed
 from certnas.verifier.problem import box_region
 from certnas.verifier.proof import Leaf, Proof
 
 BATCH = 64
+"""The number of leaves that are processed together."""
 RETRIES = 100
-"""Steps of the optimiser for a leaf whose proof, its slopes rounded and its planes moved outward, falls short."""
+"""The optimiser's steps for a leaf whose proof fails after its slopes are rounded and its planes are moved outward.
+"""
 DEEPEST = 300
+"""The greatest depth of a tree of splits."""
 METHODS = ("ibp", "crown-ibp", "crown")
+"""The methods that prove a clause on its whole region, the cheapest first."""
 
 
 class Uncertified(Exception):
-    """A proof that cannot be written as a certificate; the text says why, in one line."""
+    """A proof cannot be written as a certificate; the message states the reason in one line."""
 
 
 def certificates_of(
@@ -39,16 +45,20 @@ def certificates_of(
     slack: float = SLACK,
     about: Mapping[str, object] | None = None,
 ) -> list[Certificate]:
-    """Of each region of a proved problem, a certificate that refutes all of its clauses.
+    """One certificate for each region of a proved problem; it refutes all clauses of the region.
 
-    plain: `extract.plain` of the problem's network; slack: by what share of 1 + their size bounds are moved outward.
-    Raises Uncertified where an argument does not survive being rounded outward, or was not kept.
+    plain: the result of `extract.plain` for the problem's network.
+    proof: the record of the search.
+    memory: the budget in bytes.
+    slack: the share of 1 + their size by which bounds move outward.
+    about: statements that the certificates store without proof.
+    Raises Uncertified if the proof fails after outward rounding, or was not recorded.
     """
     if not proof.complete:
         raise Uncertified(f"its proof takes more than the {proof.most} bytes that it was given (--memory)")
     if proof.equal:
         raise Uncertified(
-            "a strict inequality is refuted at its exact bound; a certificate refutes with room to spare"
+            "a strict inequality is refuted at its exact bound; a certificate needs a positive margin"
         )
     with torch.no_grad():
         return [
@@ -58,19 +68,19 @@ def certificates_of(
 
 
 class _Region:
-    """One region and its certificate so far: parts are numbered as they come, the whole region first."""
+    """One region and its certificate so far; parts are numbered in order of appearance, the whole region first."""
 
     def __init__(self, plain: Plain, proof: Proof, group: int, memory: int | None, slack: float) -> None:
         self.proof, self.problem, self.group = proof, proof.problem, group
         network = self.problem.network
-        self.record = Record(plain, slack)
+        self.record = CertificateRecord(plain, slack)
         self.region = self.problem.region.at(torch.tensor([group], device=network.device))
         self.budget = budget(memory, network.dtype, network.device)
         self.clauses = self._distinct((self.problem.group == group).nonzero().flatten().tolist())
-        self.parts: list[Part] = [Part((), ())]
+        self.parts: list[CertificatePart] = [CertificatePart((), ())]
 
     def _distinct(self, clauses: Sequence[int]) -> list[int]:
-        """The clauses without those that say what an earlier one does."""
+        """The clauses without repetitions of earlier ones."""
         firsts: dict[tuple[bytes, ...], int] = {}
         for c in clauses:
             said = (self.problem.coef[c], self.problem.offset[c])
@@ -78,6 +88,7 @@ class _Region:
         return list(firsts.values())
 
     def certificate(self, about: Mapping[str, object]) -> Certificate:
+        """The certificate of the region."""
         leaves = {c: self.proof.leaves[c] for c in self.clauses if c in self.proof.leaves}
         halved = [c for c, own in leaves.items() if all(self._box(leaf) for leaf in own)]
         methods = {c: self.proof.methods[c] for c in self.clauses if c not in leaves}
@@ -101,10 +112,10 @@ class _Region:
         name = self.problem.network.graph.input
         return leaf.choice is None and all(split.node == name for split in leaf.splits)
 
-    def _add(self, part: Part, to: int = 0) -> None:
-        """Appends what a part holds to an earlier one."""
+    def _add(self, part: CertificatePart, to: int = 0) -> None:
+        """Appends the contents of a part to an earlier part."""
         old = self.parts[to]
-        self.parts[to] = Part(
+        self.parts[to] = CertificatePart(
             old.steps + part.steps, old.refutations + part.refutations, old.splits + part.splits
         )
 
@@ -112,9 +123,9 @@ class _Region:
         return Outward(self.problem.network, region, self.budget, bounds.Slope.ADAPTIVE, self.record.slack)
 
     def _claimed(self, state: Outward, slopes: TargetAlphas | None) -> Outward:
-        """The state, its bounds claimed on the whole region."""
+        """The state, after its bounds are claimed on the whole region."""
         (steps,) = self.record.steps(state, slopes)
-        self._add(Part(tuple(steps), ()))
+        self._add(CertificatePart(tuple(steps), ()))
         return state
 
     @cached_property
@@ -124,24 +135,24 @@ class _Region:
 
     @cached_property
     def _root(self) -> Outward:
-        """The bounds that hold before any split of activations: CROWN's, then those of alpha-crown's slopes."""
+        """The bounds that hold before any split: CROWN's, then those with α-CROWN's slopes."""
         slopes = self.proof.slopes.get(self.group)
         return self._crowned if slopes is None else self._claimed(self._crowned.again(), slopes)
 
-    # Clauses that a bound over the whole region refutes
+    # Clauses that are refuted on the whole region
 
     def _whole(self, methods: Mapping[int, str]) -> None:
-        """Refutes clauses by the methods that proved them, or the next better one."""
+        """Refutes clauses by the method that proved each, or by the next tighter one."""
         left: list[int] = []
         for method in METHODS:
             left += [c for c in methods if methods[c] == method]
             if left:
                 left = self._by_method(method, left)
         if left:
-            raise Uncertified(f"{len(left)} clauses are proved by less than the rounding of a certificate")
+            raise Uncertified(f"{len(left)} clauses have a smaller margin than the rounding of a certificate")
 
     def _by_method(self, method: str, clauses: list[int]) -> list[int]:
-        """Refutes what a method does of some clauses; those that are left."""
+        """Refutes the clauses that a method proves; returns the others."""
         state = self._crowned if method == "crown" else self._claimed(self._state(self.region), None)
         ways = [self.record.boxed] if method == "ibp" else [self.record.formed, self.record.boxed]
         for way in ways:
@@ -151,22 +162,22 @@ class _Region:
         return clauses
 
     def _by_bounds(self, found: Formed, clauses: list[int]) -> list[int]:
-        """Refutes the clauses whose rows exceed their offsets; those that are left."""
+        """Refutes the clauses whose rows exceed their offsets; returns the others."""
         excess = found.lower[0].reshape(len(clauses), -1) - array(self.problem.offset[clauses])
         named = [self.clauses.index(c) for c in clauses]
         refutation, places = self.record.refuted(excess, named, found.planes[0])
         if places:
-            self._add(Part((), (refutation,)))
+            self._add(CertificatePart((), (refutation,)))
         return [c for place, c in enumerate(clauses) if place not in places]
 
     # Leaves that are boxes of inputs
 
-    def _boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
-        """Of each leaf, a box of inputs: bounds inside by CROWN, and the clause refuted."""
+    def _boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
+        """One part for each leaf that is a box of inputs: CROWN's intermediate bounds, and the refuted clause."""
         for first in range(0, len(leaves), BATCH):
             yield from self._some_boxes(clause, leaves[first : first + BATCH])
 
-    def _some_boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+    def _some_boxes(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
         lower, upper = self._sides(leaves)
         state = self._state(box_region(lower, upper, self.problem.network))
         steps = self.record.steps(state, {})
@@ -180,11 +191,11 @@ class _Region:
                 excess[best][None], [self.clauses.index(clause)], ways[best].planes[b], len(leaf.splits)
             )
             if not places:
-                raise Uncertified("a box of inputs is proved by less than the rounding of a certificate")
-            yield Part(tuple(steps[b]), (refutation,))
+                raise Uncertified("a box of inputs has a smaller margin than the rounding of a certificate")
+            yield CertificatePart(tuple(steps[b]), (refutation,))
 
     def _sides(self, leaves: Sequence[Leaf]) -> tuple[Tensor, Tensor]:
-        """The sides of the region's box, halved as each leaf's splits say.  [leaves, inputs] each"""
+        """The sides of the region's box, halved by the splits of each leaf.  [leaves, inputs] each"""
         whole = self.region.box()
         lower, upper = (side.flatten().repeat(len(leaves), 1) for side in (whole.lower, whole.upper))
         for b, leaf in enumerate(leaves):
@@ -195,17 +206,17 @@ class _Region:
                     upper[b, split.unit] = min(float(upper[b, split.unit]), split.point)
         return lower, upper
 
-    # Leaves that are split activations
+    # Leaves with split units
 
-    def _activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
-        """Of each leaf, splits of activations: the clause refuted by its slopes and multipliers."""
+    def _activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
+        """One part for each leaf with split units: the clause is refuted with the leaf's slopes and multipliers."""
         for first in range(0, len(leaves), BATCH):
             yield from self._some_activations(clause, leaves[first : first + BATCH])
 
-    def _some_activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[Part]:
+    def _some_activations(self, clause: int, leaves: Sequence[Leaf]) -> Iterator[CertificatePart]:
         same = torch.tensor([clause] * len(leaves), device=self.problem.group.device)
         coef, offset = self.problem.coef[same], self.problem.offset[same]
-        batch = relaxed.Batch(
+        batch = relaxed.SubproblemBatch(
             self._root, torch.zeros_like(same), coef, offset, [leaf.splits for leaf in leaves]
         )
         choice, lower = self._chosen(batch, [leaf.choice for leaf in leaves], 4 * self.problem.needed[same])
@@ -215,17 +226,19 @@ class _Region:
             bound = float(lower[b, row] - self.record.slack * (1 + lower[b, row].abs()))
             if not bound > 0:
                 raise Uncertified(
-                    "a subproblem is proved by less than the rounding of a certificate: "
+                    "a subproblem has a smaller margin than the rounding of a certificate: "
                     f"excess {float(lower[b, row]):.3g}"
                 )
             mix, multipliers = _shares(choice, b, row, coef.shape[1]), _multipliers(choice, b, row, leaf)
             named, place = self.record.named(planes, b, row), (self.clauses.index(clause),)
-            yield Part((), (Refutation(place, mix, np.array([bound]), named, multipliers),))
+            yield CertificatePart((), (Refutation(place, mix, np.array([bound]), named, multipliers),))
 
     def _chosen(
-        self, batch: relaxed.Batch, choices: Sequence[relaxed.Choice | None], needed: Tensor
+        self, batch: relaxed.SubproblemBatch, choices: Sequence[relaxed.Choice | None], needed: Tensor
     ) -> tuple[relaxed.Choice, Tensor]:
-        """Slopes and multipliers of leaves, and their bounds, optimised once more where one falls short."""
+        """The slopes and multipliers of leaves, and their bounds; they are optimised once more if a bound falls
+        short.
+        """
         choice, slack = batch.start(choices), self.record.slack
         lower = batch.bound(choice, batch.region)
         best = lower.amax(1)
@@ -236,14 +249,14 @@ class _Region:
 
     # The tree of splits
 
-    def _tree(self, leaves: Sequence[Leaf], parts: Iterator[Part]) -> None:
-        """Adds the leaves of a clause, as the parts that their splits make of the region."""
+    def _tree(self, leaves: Sequence[Leaf], parts: Iterator[CertificatePart]) -> None:
+        """Adds the leaves of a clause as the parts that their splits make of the region."""
         self._grow(0, list(zip((leaf.splits for leaf in leaves), parts, strict=True)), 0)
 
     def _grow(
-        self, number: int, leaves: Sequence[tuple[tuple[relaxed.Split, ...], Part]], depth: int
+        self, number: int, leaves: Sequence[tuple[tuple[relaxed.UnitSplit, ...], CertificatePart]], depth: int
     ) -> None:
-        """Puts leaves, which share their first `depth` splits, into a part."""
+        """Adds leaves that share their first `depth` splits to a part."""
         if len(leaves) == 1 and len(leaves[0][0]) == depth:
             self._add(leaves[0][1], number)
             return
@@ -252,33 +265,37 @@ class _Region:
         first = leaves[0][0][depth]
         halves = [[leaf for leaf in leaves if leaf[0][depth].side == side] for side in (-1, 1)]
         numbers = (len(self.parts), len(self.parts) + 1)
-        self.parts += [Part((), ()), Part((), ())]
+        self.parts += [CertificatePart((), ()), CertificatePart((), ())]
         graph, tensor = self.problem.network.graph, first.node
         if tensor != graph.input:
             (tensor,) = graph.nodes[tensor].operands
         split = Split(self.record.plain.ids[tensor], first.unit, first.point, numbers)
-        self._add(Part((), (), (split,)), number)
+        self._add(CertificatePart((), (), (split,)), number)
         for half, own in zip(numbers, halves, strict=True):
             self._grow(half, own, depth + 1)
 
 
 def _shares(choice: relaxed.Choice, leaf: int, row: int, constraints: int) -> np.ndarray:
-    """The share of each constraint in a row: of one alone, or, of the row behind them, of the mix.  [1, constraints]"""
+    """The weight of each constraint in a row: one constraint, or the mix for the row that combines them.  [1,
+    constraints]
+    """
     if row == constraints and choice.mix is not None:
         return array(choice.mix[leaf].softmax(0))[None]
     return np.eye(constraints + 1)[[row], :-1]
 
 
 def _multipliers(choice: relaxed.Choice, b: int, row: int, leaf: Leaf) -> np.ndarray:
-    """The multiplier of each split of a leaf in a row; 0 for one that another of its unit makes idle.  [1, splits]"""
+    """The multiplier of each split of a leaf in a row; 0 for a split that another split of the unit implies.  [1,
+    splits]
+    """
     found = np.zeros((1, len(leaf.splits)))
     for (node, unit), k in _binding(leaf.splits).items():
         found[0, k] = max(0.0, float(choice.multipliers[node][b, row].flatten()[unit]))
     return found
 
 
-def _binding(splits: Sequence[relaxed.Split]) -> dict[tuple[str, int], int]:
-    """Of each unit that is split, the place of the split that its multiplier speaks of: the tightest from above."""
+def _binding(splits: Sequence[relaxed.UnitSplit]) -> dict[tuple[str, int], int]:
+    """The position of the split that each split unit's multiplier belongs to: the tightest, preferably from above."""
     places: dict[tuple[str, int], int] = {}
     for k, split in enumerate(splits):
         held = places.get((split.node, split.unit))

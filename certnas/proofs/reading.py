@@ -1,4 +1,4 @@
-"""One traced operator on its way into the checker's network."""
+"""Translates one traced operator into nodes of the checker's network."""
 
 from __future__ import annotations
 
@@ -11,38 +11,48 @@ import numpy as np
 from torch import Tensor
 
 from certnas.bounds.extend import Call
-from certnas.checker import Network
+from certnas.checker import CheckedNetwork
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One traced node on its way: `call` with its constants, `operands` by their ids."""
+    """One traced node, its operands already translated."""
 
-    network: Network
+    network: CheckedNetwork
+    """The checker's network so far."""
     call: Call
+    """The traced node with its constants."""
     operands: tuple[str, ...]
+    """The ids of the operands."""
 
     @property
     def shape(self) -> Shape:
+        """The shape of the node's output, without the batch."""
         return self.call.shape
 
     @property
     def source(self) -> Shape:
+        """The shape of the first operand, without the batch."""
         return self.call.shapes[0]
 
     def add(self, op: str, shape: Shape | None = None, **arrays: np.ndarray) -> str:
+        """Adds an operator on the operands; returns its id."""
         return self.network.add(op, self.operands, self.shape if shape is None else shape, arrays)
 
     def reshaped(self) -> str:
+        """Adds a reshape to the shape of the output."""
         return self.add("select", index=np.arange(prod(self.shape)).reshape(self.shape))
 
     def then(self, operand: str) -> Reading:
+        """The same reading with another operand."""
         return Reading(self.network, self.call, (operand,))
 
     def scale(self, gamma: Any = 1.0, beta: Any = 0.0, divisor: Any = 1.0, **norm: np.ndarray | float) -> str:
-        """γ (x − mean) / (divisor √(variance + eps)) + β with constants that broadcast over the batch and the shape."""
+        """Adds γ (x − mean) / (divisor √(variance + eps)) + β, with constants that broadcast over the batch and the
+        shape.
+        """
         given = {"gamma": gamma, "beta": beta, "divisor": divisor, "mean": 0.0, "variance": 1.0, "eps": 0.0}
         arrays = {name: self._constant(value) for name, value in (given | norm).items()}
         return self.network.add("scale", self.operands, self.shape, arrays)
@@ -55,13 +65,14 @@ class Reading:
 
 
 def array(value: Any) -> np.ndarray:
+    """The value as a float64 array."""
     if isinstance(value, Tensor):
         return value.detach().cpu().double().numpy()
     return np.asarray(value, dtype=np.float64)
 
 
 def constant_of(r: Reading) -> tuple[Any, bool]:
-    """The constant operand and whether it stands on the left; (None, False) where both are perturbed."""
+    """The constant operand, and whether it is on the left; (None, False) if both operands are perturbed."""
     arguments = r.call.node.arguments
     own = [r.call.is_operand(arguments[key]) for key in ("self", "other")]
     if all(own):
@@ -70,4 +81,4 @@ def constant_of(r: Reading) -> tuple[Any, bool]:
 
 
 Rule = Callable[[Reading], str]
-"""Adds what a traced operator computes to the checker's network, and returns the id of its value."""
+"""Adds the computation of a traced operator to the checker's network, and returns the id of its result."""

@@ -1,4 +1,4 @@
-"""A certificate in the making: claims about tensors, planes each kept once, and refutations, from the bound engine."""
+"""Builds a certificate from the bound engine: interval claims, planes (each stored once), and refutations."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from torch import Tensor
 
 from certnas import bounds
 from certnas.bounds.extend import NodeAlphas, Relaxation, TargetAlphas
-from certnas.checker import Plane, Planes, Refutation, Step
+from certnas.checker import ClaimedPlane, IntervalClaim, Planes, Refutation
 from certnas.proofs.extract import Plain
 from certnas.proofs.outward import SLACK, Outward, written
 from certnas.proofs.reading import array
 
 
 @dataclass
-class Record:
-    """The planes that are claimed so far, by key; keys are found again by what they name.
-
-    slack: by what share of 1 + their size claimed bounds are less than what was found.
-    """
+class CertificateRecord:
+    """The planes of a certificate so far, by key; equal planes of a node share a key."""
 
     plain: Plain
+    """The checker's network."""
     slack: float = SLACK
+    """The share of 1 + their size by which claimed bounds are smaller than computed ones."""
     planes: dict[str, Planes] = field(default_factory=dict)
+    """The planes by key."""
     keys: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    """The keys by node id and the bytes of the planes."""
 
     def key(self, name: str, planes: Planes) -> str:
-        """The key of a nonlinear node's planes."""
+        """The key of a nonlinear node's planes; new planes are stored."""
         raw = b"".join(a.tobytes() for p in (planes.lower, planes.upper) for a in (p.slope, p.bias))
         key = self.keys.setdefault((self.plain.ids[name], raw), f"planes{len(self.planes)}")
         self.planes.setdefault(key, planes)
@@ -40,7 +41,7 @@ class Record:
     def named(
         self, relaxed: Mapping[str, Relaxation], image: int = 0, row: int | None = None
     ) -> dict[str, str]:
-        """The planes of nonlinear nodes, by the checker's ids."""
+        """The keys of the planes of nonlinear nodes, by the checker's ids."""
         return {
             self.plain.ids[name]: self.key(
                 name, Planes(written(r.lower, image, row), written(r.upper, image, row))
@@ -50,14 +51,14 @@ class Record:
 
     # Claims
 
-    def steps(self, state: Outward, slopes: TargetAlphas | None) -> list[list[Step]]:
-        """Bounds of tensors inside, of every image, each claimed before the next is made.
+    def steps(self, state: Outward, slopes: TargetAlphas | None) -> list[list[IntervalClaim]]:
+        """The interval claims of intermediate bounds for every image; each is claimed before the next is computed.
 
-        slopes: a tensor with optimised slopes is bounded by these, any other by CROWN's.  None: interval arithmetic,
-        of which only what it starts from has to be claimed.
+        slopes: α-CROWN's slopes by tensor; other tensors are bounded by CROWN. None uses interval arithmetic, for
+            which only the tensors that it starts from are claimed.
         """
-        made: list[list[Step]] = [[] for _ in state.region.x]
-        exactly, output = state.met_exactly(), state.network.graph.output
+        made: list[list[IntervalClaim]] = [[] for _ in state.region.x]
+        exactly, output = state.bounded_exactly(), state.network.graph.output
         readers = [name for name in state.facts.readers if name != output]
         for target in [*(name for name in exactly if name not in readers), *readers]:
             if slopes is not None or target in exactly:
@@ -69,24 +70,28 @@ class Record:
         return made
 
     def _claim(
-        self, state: Outward, target: str, node_alphas: NodeAlphas | None, made: list[list[Step]]
+        self, state: Outward, target: str, node_alphas: NodeAlphas | None, made: list[list[IntervalClaim]]
     ) -> None:
-        """The present interval of a target."""
+        """Claims the present interval of a target."""
         x, relaxed = state.intervals[target], relaxations(state, target, node_alphas)
         for image, own in enumerate(made):
             lower, upper = array(x.lower[image]), array(x.upper[image])
-            own.append(Step(self.plain.ids[target], lower, upper, self.named(relaxed, image)))
+            own.append(IntervalClaim(self.plain.ids[target], lower, upper, self.named(relaxed, image)))
 
     # Refutations
 
     def backed(self, excess: np.ndarray) -> np.ndarray:
-        """What is claimed of bounds that were found: less by the slack."""
+        """The claimed bounds for computed ones: smaller by the slack."""
         return excess - self.slack * (1 + np.abs(excess))
 
     def refuted(
         self, excess: np.ndarray, clauses: Sequence[int], planes: Mapping[str, str], depth: int = 0
     ) -> tuple[Refutation, list[int]]:
-        """(The clauses, of excesses [C, S], that their best row refutes; their places.)  depth: splits on the way."""
+        """The refutation of the clauses whose best row has a positive bound, and their positions.
+
+        excess: the lower bounds of each clause's rows, [C, S]. clauses: the clause numbers. planes: the keys of the
+            planes. depth: the number of splits of the part.
+        """
         excess = np.where(np.isnan(excess), -np.inf, excess)
         bounds = self.backed(excess.max(1))
         places = [place for place in range(len(excess)) if 0 < bounds[place] < np.inf]
@@ -95,14 +100,14 @@ class Record:
         return Refutation(chosen, mix, bounds[places], planes, np.zeros((len(places), depth))), places
 
     def formed(self, state: Outward, rows: Tensor, node_alphas: NodeAlphas | None = None) -> Formed:
-        """Rows [N, R, *out] bounded by planes."""
+        """Bounds rows [N, R, *out] by planes."""
         output = state.network.graph.output
         lower = state.lower_bounds(output, rows, node_alphas)
         relaxed = relaxations(state, output, node_alphas)
         return Formed(array(lower), [self.named(relaxed, image) for image in range(len(rows))])
 
     def boxed(self, state: Outward, rows: Tensor) -> Formed:
-        """Rows [N, R, *out] bounded from the intervals of the last nonlinear nodes: by planes that are constant."""
+        """Bounds rows [N, R, *out] by the intervals of the last nonlinear nodes, written as constant planes."""
         ends = state.facts.tail_ends
         for name in ends:
             state.widen(name)
@@ -112,21 +117,23 @@ class Record:
             for name in ends:
                 x, node = state.intervals[name], self.plain.network.nodes[self.plain.ids[name]]
                 slope = np.zeros((1, *(node.arrays["index"].shape if node.op == "max" else node.shape)))
-                sides = (Plane(slope, array(side[image])[None]) for side in (x.lower, x.upper))
+                sides = (ClaimedPlane(slope, array(side[image])[None]) for side in (x.lower, x.upper))
                 keys[-1][node.id] = self.key(name, Planes(*sides))
         return Formed(lower, keys)
 
 
 @dataclass(frozen=True)
 class Formed:
-    """Lower bounds of rows [N, R], and the keys of the planes that give them, of each image."""
+    """Lower bounds of rows, and the planes that prove them."""
 
     lower: np.ndarray
+    """The lower bounds, [N, R]."""
     planes: list[dict[str, str]]
+    """The keys of the planes, for each image."""
 
 
 def relaxations(state: Outward, target: str, node_alphas: NodeAlphas | None) -> dict[str, Relaxation]:
-    """The planes of every nonlinear node before a target."""
+    """The relaxation of every nonlinear node before a target."""
     return {
         name: state.relaxation(name) if node_alphas is None else state.relaxation_at(name, node_alphas[name])
         for name in state.relaxed_before(target)
@@ -134,7 +141,7 @@ def relaxations(state: Outward, target: str, node_alphas: NodeAlphas | None) -> 
 
 
 def area(region: bounds.Region) -> dict[str, Any]:
-    """The fields of a certificate that say where it holds: the ball of one image, and its box rounded outward."""
+    """The fields of a certificate that define its area: the ball of one image, and its box rounded outward."""
     box, infinity = region.box(), torch.full_like(region.x, torch.inf)
     low, high = torch.nextafter(box.lower, -infinity), torch.nextafter(box.upper, infinity)
     if region.lower is not None:

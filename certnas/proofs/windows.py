@@ -1,4 +1,4 @@
-"""Convolutions and averages: sums over windows of an image."""
+"""Reads convolutions and average pooling: sums over windows of an image."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ aten = torch.ops.aten
 
 
 def pair(value: Any) -> tuple[int, int]:
+    """The values for both axes, from one value or a list."""
     values = [value] if isinstance(value, int) else list(value)
     return int(values[0]), int(values[-1])
 
@@ -42,7 +43,7 @@ def _windows(
     pads: Shape,
     groups: int,
 ) -> str:
-    """A convolution as windows, [groups, i·kh·kw, oh, ow] of the image, times a matrix."""
+    """Adds a convolution as windows [groups, i·kh·kw, oh, ow] of the image, times a matrix."""
     (channels, height, width), (out, each, *kernel) = r.source, weight.shape
     flat = places((height, width), shape[1:], pair(kernel), stride, dilation, (pads[0], pads[2]))
     first = np.arange(channels)[:, None, None, None] * height * width
@@ -61,7 +62,7 @@ def places(
     dilation: tuple[int, int],
     padding: tuple[int, int],
 ) -> np.ndarray:
-    """The pixel that each place of each window reads, −1 where it is padding.  [oh, ow, kh·kw]"""
+    """The pixel at each position of each window, −1 for padding.  [oh, ow, kh·kw]"""
     (height, width), (oh, ow) = size, out
     rows, columns = (
         np.arange(o)[:, None] * s - p + np.arange(k)[None] * d
@@ -73,7 +74,7 @@ def places(
 
 
 def _summed_windows(r: Reading, shape: Shape, kernel: tuple[int, int], **where: Any) -> str:
-    """The sum over every window, channel by channel."""
+    """Adds the sum over every window of each channel."""
     channels = r.source[0]
     weight = np.ones((channels, 1, *kernel))
     settings = {"stride": (1, 1), "pads": (0, 0, 0, 0)} | where
@@ -83,8 +84,7 @@ def _summed_windows(r: Reading, shape: Shape, kernel: tuple[int, int], **where: 
 
 
 def _average(r: Reading) -> str:
-    """Sums of windows divided by their sizes, which the operator itself gives: the average of ones, and of their
-    number."""
+    """Reads average pooling as sums over windows, divided by their sizes."""
     call, (h, w), (oh, ow) = r.call, r.source[1:], r.shape[1:]
     kernel, padding = pair(call["kernel_size"]), pair(call["padding"])
     stride = pair(call["stride"]) if call["stride"] else kernel
@@ -103,14 +103,14 @@ def _average(r: Reading) -> str:
 
 
 def _counts(size: int, out: int, kernel: int, stride: int, padding: int, include: bool) -> np.ndarray:
-    """How many places of each window count along one axis."""
+    """The number of positions of each window that count, along one axis."""
     first = np.arange(out) * stride - padding
     last = np.minimum(first + kernel, size + padding)
     return (last - first if include else np.minimum(last, size) - np.maximum(first, 0)).astype(float)
 
 
 def _mean_of_all(r: Reading) -> str:
-    """The average over the whole image, by adaptive pooling to one place or a mean over the last two axes."""
+    """Reads the average over the whole image: adaptive pooling to one position, or a mean over the last two axes."""
     if len(r.source) != 3:
         raise Unsupported("an average over axes other than height and width")
     channels, *kernel = r.source

@@ -1,4 +1,4 @@
-"""A folder of certificates, one file for each certified image."""
+"""Writes a folder of certificates, one file for each certified image."""
 
 from __future__ import annotations
 
@@ -27,25 +27,27 @@ from certnas.verifier.proof import Proof
 from certnas.verifier.property import Property
 
 SHRINKS = 8
-"""A proof moved outward may need a smaller radius: (1 − tol·2^k) less at attempt k."""
+"""How often a radius is tried: a proof moved outward may need a smaller radius, (1 − tol·2^k) less at attempt k."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """One image: the file (None where no certificate came out), the radius it proves, and the radius that was asked.
-
-    why: the reason that there is no file.
-    """
+    """The certificate of one image."""
 
     index: int
+    """The index of the image."""
     path: Path | None
+    """The file; None if none was written."""
     eps: float
+    """The radius that the file proves, in input units."""
     radius: float
+    """The radius that was requested, in input units."""
     why: str = ""
+    """The reason why there is no file."""
 
 
 def with_files(certificates: Certificates, written: Sequence[Written]) -> Certificates:
-    """The same, images named with their files, and each radius that of its file, which may be slightly smaller."""
+    """The certificates with file names, and with the radii that the files prove, which may be slightly smaller."""
     files = {one.index: one for one in written if one.path is not None}
     own = [files.get(index) for index in certificates.index.tolist()]
     radius = [
@@ -56,7 +58,7 @@ def with_files(certificates: Certificates, written: Sequence[Written]) -> Certif
 
 
 def open_folder(folder: Path) -> None:
-    """Makes a folder for certificates.  Raises UserError where it cannot."""
+    """Creates a folder for certificates. Raises UserError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,10 +68,14 @@ def open_folder(folder: Path) -> None:
 class Writer:
     """Writes the certificates of one model's images.
 
-    The proof is CROWN's at the certified radius, or α-CROWN's where that was the method, whatever method found the
-    radius; where it does not reach it, a slightly smaller radius is certified, and the file says which.  Every file is
-    checked, as it was written, before it is kept.  Of a radius that branch and bound raised it is that search's own.
-    Raises UserError for a network with an operator that the checker lacks, or a folder that cannot be written.
+    A file proves the certified radius by CROWN, or by α-CROWN if that was the method, whichever method found the
+    radius. If this fails, a slightly smaller radius is proved, and the file states it. A radius that branch and bound
+    raised is proved by the record of that search. Every file is checked before it is kept.
+
+    model: the network, traced on example [1, *shape]. folder: where files are written.
+    method, clip, targets, seed, tol, memory: the arguments of `certify`.
+    about: statements that the files store without proof.
+    Raises UserError for an operator that the checker lacks, or a folder that cannot be written.
     """
 
     def __init__(
@@ -102,9 +108,11 @@ class Writer:
         certificates: Certificates,
         proofs: Mapping[int, Proof] | None = None,
     ) -> list[Written]:
-        """x [N, *shape], y [N] of `certificates`; one file for each image whose radius is above 0.
+        """Writes one file for each image whose radius is above 0.
 
-        proofs: of radii that branch and bound raised, by their places.
+        x, y: the images [N, *shape] and labels [N] of `certificates`.
+        proofs: the proofs of radii that branch and bound raised, by position.
+        Returns one entry for each of these images.
         """
         done = []
         for at in np.flatnonzero(certificates.radius_lower > 0).tolist():
@@ -126,7 +134,7 @@ class Writer:
     def _raised(
         self, radius: float, proof: Proof | None, about: Mapping[str, object]
     ) -> tuple[float, bytes | None]:
-        """The file of a radius that branch and bound raised; none where its proof cannot be written."""
+        """The file of a radius that branch and bound raised; None if its proof cannot be written."""
         if proof is None:
             return 0.0, None
         made = plain(proof.problem.network)
@@ -147,9 +155,9 @@ class Writer:
     def _certificate(
         self, x: Tensor, y: Tensor, of: Certificates, at: int, about: Mapping[str, object]
     ) -> tuple[float, bytes | None]:
-        """The radius that a file proves, at most the image's own, and the file; none where no proof is found.
+        """The radius that a file proves, at most the image's own, and the file; None if no proof is found.
 
-        Raises ValueError where a file would be too large.
+        Raises ValueError if a file would be too large.
         """
         index = int(of.index[at])
         x = x.detach().to(self.network.device, torch.float64)
@@ -186,22 +194,23 @@ def write_proof(
     memory: int | None = None,
     about: Mapping[str, object] | None = None,
 ) -> int:
-    """Writes the certificates of a property that was proved, one for each of its boxes, into one file; its bytes.
+    """Writes the certificates of a proved property, one for each of its boxes, into one file; returns its size in
+    bytes.
 
-    Raises Uncertified, with the reason in one line, where there is no certificate of this proof, and UserError for a
-    network with an operator that the checker lacks.
+    path: the file. prop: the property. proof: the record of its proof. memory: the budget in bytes.
+    about: statements that the certificates store without proof.
+    Raises Uncertified, with the reason in one line, if the proof cannot be written, and UserError for an operator
+    that the checker lacks.
     """
     if prop.relational:
-        raise Uncertified(
-            "the property relates outputs to inputs; a certificate speaks of outputs over a box"
-        )
-    told = {"versions": versions(), **(about or {})}
+        raise Uncertified("the property relates outputs to inputs; a certificate is about outputs over a box")
+    statements = {"versions": versions(), **(about or {})}
     made = plain(proof.problem.network)
 
     def found(slack: float) -> list[Certificate]:
-        certificates = certificates_of(made, proof, memory=memory, slack=slack, about=told)
+        certificates = certificates_of(made, proof, memory=memory, slack=slack, about=statements)
         if not covers(certificates, prop):
-            raise Uncertified("a coefficient of the property is no float64 number")
+            raise Uncertified("a coefficient of the property is not a float64 number")
         return certificates
 
     try:
@@ -209,6 +218,6 @@ def write_proof(
     except ValueError as error:
         raise Uncertified(str(error)) from error
     if data is None:
-        raise Uncertified("its own check does not prove it: rounding takes more than a certificate can spare")
+        raise Uncertified("its own check fails: the rounding exceeds the margin of the proof")
     write_atomically(path, data)
     return len(data)

@@ -1,4 +1,4 @@
-"""What a long run keeps: a folder with its configuration, environment, log and state, continued after a kill."""
+"""The folder of a long run: configuration, environment, log and state, from which a killed run continues."""
 
 from certnas.runs.environment import versions
 from certnas.runs.files import finite, open_folder, refuse_changes, write_atomically

@@ -1,4 +1,4 @@
-"""What a result depends on besides its configuration."""
+"""The software versions that a result depends on."""
 
 import platform
 from importlib import metadata

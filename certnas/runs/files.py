@@ -1,4 +1,4 @@
-"""Files that a kill cannot leave half written, in a folder that is known to be writable."""
+"""Files that a kill cannot leave half written, and folders that are checked to be writable."""
 
 import math
 import os
@@ -11,7 +11,9 @@ from certnas.errors import UserError
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Replaces `path` by `data` whole or not at all: written beside it, flushed to disk, renamed."""
+    """Replaces the file `path` by `data` as a whole: the data is written to a file beside it, flushed to disk, and
+    renamed.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -26,7 +28,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def open_folder(path: Path) -> None:
-    """Makes the folder where it is not there.  Raises UserError where nothing can be written in it."""
+    """Creates the folder if it does not exist. Raises UserError if nothing can be written in it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -37,7 +39,7 @@ def open_folder(path: Path) -> None:
 
 
 def refuse_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises UserError, with every difference, where a folder of one configuration is resumed by another."""
+    """Raises UserError, with every difference, if a folder of one configuration is resumed with another."""
     before, now = _flat(before), _flat(now)
     differ = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if differ:
@@ -46,7 +48,7 @@ def refuse_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def finite(value: Any) -> Any:
-    """The same value with every NaN and infinity replaced by None and every mapping key a string."""
+    """The same value, with None for every NaN and infinity, and strings for mapping keys."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -57,7 +59,7 @@ def finite(value: Any) -> Any:
 
 
 def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted keys."""
+    """Nested tables as one table with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         flat |= _flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}

@@ -21,19 +21,22 @@ CONFIG, ENVIRONMENT, LOG, STATE = "config.toml", "environment.json", "log.jsonl"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `step` steps, and how many bytes the log had then."""
+    """A saved state of a run."""
 
     step: int
+    """The number of steps done."""
     log: int
+    """The size of the log at that time, in bytes."""
     state: dict[str, Any]
+    """The state that `save` was given."""
 
 
 class RunFolder:
-    """A run on disk: config.toml, environment.json, log.jsonl, tensorboard/, last.pt and what is written to it.
+    """A run on disk: config.toml, environment.json, log.jsonl, tensorboard/, last.pt and further files.
 
-    A run that was killed goes on from `checkpoint`, the last state that `save` wrote; what the log had beyond it
-    is cut off, so that the log of a resumed run is that of one never stopped. A folder without a state holds
-    nothing to continue: it begins anew (`checkpoint` is None).
+    A killed run continues from `checkpoint`, the last state that `save` wrote. Log lines after it are removed, so
+    that a resumed run has the same log as an uninterrupted one. A folder without a state starts anew (`checkpoint` is
+    None).
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
@@ -45,11 +48,13 @@ class RunFolder:
     def open(
         cls, path: Path, config: Mapping[str, Any], *, resume: bool = False, environment: Mapping[str, Any]
     ) -> "RunFolder":
-        """The folder of a run, ready to be written; `config` is a table of all that decides the result (`to_table`).
+        """Opens the folder of a run for writing.
 
-        environment: what else is worth knowing, such as the device; it may differ when resuming.
-        Raises UserError where it cannot be written, holds a run and is not to be resumed, or holds that of
-        another configuration.
+        path: the folder. config: a table of everything that determines the result (`to_table`).
+        resume: whether to continue a run in the folder.
+        environment: further facts, such as the device; they may differ when resuming.
+        Raises UserError if the folder cannot be written, if it holds a run and `resume` is false, or if it holds a
+        run with another configuration.
         """
         open_folder(path)
         checkpoint = _read(path / STATE)
@@ -66,14 +71,14 @@ class RunFolder:
         return cls(path, config, checkpoint)
 
     def write(self, name: str, data: str | bytes) -> Path:
-        """Replaces the file of this name, which may lie in a folder within; returns where it is."""
+        """Replaces the file of this name, which may lie in a subfolder; returns its path."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
         return path
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Keeps the state after `step` steps: tensors, numbers, texts, and dictionaries and lists of them."""
+        """Saves the state after `step` steps: tensors, numbers, texts, and dictionaries and lists of them."""
         lines = self._log()
         lines.flush()
         os.fsync(lines.fileno())
@@ -82,7 +87,7 @@ class RunFolder:
         write_atomically(self.path / STATE, buffer.getvalue())
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """One line of log.jsonl, and one point of TensorBoard's "kind/name" for each value that is a number."""
+        """Writes one line of log.jsonl, and one TensorBoard point "kind/name" for each numeric value."""
         lines = self._log()
         record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         lines.write(json.dumps(finite(record), allow_nan=False).encode() + b"\n")
@@ -92,7 +97,7 @@ class RunFolder:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        """Ends the log; nothing that was logged or saved is lost without it."""
+        """Closes the log; logged and saved data is on disk even without this."""
         if self._lines is not None:
             self._lines.close()
             self._events.close()
@@ -111,14 +116,14 @@ class RunFolder:
 
 
 def _read(path: Path) -> Checkpoint | None:
-    """The checkpoint in a file, read without running code; None where there is no file."""
+    """Reads a checkpoint without running code; returns None if there is no file."""
     if not path.exists():
         return None
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
     except (
         Exception
-    ) as error:  # torch's reader raises anything on a damaged file, IndexError and ValueError among it
+    ) as error:  # torch's reader may raise any error on a damaged file, such as IndexError or ValueError
         raise UserError(
             f"cannot resume {path.parent}: {path.name} is damaged; choose another --out"
         ) from error

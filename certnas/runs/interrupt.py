@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps rather than within one."""
+"""Delays Ctrl-C until the end of a step."""
 
 import signal
 import threading
@@ -10,16 +10,17 @@ from types import FrameType
 
 @dataclass
 class Interrupt:
-    """`asked` turns true when the user asks the run to end."""
+    """Whether the user asked the run to end."""
 
     asked: bool = False
+    """Becomes true at the first signal."""
 
 
 @contextmanager
 def held_interrupts() -> Iterator[Interrupt]:
-    """Holds the first SIGINT or SIGTERM back for the loop to read; the second SIGINT interrupts at once.
+    """Delays the first SIGINT or SIGTERM, which the loop reads from `asked`; a second signal interrupts at once.
 
-    Outside of the main thread, where Python delivers no signal, nothing is held.
+    Outside the main thread, where Python delivers no signals, nothing is delayed.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

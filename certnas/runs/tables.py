@@ -1,7 +1,6 @@
 """Configurations: frozen dataclasses in Python, TOML tables on disk, KEY=VALUE on a command line."""
 
 import dataclasses
-import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -9,21 +8,24 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import tomli_w
+
 from certnas.errors import UserError
 
 T = TypeVar("T")
 Table = dict[str, Any]
 DEEPEST = 64
-"""Names between dots in a key of TOML, whose reader takes the square of their number in time."""
+"""The most dotted names in a key of TOML, whose reader takes quadratic time in their number."""
 _NAME = r"""(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+"""
 _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_NAME}\.[ \t]*+){{{DEEPEST}}}", re.MULTILINE)
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
-    """The dataclass `kind` of a table's values; a nested dataclass is a nested table.
+    """Builds the dataclass `kind` from a table; a nested dataclass is a nested table.
 
-    A whole number may stand for a float and a list for a tuple.  Raises UserError, which names the key, for one
-    that `kind` has not, one that is missing, or a value of another type.
+    kind: the dataclass. table: its values. where: a prefix for keys in messages.
+    An integer is accepted for a float, and a list for a tuple. Raises UserError, which names the key, for an unknown
+    key, a missing key, or a value of another type.
     """
     hints = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
@@ -71,7 +73,7 @@ def _named(hint: Any) -> str:
 
 
 def to_table(value: Any) -> Any:
-    """The table of a dataclass: tuples as lists, and nothing where a value is None.  Inverse of `from_table`."""
+    """The table of a dataclass, the inverse of `from_table`: tuples become lists, and None values are omitted."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         return to_table(fields)
@@ -81,27 +83,12 @@ def to_table(value: Any) -> Any:
 
 
 def to_toml(table: Mapping[str, Any]) -> str:
-    """A table as TOML text, nested tables last, so that `tomllib` reads it back equal."""
-    return "\n".join(_lines(table, ())) + "\n"
-
-
-def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [f"{key} = {_scalar(v)}" for key, v in table.items() if not isinstance(v, Mapping)]
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            inner = (*path, key)
-            lines += ["", f"[{'.'.join(inner)}]", *_lines(value, inner)]
-    return lines
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_scalar, value))}]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | str) else repr(value)
+    """A table as TOML text; `tomllib` reads it back as an equal table."""
+    return tomli_w.dumps(table)
 
 
 def read_toml(path: Path) -> Table:
-    """The table in a TOML file.  Raises UserError where there is none, or one nested deeper than DEEPEST."""
+    """Reads the table of a TOML file. Raises UserError if it cannot be read or nests deeper than DEEPEST."""
     try:
         text = path.read_text(encoding="utf-8")
         if _DEEP_KEY.search(text):
@@ -111,13 +98,16 @@ def read_toml(path: Path) -> Table:
         raise UserError(
             f"configuration {path}: cannot be read: it is nested too deeply; give a TOML file"
         ) from None
-    except (OSError, ValueError) as error:  # of values: no TOML, no text, numbers of too many digits
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: invalid TOML, invalid text, or a number of too many digits
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"configuration {path}: cannot be read: {reason}; give a TOML file") from error
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
-    """`below` with the values of `above`, table by table; a table of another `name` replaces the whole."""
+    """`below` updated by `above`, table by table; a table with another `name` replaces the whole table."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
@@ -130,7 +120,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
 
 
 def setting(text: str) -> Table:
-    """The table of "key=value" or "table.key=value": the value is TOML, or a text where it is none.
+    """The table of "key=value" or "table.key=value"; the value is TOML, or text if it is not valid TOML.
 
     Raises UserError for anything else.
     """
@@ -140,7 +130,7 @@ def setting(text: str) -> Table:
         raise UserError(f"setting {text!r}: is not KEY=VALUE; give one such as weights.lr=0.1")
     try:
         result: Any = tomllib.loads(f"value = {value.strip()}")["value"]
-    except (ValueError, RecursionError):  # ValueError: no TOML, or a number of too many digits
+    except (ValueError, RecursionError):  # ValueError: invalid TOML, or a number of too many digits
         result = value.strip()
     for part in reversed(path):
         result = {part: result}

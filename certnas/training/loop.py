@@ -15,12 +15,12 @@ from certnas.data import Dataset
 from certnas.errors import UserError
 from certnas.layout import laid_out, laid_out_network, usual
 from certnas.nas.space import DiscreteNetwork
-from certnas.parallel import Processes, share_batch_norm
+from certnas.parallel import ProcessGroup, share_batch_norm
 from certnas.training.images import batch_count, batches
 from certnas.training.recipe import OPTIMIZERS, Recipe
 
 EVALUATED = 256  # images at once
-ALONE = Processes()
+ALONE = ProcessGroup()
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def fit(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    processes: Processes = ALONE,
+    processes: ProcessGroup = ALONE,
     keeper: Keeper | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -121,7 +121,7 @@ class _Training:
         recipe: Recipe,
         seed: int,
         device: torch.device,
-        processes: Processes,
+        processes: ProcessGroup,
     ) -> None:
         self.network, self.data, self.recipe, self.seed, self.device = network, data, recipe, seed, device
         self.processes = processes

@@ -1,8 +1,8 @@
-"""Properties of networks: read, attacked, proved by the cheapest bound that will, or by branch and bound."""
+"""Verifies properties of networks by attacks, by bounds from the cheapest on, and by branch and bound."""
 
 from certnas.verifier.property import Box, Clause, Constraint, Property
 from certnas.verifier.tightening import tighten
-from certnas.verifier.verdict import Counterexample, Step, Verdict
+from certnas.verifier.verdict import Counterexample, Verdict, VerificationProgress
 from certnas.verifier.verification import network_of, verify
 from certnas.verifier.vnnlib import parse_vnnlib, read_vnnlib
 
@@ -12,8 +12,8 @@ __all__ = [
     "Constraint",
     "Counterexample",
     "Property",
-    "Step",
     "Verdict",
+    "VerificationProgress",
     "network_of",
     "parse_vnnlib",
     "read_vnnlib",

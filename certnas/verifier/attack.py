@@ -1,4 +1,4 @@
-"""Looking for a counterexample: projected gradient descent on each clause's own constraints."""
+"""Searches for a counterexample by projected gradient descent on each clause's own constraints."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from certnas.verifier.property import Property
 from certnas.verifier.verdict import Counterexample
 
 Replay = Callable[[np.ndarray], np.ndarray]
-"""The network as it will be run: inputs [n] float32, flat, to outputs [m]."""
+"""Runs the network as it will be deployed: flat inputs [n] float32 to outputs [m]."""
 NEAR = 1e-4
-"""Points whose excess is below this × (1 + max |offset|) are worth a replay: rounding may tip them."""
+"""Points whose excess is below NEAR × (1 + max |offset|) are replayed, because rounding may decide there."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Says whether a point is a counterexample, by a replay and in exact arithmetic."""
+class CounterexampleJudge:
+    """Decides whether a point is a counterexample, by a replay and exact arithmetic."""
 
     prop: Property
+    """The property."""
     replay: Replay
+    """Runs the network on one input."""
 
     def __call__(self, points: Tensor) -> Counterexample | None:
-        """The first counterexample among points [M, *shape], each moved to the nearest float32 input of a box."""
+        """The first counterexample among points [M, *shape]; each point is first moved to the nearest float32 input
+        of a box.
+        """
         for point in points.detach().flatten(1).cpu().numpy():
             for lower, upper in {id(c.box): c.box.inside for c in self.prop.clauses}.values():
                 inputs = np.clip(point.astype(np.float32), lower, upper)
@@ -42,22 +46,30 @@ class Judge:
 
 @dataclass(frozen=True)
 class Descent:
-    """How long: gradient steps, and starting points of each clause (the centre is the first)."""
+    """The length of an attack."""
 
     steps: int
+    """The number of gradient steps."""
     restarts: int
+    """The number of starting points for each clause; the first is the centre of the box."""
 
 
 DESCENTS = {"quick": Descent(20, 1), "thorough": Descent(100, 10)}
+"""The attacks by name."""
 CHUNK = 256
+"""The number of starting points that descend together."""
 
 
 def attack(
-    problem: Problem, judge: Judge, descent: Descent, deadline: Deadline, *, seed: int
+    problem: Problem, judge: CounterexampleJudge, descent: Descent, deadline: Deadline, *, seed: int
 ) -> Counterexample | None:
-    """A counterexample found by signed gradient steps (PGD, Madry et al. 2018) on max over rows of the excess.
+    """Searches for a counterexample by signed gradient steps on the largest excess of a clause's rows.
 
-    Restarts are uniform in the box and, every second, at its corners.  Points whose excess comes near 0 are judged.
+    problem: the clauses and their boxes. judge: decides whether a point is a counterexample. descent: the number of
+        steps and restarts. deadline: raises OutOfTime at its end. seed: the seed of the restarts.
+    Restarts are uniform in the box, and every second one is a corner. Points whose excess comes close to 0 are
+    judged.
+    Returns the first counterexample, or None. Source: PGD, Madry et al. 2018.
     """
     network = problem.network
     generator = torch.Generator().manual_seed(seed)
@@ -90,7 +102,7 @@ def attack(
 
 
 def _start(restart: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Where to begin, in [−1, 1] of the box."""
+    """The starting point of a restart, in units of the box from −1 to 1."""
     if restart == 0:
         return torch.zeros(shape)
     uniform = 2 * torch.rand(shape, generator=generator) - 1
@@ -100,7 +112,7 @@ def _start(restart: int, shape: torch.Size, generator: torch.Generator) -> Tenso
 def _descend(
     centre: Tensor, radius: Tensor, start: Tensor, excess: Callable[[Tensor], Tensor], steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The iterates and their excess, in units of the box: steps from 1/2 down to 1/100 of its radius."""
+    """Yields the iterates and their excess; the step falls from 1/2 to 1/100 of the radius of the box."""
     way = start
     for step in range(steps + 1):
         x = (centre + radius * way).detach().requires_grad_(True)

@@ -1,4 +1,4 @@
-"""A network beside its input: what properties speak of that relate outputs to inputs."""
+"""Extends a network by its input, for properties that relate outputs to inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ aten = torch.ops.aten
 
 
 def beside_input(network: bounds.Network) -> bounds.Network:
-    """x [N, *in] -> (f(x), x) [N, m + n], both flat: a linear form of outputs and inputs is one row of it."""
+    """Returns the network x [N, *in] -> (f(x), x) [N, m + n], both parts flat.
+
+    A linear form of outputs and inputs is then one row of its output.
+    """
     graph = network.graph
     m, n = prod(graph.output_shape), prod(graph.input_shape)
     parts = [_flat(f"beside.{kind}", name, size) for kind, name, size in

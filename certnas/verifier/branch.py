@@ -15,60 +15,75 @@ from certnas.bounds.extend import BoundState, rule_for
 from certnas.verifier.deadline import Deadline
 from certnas.verifier.problem import Problem
 from certnas.verifier.proof import Note
-from certnas.verifier.relaxed import Batch, Bounded, Choice, Split, splittable
+from certnas.verifier.relaxed import Bounded, Choice, SubproblemBatch, UnitSplit, splittable
 
 LARGEST_BATCH = 64
+"""The most subproblems that are bounded together."""
 ITERATIONS, LAST_ITERATIONS = 10, 200
+"""The optimiser's steps for a subproblem, and for one that has nothing left to split."""
 CANDIDATES = 12
-"""Splits of a subproblem whose children are bounded before one is chosen (filtered smart branching, De Palma 2021)."""
+"""How many splits of a subproblem are bounded before one is chosen (filtered smart branching, De Palma 2021)."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One subproblem of a clause: its splits, the bound of its best row, and where its optimiser stood."""
+    """One subproblem of a clause."""
 
     clause: int
-    splits: tuple[Split, ...]
+    """The index of the clause in the problem."""
+    splits: tuple[UnitSplit, ...]
+    """The splits that define the subproblem."""
     lower: float
+    """The lower bound of its best row's excess."""
     choice: Choice | None
+    """The optimised slopes and multipliers of its last bound; None for the default."""
 
 
 @dataclass
 class State:
-    """How far a search has come.  lower: of each open clause, what is proved of its excess; ∞ once all of it is."""
+    """The progress of a search."""
 
     lower: dict[int, float]
+    """The proved lower bound of each open clause's excess; ∞ once the clause is proved."""
     done: int = 0
+    """The number of subproblems that were bounded."""
     open: int = 0
+    """The number of open subproblems."""
     stuck: int = 0
+    """The number of unproved subproblems that cannot be split further."""
 
     @property
     def left(self) -> int:
-        """How many clauses are not proved."""
+        """The number of clauses that are not proved."""
         return sum(lower < torch.inf for lower in self.lower.values())
 
     @property
     def bound(self) -> float:
-        """The least over clauses."""
+        """The smallest lower bound over the clauses."""
         return min(self.lower.values(), default=torch.inf)
 
 
 @dataclass
 class Tree:
-    """The open domains, the least bound first, and the clauses they belong to."""
+    """The open subproblems, ordered by their lower bound, and the stuck ones."""
 
     heap: list[tuple[float, int, Domain]] = field(default_factory=list)
+    """The open subproblems as a heap of (lower bound, serial number, subproblem)."""
     stuck: list[Domain] = field(default_factory=list)
+    """Unproved subproblems that cannot be split further."""
     count: itertools.count[int] = field(default_factory=itertools.count)
+    """Serial numbers, which break ties in the heap."""
 
     def push(self, domain: Domain) -> None:
+        """Adds an open subproblem."""
         heapq.heappush(self.heap, (domain.lower, next(self.count), domain))
 
     def pop(self, most: int) -> list[Domain]:
+        """Removes up to `most` open subproblems with the smallest lower bounds."""
         return [heapq.heappop(self.heap)[2] for _ in range(min(most, len(self.heap)))]
 
     def settle(self, state: State, clauses: int) -> None:
-        """Writes the present bounds: a clause without open domains is proved."""
+        """Writes the present bounds into `state`; a clause without unproved subproblems is proved."""
         lower = dict.fromkeys(range(clauses), torch.inf)
         for domain in itertools.chain((entry[2] for entry in self.heap), self.stuck):
             lower[domain.clause] = min(lower[domain.clause], domain.lower)
@@ -76,10 +91,11 @@ class Tree:
 
 
 class Branching:
-    """The search for one problem.
+    """Branch and bound for one problem.
 
-    root: a bound state that knows the bounds of every nonlinear operand over each box.  memory: bytes for the
-    coefficients of one batch, and again for the slopes that open domains keep.  note: told every proved domain.
+    root: a bound state that holds the bounds of every nonlinear operand over each box.
+    memory: the bytes for the coefficients of one batch, and the same again for the slopes that open subproblems keep.
+    note: receives every proved subproblem.
     """
 
     def __init__(self, problem: Problem, root: BoundState, memory: int, note: Note) -> None:
@@ -100,9 +116,10 @@ class Branching:
         tell: Callable[[], None],
         judge: Callable[[Tensor], bool],
     ) -> None:
-        """Bounds and splits until nothing is open, `judge` is content with a point, or the time is up (OutOfTime).
+        """Bounds and splits until no subproblem is open or `judge` accepts a point as a counterexample.
 
-        starts: where each clause's optimiser begins.  Afterwards `state` says what is left open or stuck.
+        starts: where each clause's optimiser starts. state: receives the progress. tell: is called after each batch.
+        Afterwards `state` holds the open and stuck subproblems. Raises OutOfTime at the end of the deadline.
         """
         tree = Tree()
         roots = [Domain(c, (), state.lower[c], start) for c, start in enumerate(starts)]
@@ -127,7 +144,10 @@ class Branching:
             tell()
 
     def _close(self, tree: Tree, ends: Sequence[Domain], judge: Callable[[Tensor], bool]) -> bool:
-        """Domains with nothing to split: a longer optimisation, and if that does not prove them they are stuck."""
+        """Optimises subproblems that have nothing to split for longer; those that stay unproved are stuck.
+
+        Returns whether a counterexample was found.
+        """
         found = self._bounded(ends, LAST_ITERATIONS)
         for domain, lower, choice in zip(ends, self._best(found), found.choices, strict=True):
             if not self._proved(domain, lower, choice):
@@ -139,7 +159,7 @@ class Branching:
     def _grow(
         self, tree: Tree, domains: Sequence[Domain], found: Bounded, judge: Callable[[Tensor], bool]
     ) -> bool:
-        """Adds the domains that their bounds do not prove; whether a counterexample was met."""
+        """Adds the subproblems that their bounds do not prove; returns whether a counterexample was found."""
         crowded = len(tree.heap) > self.kept
         for domain, lower, choice in zip(domains, self._best(found), found.choices, strict=True):
             if not self._proved(domain, lower, choice):
@@ -154,24 +174,25 @@ class Branching:
         return judge(found.worst)
 
     def _proved(self, domain: Domain, lower: float, choice: Choice | None) -> bool:
-        """Whether a bound proves a domain, by the choice that gave it."""
+        """Whether a bound proves a subproblem; if so, `note` receives it with the choice that gave the bound."""
         proved = lower > float(self.problem.needed[domain.clause])
         if proved:
             self.note(domain.clause, domain.splits, choice)
         return proved
 
     def _best(self, found: Bounded) -> list[float]:
-        """The best row's bound of each; −∞ for NaN, which proves nothing."""
+        """The best row's bound of each subproblem; −∞ for a bound that is NaN, which proves nothing."""
         lower = found.lower.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         return [float(v) for v in lower.amax(1)]
 
-    def _of(self, domains: Sequence[Domain]) -> tuple[Batch, Tensor]:
+    def _of(self, domains: Sequence[Domain]) -> tuple[SubproblemBatch, Tensor]:
+        """The batch of some subproblems, and the bounds that prove each of them."""
         problem = self.problem
         c = torch.tensor([domain.clause for domain in domains], device=problem.group.device)
         splits = [domain.splits for domain in domains]
-        return Batch(self.root, problem.group[c], problem.coef[c], problem.offset[c], splits), problem.needed[
-            c
-        ]
+        return SubproblemBatch(
+            self.root, problem.group[c], problem.coef[c], problem.offset[c], splits
+        ), problem.needed[c]
 
     def _bounded(self, domains: Sequence[Domain], iterations: int) -> Bounded:
         batch, needed = self._of(domains)
@@ -180,14 +201,16 @@ class Branching:
     # Which unit to split
 
     def _children(self, parents: Sequence[Domain]) -> tuple[list[Domain], list[Domain]]:
-        """(Both halves of each domain on its best split, domains with nothing to split.)"""
+        """Splits each subproblem on its best unit; returns both halves, and the subproblems that have nothing to
+        split.
+        """
         candidates = self._candidates(parents)
         ends = [domain for domain, splits in zip(parents, candidates, strict=True) if not splits]
         tried = [
             (p, Domain(d.clause, (*d.splits, half), d.lower, d.choice))
             for p, (d, splits) in enumerate(zip(parents, candidates, strict=True))
             for split in splits
-            for half in (split, Split(split.node, split.unit, split.point, -split.side))
+            for half in (split, UnitSplit(split.node, split.unit, split.point, -split.side))
         ]
         lower: list[float] = []
         for first in range(0, len(tried), self.batch):
@@ -209,14 +232,14 @@ class Branching:
         ]
         return children, ends
 
-    def _candidates(self, parents: Sequence[Domain]) -> list[list[Split]]:
-        """The splits of each domain whose relaxation costs its best row most, by the gap the row sees."""
+    def _candidates(self, parents: Sequence[Domain]) -> list[list[UnitSplit]]:
+        """The splits of each subproblem with the largest effect of the relaxation on its best row."""
         batch, _ = self._of(parents)
         choice = batch.start([domain.choice for domain in parents])
         seen: dict[str, list[Tensor]] = {}
         with torch.no_grad():
             row = batch.bound(choice, batch.region, seen).argmax(1)
-        found: list[list[tuple[float, Split]]] = [[] for _ in parents]
+        found: list[list[tuple[float, UnitSplit]]] = [[] for _ in parents]
         for name in self.nodes:
             if name not in seen:
                 continue
@@ -227,19 +250,21 @@ class Branching:
                 zip(most.values.tolist(), most.indices.tolist(), strict=True)
             ):
                 found[b] += [
-                    (value, Split(name, unit, float(points[b, unit]), 1))
+                    (value, UnitSplit(name, unit, float(points[b, unit]), 1))
                     for value, unit in zip(values, units, strict=True)
                     if value > 0
                 ]
         return [[split for _, split in sorted(own, key=lambda pair: -pair[0])[:CANDIDATES]] for own in found]
 
     def _gap(
-        self, batch: Batch, name: str, choice: Choice, coef: Tensor, row: Tensor
+        self, batch: SubproblemBatch, name: str, choice: Choice, coef: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the planes of each unit may cost the row, and where to split it.  [B, *operand] each
+        """How much the relaxation of each unit may cost the row, and the point at which to split it.  [B, *operand]
+        each
 
-        |coef| times the largest distance from the function to the plane that the row uses, over both ends of the
-        interval and the point of the split: 0 where a ReLU bends, the middle elsewhere.
+        The cost is |coef| times the largest distance between the function and the plane that the row uses, at both
+        ends of the interval and at the point of the split. The point is 0 for a ReLU, and the middle of the interval
+        elsewhere.
         """
         network = self.problem.network
         node = network.graph.nodes[name]
@@ -268,5 +293,5 @@ class Branching:
 
 
 def _bends(op: str) -> bool:
-    """Operators of two pieces that meet at 0."""
+    """Whether an operator has two pieces that meet at 0."""
     return op in ("aten.relu.default", "aten.leaky_relu.default", "aten.prelu.default", "aten.abs.default")

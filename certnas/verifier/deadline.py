@@ -1,4 +1,4 @@
-"""A time limit that holds in the middle of a long computation, too."""
+"""A time limit that also holds in the middle of a long computation."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from types import FrameType
 
 OWN = ("bounds", "certnas")
-INTERVAL = 0.01  # seconds between two rings
-PATIENCE = 0.5  # seconds that other code may run on
+INTERVAL = 0.01  # seconds between two signals of the timer
+PATIENCE = 0.5  # seconds for which other code may run past the end
 CALLBACKS = ("weakref", "torch.utils.weak")  # modules whose functions Python calls on its own
 
 
 class OutOfTime(Exception):
-    """The time limit is reached."""
+    """The time limit has passed."""
 
 
 class Deadline:
-    """A moment `seconds` from now; None for never."""
+    """A time limit of `seconds` from now; None for no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self.began = time.monotonic()
@@ -34,7 +34,7 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds to the end, below 0 after it; infinite where there is none."""
+        """The seconds that are left, negative after the end; infinite if there is no limit."""
         return self.ends - time.monotonic()
 
     def check(self) -> None:
@@ -44,12 +44,12 @@ class Deadline:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Raises OutOfTime inside of the block when the time is up, between two tensor operations.
+        """Raises OutOfTime inside the block when the time is up, between two tensor operations.
 
-        By the process's interval timer, so only in the main thread and where nobody else uses it; elsewhere `check`
-        alone ends the work. What Python calls on its own, as a weak reference's callback is, would swallow the
-        exception: the timer therefore rings on, and raises where this project's code runs. Code that never comes
-        back to it is ended all the same, after `PATIENCE`, but not within what is known to be such a call.
+        It uses the process's interval timer, so it works only in the main thread and if nobody else uses the timer.
+        Otherwise `check` alone ends the work. Code that Python calls on its own, such as a weak reference's callback,
+        would swallow the exception. The timer therefore keeps ringing, and raises where this project's code runs.
+        Other code that runs on for longer than `PATIENCE` is ended as well, unless it is within such a callback.
         """
         alarmed = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
         if not alarmed or math.isinf(self.ends) or signal.getitimer(signal.ITIMER_REAL)[0] > 0:
@@ -78,7 +78,7 @@ def _module(frame: FrameType | None) -> str:
 
 
 def _in_callback(frame: FrameType | None) -> bool:
-    """Whether Python called this, or what called this, on its own."""
+    """Whether the code runs within a callback that Python called on its own."""
     while frame is not None:
         if frame.f_code.co_name == "__del__" or _module(frame) in CALLBACKS:
             return True

@@ -1,7 +1,8 @@
-"""Bounds in rational arithmetic, for what holds with equality: a strict inequality at the exact bound.
+"""Bounds in rational arithmetic, for a strict inequality that holds exactly at its bound.
 
-In float64 a lower bound of 0 does not prove ≥ 0; here nothing is rounded.  Intervals go forward, and rows go backward
-through planes whose slopes are chosen and whose offsets follow exactly from the corners of the function.
+In float64 a lower bound of 0 does not prove ≥ 0; here nothing is rounded. Intervals are propagated forward, and rows
+backward through planes. The slopes of the planes are chosen; their offsets follow exactly from the corners of the
+function.
 """
 
 from __future__ import annotations
@@ -9,35 +10,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from certnas import bounds
+from certnas.checker.network import CheckedNetwork, CheckedNode, gather, pull, push
+from certnas.checker.relaxations import greatest
 from certnas.errors import UserError
+from certnas.proofs.extract import plain
 from certnas.verifier.property import Clause, Constraint, Property
 
-if TYPE_CHECKING:
-    from certnas.checker.network import Network, Node
-
 LARGEST = 100_000
-"""Weights and units that a network may have: a bound of so many takes about a second."""
+"""The most weights and units of a network; a bound of a network of this size takes about a second."""
 Array = np.ndarray[Any, np.dtype[Any]]
-"""Of rational numbers, unless said otherwise."""
+"""An array of rational numbers, unless stated otherwise."""
 Ends = tuple[Array, Array]
+"""The lower and the upper end of intervals."""
 LOWER_SLOPES = ("chord", "least", "greatest")
-"""What the lower plane of a unit that bends takes its slope from: its upper plane, or its least or greatest piece."""
+"""The slope of an unstable unit's lower plane: that of its upper plane, or of its least or greatest piece."""
 
 
 Equal = Callable[[int, Tensor, Tensor], bool]
-"""Whether no input of a box, lower and upper [n], meets a clause, by its place in the property."""
+"""Maps the index of a clause and a box, lower and upper [n], to whether no input of the box satisfies the clause."""
 
 
 def equal_bounds(network: bounds.Network, prop: Property) -> Equal | None:
-    """What settles the clauses of a property that have a strict constraint; None where none has, or nothing can.
+    """A test that decides clauses with a strict constraint in rational arithmetic.
 
-    network: as `problem_of` makes it for the property.
+    network: the network of `problem_of` for the property.
+    Returns None if no clause has a strict constraint, or if the network has no exact bounds.
     """
     if not any(constraint.strict for clause in prop.clauses for constraint in clause.constraints):
         return None
@@ -55,16 +58,14 @@ def equal_bounds(network: bounds.Network, prop: Property) -> Equal | None:
 
 
 def _exact(network: bounds.Network) -> Exact | None:
-    """Exact bounds of a network in float64, of whose weights nothing is rounded; None where there are none."""
-    from certnas.proofs.extract import plain  # here: it imports this package
-
+    """The exact bounds of a network; None if it is too large, or if a weight or an operator has no exact form."""
     elements = sum(value.numel() for value in network.values.values() if hasattr(value, "numel"))
     units = sum(int(np.prod(node.shape)) for node in network.graph.nodes.values())
     if elements + units > LARGEST:
         return None
     try:
         found = plain(network).network
-    except UserError:  # an operator that has no such form
+    except UserError:  # the checker has no such operator
         return None
     errors = [e for node in found.nodes.values() for e in (node.affine.weight_error, node.affine.bias_error)]
     rounded = any(error is not None and error.any() for error in errors)
@@ -73,15 +74,17 @@ def _exact(network: bounds.Network) -> Exact | None:
 
 @dataclass(frozen=True)
 class Exact:
-    """Bounds of a network of the checker's operators, its numbers rational."""
+    """Bounds of a network in rational arithmetic."""
 
-    network: Network
+    network: CheckedNetwork
+    """The network in the checker's operators."""
 
     def impossible(self, clause: Clause, lower: Array, upper: Array, *, relational: bool) -> bool:
-        """Whether no input of the clause's box with lower ≤ X ≤ upper [n] meets the clause.
+        """Whether no input of the clause's box with lower ≤ X ≤ upper [n] satisfies the clause.
 
-        That is so where some constraint never holds.  A strict one never holds where its excess is at least 0, any
-        other one where it is above 0.  relational: whether the inputs stand behind the network's outputs.
+        This holds if some constraint never holds: a strict one if its excess is at least 0, any other if it is above
+        0.
+        relational: whether the network's output is followed by its inputs.
         """
         shape = self.network.nodes[self.network.input].shape
         sides = [
@@ -107,7 +110,7 @@ class Exact:
         return known
 
     def _excess(self, constraint: Constraint, boxes: Mapping[str, Ends], inputs: int) -> Iterator[Fraction]:
-        """Lower bounds of Σ coef·Y + Σ inputs·X − bound, one for each way of choosing slopes."""
+        """Lower bounds of Σ coef·Y + Σ inputs·X − bound, one for each rule of choosing slopes."""
         shape = self.network.nodes[self.network.output].shape
         row = _array([Fraction(0)] * int(np.prod(shape)))
         outputs = len(row) - inputs
@@ -119,9 +122,7 @@ class Exact:
             yield self._least(row.reshape(1, *shape), boxes, choice) - constraint.bound
 
     def _least(self, row: Array, boxes: Mapping[str, Ends], choice: str) -> Fraction:
-        """A lower bound of a linear form [1, *output] over the area."""
-        from certnas.checker.network import pull
-
+        """A lower bound of a linear form [1, *output] over the box."""
         nodes, total = self.network.nodes, Fraction(0)
         pending = {self.network.output: row}
         for node in reversed(nodes.values()):
@@ -147,7 +148,7 @@ class Exact:
 
 
 def _array(values: Any) -> Array:
-    """Rational numbers, element by element."""
+    """The values as rational numbers, element by element."""
     given = np.asarray(values)
     found = np.empty(given.shape, dtype=object)
     found.reshape(-1)[:] = [Fraction(value) for value in given.reshape(-1).tolist()]
@@ -155,15 +156,12 @@ def _array(values: Any) -> Array:
 
 
 def _times(coef: Array, ends: Ends) -> Fraction:
-    """The least of ⟨coef, x⟩ over a box."""
+    """The minimum of ⟨coef, x⟩ over a box."""
     return Fraction(np.where(coef > 0, coef * ends[0], coef * ends[1]).sum())
 
 
-def _interval(node: Node, operands: list[Ends]) -> Ends:
+def _interval(node: CheckedNode, operands: list[Ends]) -> Ends:
     """The interval of a node's value."""
-    from certnas.checker.network import gather, push
-    from certnas.checker.relaxations import greatest
-
     low, high = operands[0]
     if node.op in ("sigmoid", "tanh"):
         ends = (_array(np.full(low.shape, -1.0 if node.op == "tanh" else 0.0)), _array(np.ones(low.shape)))
@@ -194,7 +192,7 @@ def _extreme(best: Any, values: list[Array]) -> Array:
     return found
 
 
-def _value(node: Node, x: Array) -> Array:
+def _value(node: CheckedNode, x: Array) -> Array:
     """The piecewise linear function."""
     kinks, slopes = _array(node.arrays["kinks"]), _array(node.arrays["slopes"])
     total = _array(node.arrays["value"]).reshape(-1)[0] + (x - kinks[0]) * slopes[0]
@@ -203,16 +201,17 @@ def _value(node: Node, x: Array) -> Array:
     return total
 
 
-def _corners(node: Node, low: Array, high: Array) -> list[Array]:
-    """The ends, and the kinks brought into [low, high]: a piecewise linear function turns nowhere else."""
+def _corners(node: CheckedNode, low: Array, high: Array) -> list[Array]:
+    """The ends of the interval, and the kinks clamped to it: a piecewise linear function is extreme only there."""
     kinks = [Fraction(kink) for kink in node.arrays["kinks"].reshape(-1).tolist()]
     return [low, high, *(np.minimum(np.maximum(low, _array(kink)), high) for kink in kinks)]
 
 
-def _planes(node: Node, ends: Ends, coef: Array, choice: str) -> Ends:
-    """(slope, offset) of the plane that each coefficient meets: below the function where it is positive, else above.
+def _planes(node: CheckedNode, ends: Ends, coef: Array, choice: str) -> Ends:
+    """The slope and offset of the plane for each coefficient: a lower plane if it is positive, otherwise an upper
+    plane.
 
-    A plane of any slope holds with the least (greatest) of f(x) − slope·x over the corners as its offset.
+    A plane with any slope is valid if its offset is the least (greatest) value of f(x) − slope·x over the corners.
     """
     corners = _corners(node, *ends)
     values = [_value(node, x) for x in corners]

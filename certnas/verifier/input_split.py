@@ -1,4 +1,4 @@
-"""Branch and bound over the input box of a network with few inputs: best first, in batches of boxes."""
+"""Branch and bound over the input box of a network with few inputs, best first, in batches of boxes."""
 
 from __future__ import annotations
 
@@ -16,32 +16,41 @@ from certnas.verifier.branch import State
 from certnas.verifier.deadline import Deadline
 from certnas.verifier.problem import Problem, box_region
 from certnas.verifier.proof import Note
-from certnas.verifier.relaxed import Split
+from certnas.verifier.relaxed import UnitSplit
 
 Settled = Callable[[int, Tensor, Tensor, float], bool]
+"""Whether another argument proves a clause in a box: clause, lower and upper [n], and the bound that falls short."""
 FEW_INPUTS = 24
+"""The most inputs with a range for which the input box is split."""
 LARGEST_BATCH = 128
+"""The most boxes that are bounded together."""
 MIXTURES = 40
-"""Weights of the rows that are tried for one mixture."""
+"""The number of weight vectors that are tried for one mixture of rows."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A box [n] of one clause, what is proved of the clause's excess there, the input to halve next, past halvings."""
+class InputBox:
+    """A box of inputs, which is a subproblem of one clause."""
 
     clause: int
+    """The index of the clause in the problem."""
     lower: Tensor
+    """The lower ends, [n]."""
     upper: Tensor
+    """The upper ends, [n]."""
     bound: float
+    """The proved lower bound of the clause's excess in the box."""
     axis: int = 0
-    splits: tuple[Split, ...] = ()
+    """The input that is halved next."""
+    splits: tuple[UnitSplit, ...] = ()
+    """The splits that led to this box."""
 
-    def halves(self, name: str) -> tuple[Part, Part]:
-        """The two boxes that its middle makes of it; name: the input's in the graph."""
+    def halves(self, name: str) -> tuple[InputBox, InputBox]:
+        """The two halves of the box along its axis; name: the name of the graph's input."""
         middle = self.lower[self.axis] / 2 + self.upper[self.axis] / 2
         low, high = self.lower.clone(), self.upper.clone()
         high[self.axis] = low[self.axis] = middle
-        below, above = (Split(name, self.axis, float(middle), side) for side in (-1, 1))
+        below, above = (UnitSplit(name, self.axis, float(middle), side) for side in (-1, 1))
         return (
             replace(self, upper=high, splits=(*self.splits, below)),
             replace(self, lower=low, splits=(*self.splits, above)),
@@ -49,15 +58,16 @@ class Part:
 
 
 def free_inputs(problem: Problem) -> int:
-    """How many inputs the boxes leave any room."""
+    """The number of inputs that have a range in any of the boxes."""
     return int((problem.region.radii > 0).any(0).sum())
 
 
 class InputSplitting:
-    """The search for one problem; memory: bytes for one pass of bounds and, with as many, for the open boxes.
+    """Input splitting for one problem.
 
-    note: told every proved box.  settled: whether another argument proves a clause in a box [n], given the bound that
-    falls short there.
+    memory: the bytes for one pass of bounds, and the same again for the open boxes.
+    note: receives every proved box.
+    settled: whether another argument proves a clause in a box [n], given the bound that falls short there.
     """
 
     def __init__(self, problem: Problem, memory: int, note: Note, settled: Settled) -> None:
@@ -65,15 +75,16 @@ class InputSplitting:
         self.network = problem.network
         self.budget = budget(memory, self.network.dtype, self.network.device)
         self.most = memory // (32 * problem.region.x[0].numel() + 1000)
-        self.heap: list[tuple[float, int, Part]] = []
+        self.heap: list[tuple[float, int, InputBox]] = []
         self.count = itertools.count()
 
     def search(
         self, deadline: Deadline, state: State, tell: Callable[[], None], judge: Callable[[Tensor], bool]
     ) -> None:
-        """Bounds and halves boxes until nothing is open, `judge` is content with a point, or the time is up.
+        """Bounds and halves boxes until none is open or `judge` accepts a point as a counterexample.
 
-        Raises OutOfTime, or MemoryError where the open boxes exceed the budget; `state` then says what is proved.
+        Raises OutOfTime at the end of the deadline, and MemoryError if the open boxes exceed the budget. `state` then
+        holds the proved bounds.
         """
         clauses = range(len(self.problem))
         wave = [self._whole(c, state.lower[c]) for c in clauses]
@@ -93,12 +104,12 @@ class InputSplitting:
             parents = [heapq.heappop(self.heap)[2] for _ in range(min(LARGEST_BATCH // 2, len(self.heap)))]
             wave = [half for parent in parents for half in parent.halves(self.network.graph.input)]
 
-    def _whole(self, clause: int, bound: float) -> Part:
+    def _whole(self, clause: int, bound: float) -> InputBox:
         box = self.problem.region.at(self.problem.group[clause : clause + 1]).box()
-        return Part(clause, box.lower.flatten(), box.upper.flatten(), bound)
+        return InputBox(clause, box.lower.flatten(), box.upper.flatten(), bound)
 
-    def _grow(self, wave: Sequence[Part]) -> Tensor:
-        """Keeps the parts that their bounds do not prove; returns where each one's best row is least, [B, *shape]."""
+    def _grow(self, wave: Sequence[InputBox]) -> Tensor:
+        """Keeps the boxes that their bounds do not prove; returns the minimiser of each box's best row, [B, *shape]."""
         region = box_region(
             torch.stack([p.lower for p in wave]), torch.stack([p.upper for p in wave]), self.network
         )
@@ -117,17 +128,20 @@ class InputSplitting:
         return region.x - region.radii * slope.sign()
 
     def _axis(self, slope: Tensor, radius: Tensor) -> Tensor:
-        """The input on which the linear bound loses most, wide ones preferred; the widest where it loses nothing.  [B]
+        """The input along which to halve: the one with the largest loss of the linear bound, with a preference for
+        wide ones.  [B]
 
-        Loss times the root of the width: by the loss alone an input with no slope yet is never halved.
+        The loss is multiplied by the square root of the width, since an input whose slope is still 0 would otherwise
+        never be halved. If there is no loss at all, the widest input is chosen.
         """
         loss = slope * radius * (radius / radius.amax(1, keepdim=True)).sqrt()
         return torch.where(loss.amax(1, keepdim=True) > 0, loss, radius).argmax(1)
 
     def _bounded(self, region: bounds.Linf, coef: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """CROWN's lower bounds of rows' excess [B, S], and the coefficients [B, *shape] of the best linear bound.
+        """CROWN's lower bounds of the rows' excess [B, S], and the coefficients [B, *shape] of the best linear bound.
 
-        Where rows speak of inputs, too, the bound of a mixture of all comes last: [B, S + 1], and the coefficients.
+        If rows involve inputs, the bound of a mixture of all rows is appended ([B, S + 1]), and the coefficients are
+        those of the mixture.
         """
         output = self.network.graph.output
         with torch.no_grad():
@@ -153,11 +167,12 @@ class InputSplitting:
 
 
 def mixture(least: Tensor, slopes: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """A lower bound over a box of Σ λₛ Lₛ(x) for good weights λ of sum 1, [B], and that form's coefficients, [B, n].
+    """A lower bound [B] over a box of Σ λₛ Lₛ(x) for good weights λ of sum 1, and the coefficients [B, n] of that
+    form.
 
-    least [B, S], slopes [B, S, n]: of each linear form Lₛ the least over the box, and its coefficients.  Where all
-    forms are ≤ 0 at some x, so is every mixture: one above 0 proves that no x is there.  The bound is concave in λ; it
-    is raised by exponentiated supergradients.
+    least [B, S] and slopes [B, S, n] are the minimum of each linear form Lₛ over the box, and its coefficients;
+    radius [B, n] is the radius of the box. If all forms are ≤ 0 at some x, so is every mixture, so a positive mixture
+    proves that there is no such x. The bound is concave in λ, and exponentiated supergradient steps raise it.
     """
     centre = least + (slopes.abs() * radius.unsqueeze(1)).sum(2)
     weight = torch.full_like(least, 1 / least.shape[1])

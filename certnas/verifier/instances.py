@@ -1,4 +1,4 @@
-"""Lists of problems and their results in the formats of the verification competition (VNN-COMP)."""
+"""Lists of instances and results in the formats of the verification competition (VNN-COMP)."""
 
 from __future__ import annotations
 
@@ -22,26 +22,37 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Instance:
-    """A network, a property, and the seconds allowed (None: not said).  expected: a published verdict, or empty."""
+    """One network with one property."""
 
     network: str
+    """The path of the network."""
     prop: str
+    """The path of the property."""
     timeout: float | None
+    """The time limit in seconds; None if the list states none."""
     expected: str = ""
+    """A published verdict; empty if the list states none."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One line of results.csv: category, network, property, seconds to open both, verdict, seconds to reach it."""
+    """One line of results.csv."""
 
     category: str
+    """The category of the instance."""
     network: str
+    """The path of the network."""
     prop: str
+    """The path of the property."""
     prepare: float
+    """The seconds spent opening network and property."""
     verdict: str
+    """The verdict."""
     seconds: float
+    """The seconds spent until the verdict."""
 
     def fields(self) -> list[str]:
+        """The fields as text, in order."""
         return [
             self.category,
             self.network,
@@ -53,9 +64,9 @@ class Result:
 
 
 def read_instances(path: Path) -> list[Instance]:
-    """The instances of a CSV: network, property, seconds on each line; or columns of these names under a header.
+    """Reads a CSV of instances: network, property and seconds on each line, or named columns under a header.
 
-    Raises UserError with the line number for a line that is neither.
+    Raises UserError, with the line number, for any other line.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -70,7 +81,7 @@ def read_instances(path: Path) -> list[Instance]:
 
 
 def _header(row: Sequence[str]) -> dict[str, int]:
-    """Where the named columns are; empty where the row names no columns."""
+    """The positions of the named columns; empty if the row is not a header."""
     found = {name: row.index(alias) for name, aliases in ALIASES.items() for alias in aliases if alias in row}
     if not {"network", "property"} <= set(found):
         return {}
@@ -88,19 +99,19 @@ def _instance(path: Path, number: int, row: Sequence[str], names: Mapping[str, i
     except ValueError:
         timeout = float("nan")
     if timeout is not None and not timeout >= 0:
-        raise UserError(f"'{path}', line {number}: {at['timeout']!r} is no number of seconds")
+        raise UserError(f"'{path}', line {number}: {at['timeout']!r} is not a number of seconds")
     return Instance(at["network"], at["property"], timeout, at.get("expected", ""))
 
 
 def write_results(folder: Path, results: Sequence[Result]) -> None:
-    """Replaces results.csv in `folder`: one line for each result, no header."""
+    """Replaces results.csv in `folder`: one line for each result, without a header."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(result.fields() for result in results)
     write_atomically(folder / RESULTS, text.getvalue())
 
 
 def read_results(folder: Path) -> list[Result]:
-    """The lines of results.csv in `folder`, none where there is no such file.  Raises UserError for another file."""
+    """Reads results.csv in `folder`; returns no results if there is no such file. Raises UserError for another file."""
     path = folder / RESULTS
     if not path.exists():
         return []
@@ -108,11 +119,11 @@ def read_results(folder: Path) -> list[Result]:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
         return [Result(row[0], row[1], row[2], float(row[3]), row[4], float(row[5])) for row in rows]
     except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise UserError(f"cannot continue '{path}': it holds no results of this command") from error
+        raise UserError(f"cannot continue '{path}': it contains no results of this command") from error
 
 
 def instance_name(network: str, prop: str) -> str:
-    """NETWORK_PROPERTY, suffixes left out."""
+    """The name NETWORK_PROPERTY, without suffixes."""
     stems = []
     for name, suffix in ((network, ".onnx"), (prop, ".vnnlib")):
         base = Path(name).name.removesuffix(".gz")
@@ -121,7 +132,7 @@ def instance_name(network: str, prop: str) -> str:
 
 
 def counterexample_text(found: Counterexample) -> str:
-    """((X_0 value) … (Y_0 value) …), one variable a line, each value in as many digits as tell it from others."""
+    """The text ((X_0 value) … (Y_0 value) …), one variable per line, each value with all digits that identify it."""
     values = [(f"X_{i}", repr(float(v))) for i, v in enumerate(found.inputs)]
     values += [(f"Y_{j}", repr(float(v))) for j, v in enumerate(found.outputs)]
     return "(" + "\n ".join(f"({name} {value})" for name, value in values) + ")\n"

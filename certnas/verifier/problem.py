@@ -1,4 +1,4 @@
-"""A property as tensors: regions of inputs, and rows of the output of which one has to be positive throughout."""
+"""A property as tensors: boxes of inputs, and rows of the output of which one must be positive on the whole box."""
 
 from __future__ import annotations
 
@@ -18,26 +18,31 @@ from certnas.verifier.beside import beside_input
 from certnas.verifier.property import Property, rounded
 
 LARGEST = 2**28
-"""Coefficients that the rows of all clauses may have: 2 GiB."""
+"""The most coefficients of the rows of all clauses: 2 GiB."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """C clauses of a network in float64, to be shown impossible.
+    """C clauses of a network in float64, each to be proved impossible.
 
-    A point x of region `group[c]` (of G) is a counterexample of clause c where coef[c, s]·f(x) − offset[c, s] ≤ 0 for
-    every row s; so c is proved impossible by any one row whose lower bound over the region exceeds `needed[c]`, which
-    is above what rounding does.  coef [C, S, *out], offset [C, S]; clauses of fewer rows repeat their last.  related:
-    whether rows speak of inputs, too, so that only several together may refute a clause.
+    A point x of region `group[c]` is a counterexample of clause c if coef[c, s]·f(x) − offset[c, s] ≤ 0 for every row
+    s. Clause c is therefore impossible if the lower bound of any one row over the region exceeds `needed[c]`.
     """
 
     network: bounds.Network
+    """The network, in float64."""
     region: bounds.Region
+    """G regions of inputs."""
     group: Tensor
+    """The region of each clause, [C]."""
     coef: Tensor
+    """The rows of each clause, [C, S, *out]; a clause with fewer rows repeats its last."""
     offset: Tensor
+    """The offset of each row, [C, S]."""
     needed: Tensor
+    """The bound that proves a clause, [C]; it is larger than the effect of rounding."""
     related: bool = False
+    """Whether rows involve inputs, so that only several rows together may refute a clause."""
 
     @classmethod
     def of(
@@ -50,7 +55,7 @@ class Problem:
         *,
         related: bool = False,
     ) -> Problem:
-        """The problem with the margin that rounding needs: PROOF_MARGIN · (1 + the size of what is added up)."""
+        """The problem with the margin that rounding requires: PROOF_MARGIN · (1 + the size of the summed terms)."""
         with torch.no_grad():
             outputs = network(region.x).flatten(1).abs().amax(1)[group]
         size = outputs * coef.flatten(2).abs().sum(2).amax(1) + offset.abs().amax(1)
@@ -61,11 +66,11 @@ class Problem:
 
     @property
     def width(self) -> int:
-        """S, the most rows that a clause has."""
+        """S, the largest number of rows of a clause."""
         return self.coef.shape[1]
 
     def only(self, chosen: Sequence[int]) -> tuple[Problem, Tensor]:
-        """The problem of some clauses, and which of the regions they lie in, in their order."""
+        """The problem of the chosen clauses, and the indices of their regions."""
         c = torch.tensor(chosen, device=self.group.device)
         groups, group = torch.unique(self.group[c], return_inverse=True)
         region = self.region.at(groups)
@@ -76,7 +81,7 @@ class Problem:
 
     @cached_property
     def slot(self) -> Tensor:
-        """Which of its region's clauses each is.  [C]"""
+        """The position of each clause among the clauses of its region.  [C]"""
         seen: dict[int, int] = {}
         slots = []
         for g in self.group.tolist():
@@ -86,14 +91,14 @@ class Problem:
 
     @cached_property
     def rows(self) -> Tensor:
-        """The rows of all clauses of each region, the rest filled up with others.  [G, R, *out]"""
+        """The rows of all clauses of each region, padded to the same number.  [G, R, *out]"""
         size = int(self.slot.max()) + 1
         filled = self.coef[:1].expand(len(self.region.x), size, *self.coef.shape[1:]).flatten(0, 1).clone()
         filled[self.group * size + self.slot] = self.coef
         return filled.reshape(len(self.region.x), size * self.width, *self.coef.shape[2:])
 
     def excess(self, values: Tensor) -> Tensor:
-        """Values (or bounds) of `rows` [G, R] -> the excess of each clause's rows over their offsets, [C, S]."""
+        """Maps values (or bounds) of `rows` [G, R] to the excess of each clause's rows over their offsets, [C, S]."""
         folded = values.reshape(len(values), -1, self.width)
         return folded[self.group, self.slot] - self.offset
 
@@ -102,18 +107,20 @@ class Problem:
         proved = torch.isfinite(excess) & (excess > self.needed.unsqueeze(1))
         return (~proved.any(1)).nonzero().flatten().tolist()
 
-    def met_at(self, points: Tensor) -> Tensor:
-        """The least over clauses of the largest excess at points [M, *shape], wherever they lie.  [M]"""
+    def least_excess(self, points: Tensor) -> Tensor:
+        """The least over the clauses of the largest excess at points [M, *shape], regardless of their region.  [M]"""
         with torch.no_grad():
             outputs = self.network(points).flatten(1)
         return (torch.einsum("csk,mk->mcs", self.coef.flatten(2), outputs) - self.offset).amax(2).amin(1)
 
 
 def problem_of(network: bounds.Network, prop: Property) -> Problem:
-    """A property on a network, its boxes and bounds rounded outward.
+    """The tensors of a property for a network, with boxes and bounds rounded outward.
 
-    Where the property relates outputs to inputs, the network is f beside its input: rows are of both, and bounded
-    together.  Raises UserError for more than LARGEST coefficients.
+    If the property relates outputs to inputs, the problem's network returns its output and its input, and rows
+    involve both.
+    Raises UserError for more than LARGEST coefficients, or for a box or coefficient that float32 or float64 cannot
+    hold.
     """
     network = beside_input(network) if prop.relational else network
     columns = prop.outputs + prop.inputs * prop.relational
@@ -157,7 +164,7 @@ def problem_of(network: bounds.Network, prop: Property) -> Problem:
 
 
 def _float(value: Fraction) -> float:
-    """The float64 nearest to a coefficient.  Raises UserError where there is none."""
+    """The float64 nearest to a coefficient. Raises UserError if there is none."""
     try:
         return float(value)
     except OverflowError as error:
@@ -165,7 +172,9 @@ def _float(value: Fraction) -> float:
 
 
 def box_region(lower: Tensor, upper: Tensor, network: bounds.Network) -> bounds.Linf:
-    """The region of boxes [G, n] for inputs of the network's shape, radii rounded up so that the boxes are inside."""
+    """The l∞ region of boxes [G, n] for inputs of the network's shape; radii are rounded up, so it contains the
+    boxes.
+    """
     centre = (lower / 2 + upper / 2).clamp(min=lower, max=upper)
     reach = torch.maximum(upper - centre, centre - lower)
     radius = torch.where(reach > 0, torch.nextafter(reach, torch.full_like(reach, torch.inf)), reach)

@@ -1,4 +1,4 @@
-"""What a search leaves behind, so that its proof can be written down and checked by others."""
+"""The record of a search, from which its proof can be written as a certificate."""
 
 from __future__ import annotations
 
@@ -7,45 +7,50 @@ from dataclasses import dataclass, field
 
 from certnas.bounds.extend import TargetAlphas
 from certnas.verifier.problem import Problem
-from certnas.verifier.relaxed import Choice, Split
+from certnas.verifier.relaxed import Choice, UnitSplit
 
-Note = Callable[[int, tuple[Split, ...], Choice | None], None]
-"""Told each subproblem that is proved: its clause, its splits, and the slopes and multipliers that prove it."""
+Note = Callable[[int, tuple[UnitSplit, ...], Choice | None], None]
+"""Receives each proved subproblem: its clause, its splits, and the slopes and multipliers that prove it."""
 BYTES_PER_SPLIT = 120
+"""The estimated memory of one recorded split."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A subproblem of a clause that was proved; choice: by which slopes and multipliers, None for CROWN's own."""
+    """A proved subproblem of a clause."""
 
-    splits: tuple[Split, ...]
+    splits: tuple[UnitSplit, ...]
+    """The splits that define the subproblem."""
     choice: Choice | None
+    """The slopes and multipliers that prove it; None for CROWN's own."""
 
 
 @dataclass
 class Proof:
-    """How each clause of `problem` was proved: by a method on its whole region, or by the leaves of a tree of splits.
-
-    slopes: of each region that alpha-crown was tried on, the slopes of its intermediate bounds.  most: bytes that the
-    leaves may take; where they would exceed it none are kept, and `complete` is false.  equal: whether some part was
-    proved by rational arithmetic alone, a strict inequality at its exact bound.
-    """
+    """How each clause of a problem was proved: by a method on its whole region, or by the leaves of a split tree."""
 
     problem: Problem
+    """The problem."""
     most: int
+    """The budget for leaves, in bytes; if they exceed it, no leaf is kept."""
     methods: dict[int, str] = field(default_factory=dict)
+    """The method that proved a clause on its whole region."""
     leaves: dict[int, list[Leaf]] = field(default_factory=dict)
+    """The proved subproblems of each clause that was split."""
     slopes: dict[int, TargetAlphas] = field(default_factory=dict)
+    """α-CROWN's slopes of the intermediate bounds, for each region on which it ran."""
     size: int = 0
+    """The estimated memory of the leaves so far, in bytes."""
     equal: bool = False
+    """Whether rational arithmetic alone proved some subproblem, a strict inequality at its exact bound."""
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was proved was kept."""
+        """Whether every proved subproblem was kept."""
         return self.size <= self.most
 
-    def note(self, clause: int, splits: tuple[Split, ...], choice: Choice | None) -> None:
-        """Keeps a leaf of a clause."""
+    def note(self, clause: int, splits: tuple[UnitSplit, ...], choice: Choice | None) -> None:
+        """Records a proved subproblem of a clause."""
         tensors = [] if choice is None else list(choice.tensors())
         self.size += sum(t.numel() * t.element_size() for t in tensors) + BYTES_PER_SPLIT * (1 + len(splits))
         if self.complete:

@@ -1,7 +1,8 @@
-"""Bounds of many subproblems at once: slopes α and split multipliers γ optimised together (β-CROWN, Wang et al. 2021).
+"""Bounds many subproblems at once and optimises slopes α and split multipliers γ together (β-CROWN, Wang et al.
+2021).
 
-A subproblem restricts some units z of nonlinear operands to z ≥ p or z ≤ p.  Its interval, met with the restriction,
-makes the relaxation tighter; what the restriction says beyond that enters by Lagrange: for any γ of the right sign
+A subproblem restricts some units z of nonlinear operands to z ≥ p or z ≤ p. The restriction narrows the unit's
+interval, which tightens the relaxation. A Lagrange multiplier adds the rest: for any γ of the right sign
 
     min {row·f : z ∈ [l, u]} ≥ min {row·f − γ·(z − bound)},   bound = l where γ ≥ 0, u where γ ≤ 0.
 """
@@ -29,32 +30,35 @@ from certnas.bounds.extend import (
 
 
 @dataclass(frozen=True)
-class Split:
-    """Unit `unit` (flat) of the operand of nonlinear node `node` is ≥ point (side 1) or ≤ point (side −1).
-
-    Where `node` is the graph's input, the unit is one of the input itself.
-    """
+class UnitSplit:
+    """A restriction of one unit: ≥ point on side 1, ≤ point on side −1."""
 
     node: str
+    """The nonlinear node whose operand has the unit; or the graph's input, whose own unit is split."""
     unit: int
+    """The flat index of the unit."""
     point: float
+    """The point of the split."""
     side: int
+    """1 for the part above the point, −1 for the part below."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What an optimiser chooses for R rows, of one subproblem or, with an axis before, of a batch.
+    """The optimised parameters of the bounds of R rows, for one subproblem or, with a leading axis, for a batch.
 
-    node_alphas: slopes [R, …] of each nonlinear node; multipliers [R, *operand] of split ones; mix [S]: softmax weights
-    of the row that is a convex combination of the S given ones (R = S + 1 where S > 1, otherwise there is none).
+    S given rows have R = S rows if S = 1; otherwise R = S + 1, and the last is a convex combination of the S rows.
     """
 
     node_alphas: Mapping[str, Alphas]
+    """The slopes [R, …] of each nonlinear node."""
     multipliers: Mapping[str, Tensor]
+    """The multipliers [R, *operand] of each split node."""
     mix: Tensor | None = None
+    """The softmax weights [S] of the combined row; None if there is none."""
 
     def tensors(self) -> Iterator[Tensor]:
-        """All of them, slopes first."""
+        """Yields all tensors: slopes, multipliers, and the mix."""
         for alphas in self.node_alphas.values():
             yield from alphas
         yield from self.multipliers.values()
@@ -62,7 +66,7 @@ class Choice:
             yield self.mix
 
     def rebuilt(self, tensors: Sequence[Tensor]) -> Choice:
-        """The same with other tensors, in the order of `tensors()`."""
+        """The same choice with other tensors, in the order of `tensors()`."""
         own = iter(tensors)
         node_alphas = {name: tuple(next(own) for _ in alphas) for name, alphas in self.node_alphas.items()}
         multipliers = {name: next(own) for name in self.multipliers}
@@ -71,23 +75,26 @@ class Choice:
 
 @dataclass(frozen=True)
 class Bounded:
-    """lower [B, R]; worst [B, *shape], where the linear bounds of all rows together are least; the choice of each."""
+    """The bounds of a batch of subproblems."""
 
     lower: Tensor
+    """The lower bound of each row, [B, R]."""
     worst: Tensor
+    """The point where the sum of the rows' linear bounds is least, [B, *shape]."""
     choices: list[Choice]
+    """The parameters that gave the bounds, for each subproblem."""
 
 
 @dataclass(frozen=True)
 class Pushed(Relaxation):
-    """A relaxation whose operand's restriction adds `extra` to its row and `const` to the bound.
-
-    seen: where the arriving coefficients are noted.
-    """
+    """A relaxation that also adds the Lagrange term of its operand's splits."""
 
     extra: Tensor | None = None
+    """The coefficients that are added to the operand's."""
     const: Tensor | None = None
+    """The constant that is added to the bound."""
     seen: list[Tensor] = field(default_factory=list)
+    """Collects the coefficients that arrive at the node."""
 
     def pull(self, coef: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         self.seen.append(coef)
@@ -97,17 +104,23 @@ class Pushed(Relaxation):
         return (pulled[0] + self.extra,), const + self.const
 
 
-class Batch:
-    """B subproblems of one network, each with S rows of its own: it is settled where any row is positive throughout.
+class SubproblemBatch:
+    """B subproblems of one network, each with S rows; a subproblem is proved if any row is positive on all of it.
 
-    Where S > 1 a row that mixes them is bounded, too: no point meets Σ λₛ·rowₛ ≤ 0 then, though each alone may be met.
+    If S > 1, a mixture of the rows is bounded as well. A point that satisfies all rows has Σ λₛ·rowₛ ≤ 0, so a
+    positive mixture proves the subproblem even if each row alone can be satisfied.
 
-    root: the bounds that hold before any split, of G boxes; group [B] the box of each subproblem; coef [B, S, *out],
-    offset [B, S].
+    root: the bound state before any split, over G boxes. group: the box of each subproblem, [B].
+    coef, offset: the rows [B, S, *out] and their offsets [B, S]. splits: the splits of each subproblem.
     """
 
     def __init__(
-        self, root: BoundState, group: Tensor, coef: Tensor, offset: Tensor, splits: Sequence[Sequence[Split]]
+        self,
+        root: BoundState,
+        group: Tensor,
+        coef: Tensor,
+        offset: Tensor,
+        splits: Sequence[Sequence[UnitSplit]],
     ) -> None:
         self.network = root.network
         self.coef, self.offset = coef, offset
@@ -121,8 +134,8 @@ class Batch:
         self.signs = self._restrict(splits)
         self.lost = undefined(self.state)
 
-    def _restrict(self, splits: Sequence[Sequence[Split]]) -> dict[str, Tensor]:
-        """Meets intervals with the splits; returns the sides that are split, [B, *operand] of −1, 0, 1."""
+    def _restrict(self, splits: Sequence[Sequence[UnitSplit]]) -> dict[str, Tensor]:
+        """Narrows the intervals by the splits; returns the sides that are split, [B, *operand] of −1, 0 and 1."""
         signs: dict[str, Tensor] = {}
         graph = self.network.graph
         for name in {split.node: None for own in splits for split in own}:
@@ -148,7 +161,7 @@ class Batch:
         return signs
 
     def start(self, choices: Sequence[Choice | None]) -> Choice:
-        """What to begin with: a parent's choice, or the default."""
+        """The initial parameters: those of the parent, or the default."""
         given = self.coef.shape[1]
         rows = given + (given > 1)
         node_alphas: dict[str, Alphas] = {}
@@ -177,7 +190,10 @@ class Batch:
     def bound(
         self, choice: Choice, region: bounds.Region, seen: dict[str, list[Tensor]] | None = None
     ) -> Tensor:
-        """Lower bounds of the excess for slopes in [0, 1], multipliers and mix of any value.  [B, R]"""
+        """Lower bounds of the excess, for slopes in [0, 1] and any multipliers and mix.  [B, R]
+
+        seen: if given, collects the coefficients that arrive at each node.
+        """
 
         def provide(name: str) -> Relaxation:
             plane = self.state.relaxation_at(name, choice.node_alphas[name])
@@ -197,7 +213,7 @@ class Batch:
         return without(self.lost, coef, found) - offset
 
     def _lagrange(self, name: str, multiplier: Tensor) -> tuple[Tensor, Tensor]:
-        """(−γ, Σ γ·bound) with γ ≥ 0 where z is split above, γ ≤ 0 where below, 0 elsewhere."""
+        """The terms −γ and Σ γ·bound, with γ ≥ 0 for units split above, γ ≤ 0 for units split below, 0 elsewhere."""
         (operand,) = self.network.graph.nodes[name].operands
         x, sign = self.state.intervals[operand], self.signs[name].unsqueeze(1)
         gamma = sign * torch.where(multiplier >= 0, multiplier, 0)  # clamp has no derivative at 0
@@ -212,11 +228,11 @@ class Batch:
         *,
         step: float = 0.1,
     ) -> Bounded:
-        """The best bound of each row over `iterations` steps of Adam; stops where every subproblem is proved.
+        """Optimises the parameters with Adam; returns the best bound of each row.
 
-        The step falls to a twentieth of `step`, which is in units of a slope, over the iterations.
-
-        needed [B]: what a row's bound must exceed.
+        iterations: the number of steps; the optimisation stops early when every subproblem is proved.
+        needed: the bound that proves each subproblem, [B].
+        step: the first step size, in units of a slope; it falls to a twentieth over the iterations.
         """
         choice = self.start(choices)
         leaves = [t.requires_grad_(iterations > 0) for t in choice.tensors()]
@@ -263,7 +279,7 @@ class Batch:
         return Bounded(best, worst, [choice.rebuilt(tensors) for tensors in own])
 
     def _keep(self, choice: Choice, leaves: list[Tensor], kept: list[Tensor], better: Tensor) -> None:
-        """Notes the tensors of the rows that are better than before; the mix goes with the last row."""
+        """Copies the parameters of the rows that improved; the mix belongs to the last row."""
         with torch.no_grad():
             for leaf, keep in zip(leaves, kept, strict=True):
                 rows = better[:, -1] if leaf is choice.mix else better
@@ -276,7 +292,7 @@ class Batch:
         return self.region.x - self.region.radii * slope.sign()
 
     def _scale(self, choice: Choice) -> dict[str, float]:
-        """How large the coefficients are that a multiplier meets."""
+        """The mean size of the coefficients that arrive at each split node."""
         if not choice.multipliers:
             return {}
         seen: dict[str, list[Tensor]] = {}

@@ -1,4 +1,4 @@
-"""All stages for one problem: attacks, bounds from the cheapest on, and branch and bound."""
+"""Runs all stages on one problem: attacks, bounds from the cheapest on, and branch and bound."""
 
 from __future__ import annotations
 
@@ -17,48 +17,55 @@ from certnas.verifier.exact import Equal
 from certnas.verifier.input_split import FEW_INPUTS, InputSplitting, free_inputs
 from certnas.verifier.problem import Problem
 from certnas.verifier.proof import Proof
-from certnas.verifier.relaxed import Choice, Split
-from certnas.verifier.verdict import Step
+from certnas.verifier.relaxed import Choice, UnitSplit
+from certnas.verifier.verdict import VerificationProgress
 
 CHEAP: dict[str, bounds.Method] = {"ibp": bounds.IBP(), "crown-ibp": bounds.CrownIBP()}
-"""What is tried before crown, cheapest first."""
+"""The methods that run before CROWN, the cheapest first."""
 ROOT_SHARE, ROOT_ITERATIONS, ROOT_COST = 0.3, 40, 10.0
-"""alpha-crown at the root: the share of the remaining time it may take, its iterations, and how many times a crown
-pass one iteration costs."""
+"""α-CROWN before branching: its share of the remaining time, its iterations, and the cost of one iteration in CROWN
+passes.
+"""
 UNLIMITED = 600.0
-"""The seconds that alpha-crown's share is taken of where there is no time limit."""
+"""The seconds of which α-CROWN gets its share if there is no time limit."""
 
 
 @dataclass
 class Search:
-    """The state of one search: the clauses still open, what is proved of them.
-
-    met: told points [M, *shape] that may be counterexamples, says whether to stop; attack: the same for an attack on
-    the present problem, by its name.  proof: where to keep how each clause was proved.  equal: settles in rational
-    arithmetic what a strict inequality at its exact bound leaves open.
-    """
+    """One search over the clauses of a problem."""
 
     problem: Problem
+    """The problem of the clauses that are still open."""
     deadline: Deadline
+    """The time limit."""
     memory: int
-    met: Callable[[Tensor], bool]
+    """The memory budget, in bytes."""
+    judge: Callable[[Tensor], bool]
+    """Receives points [M, *shape] that may be counterexamples; returns whether to stop."""
     attack: Callable[[Problem, str], bool]
-    progress: Callable[[Step], None] | None = None
+    """Runs the attack of that name on a problem; returns whether to stop."""
+    progress: Callable[[VerificationProgress], None] | None = None
+    """Receives the progress."""
     proof: Proof | None = None
+    """Records how each clause was proved; None to record nothing."""
     equal: Equal | None = None
+    """Decides in rational arithmetic a strict inequality at its exact bound; None if there is none."""
     stage: str = "start"
+    """The present stage."""
     state: State = field(init=False)
+    """The progress of the open clauses."""
     root: BoundState | None = None
+    """CROWN's bound state before any split; None before CROWN ran."""
 
     def __post_init__(self) -> None:
         self.state = State(dict.fromkeys(range(len(self.problem)), -math.inf))
-        self.clauses = list(range(len(self.problem)))  # of the problem at the start, those still open
+        self.clauses = list(range(len(self.problem)))  # the open clauses, as indices in the first problem
         self.groups = list(range(len(self.problem.region.x)))
 
     def go(self) -> None:
-        """All stages, until nothing is open, a counterexample is met, or there is no more to try.
+        """Runs all stages until no clause is open, a counterexample is found, or no stage is left.
 
-        Raises OutOfTime, or MemoryError where open subproblems exceed the budget; `state` then says what is proved.
+        Raises OutOfTime, or MemoryError if open subproblems exceed the budget. `state` then holds the proved bounds.
         """
         if self._attacked("quick"):
             return
@@ -77,14 +84,14 @@ class Search:
         if self.problem.region.is_box and free_inputs(self.problem) <= FEW_INPUTS:
             self._tell("input splitting")
             InputSplitting(self.problem, self.memory, self._note, self._equal_on).search(
-                self.deadline, self.state, lambda: self._tell(self.stage), self.met
+                self.deadline, self.state, lambda: self._tell(self.stage), self.judge
             )
             return
         starts = self._alpha(seconds)
         if self.state.left:
             self._tell("branch and bound")
             Branching(self.problem, self.root, self.memory, self._note).search(
-                starts, self.deadline, self.state, lambda: self._tell(self.stage), self.met
+                starts, self.deadline, self.state, lambda: self._tell(self.stage), self.judge
             )
 
     def _tell(self, stage: str) -> None:
@@ -92,7 +99,7 @@ class Search:
         self.deadline.check()
         if self.progress is not None:
             state = self.state
-            self.progress(Step(stage, state.left, state.bound, state.open, state.done))
+            self.progress(VerificationProgress(stage, state.left, state.bound, state.open, state.done))
 
     def _attacked(self, name: str) -> bool:
         self._tell("attack")
@@ -111,7 +118,7 @@ class Search:
             )
 
     def _settled(self, lower: Tensor) -> bool:
-        """Takes note of lower bounds [G, R] of the problem's rows; whether no clause is left open."""
+        """Applies lower bounds [G, R] of the problem's rows; returns whether no clause is left open."""
         before = self.state.lower
         excess = self.problem.excess(lower)
         best = excess.nan_to_num(nan=-torch.inf).amax(1).tolist()
@@ -123,7 +130,7 @@ class Search:
         return self._left(left)
 
     def _left(self, left: list[int]) -> bool:
-        """Goes on with these clauses of the present problem; whether there are none."""
+        """Restricts the problem to the clauses `left`; returns whether there are none."""
         self.clauses = [self.clauses[c] for c in left]
         if left:
             self.problem, groups = self.problem.only(left)
@@ -133,7 +140,7 @@ class Search:
         return not left
 
     def _equal(self) -> bool:
-        """Settles clauses over the whole of their boxes in rational arithmetic; whether no clause is left open."""
+        """Decides clauses over their whole boxes in rational arithmetic; returns whether no clause is left open."""
         if self.equal is None:
             return False
         box = self.problem.region.box()
@@ -146,7 +153,7 @@ class Search:
         return self._left(left)
 
     def _equal_on(self, clause: int, lower: Tensor, upper: Tensor, bound: float) -> bool:
-        """Whether rational arithmetic settles a clause of the present problem in a box [n] where `bound` is proved."""
+        """Whether rational arithmetic proves a clause in a box [n] with float64 lower bound `bound`."""
         if self.equal is None or not bound > -float(self.problem.needed[clause]):
             return False
         settled = self.equal(self.clauses[clause], lower, upper)
@@ -154,21 +161,21 @@ class Search:
             self.proof.equal = True
         return settled
 
-    def _note(self, clause: int, splits: tuple[Split, ...], choice: Choice | None) -> None:
-        """Keeps a proved subproblem of the present problem."""
+    def _note(self, clause: int, splits: tuple[UnitSplit, ...], choice: Choice | None) -> None:
+        """Records a proved subproblem of the present problem."""
         if self.proof is not None:
             self.proof.note(self.clauses[clause], splits, choice)
 
     def _narrowed(self, root: BoundState, groups: Tensor) -> BoundState:
-        """The same for some regions, knowing the bounds of what nonlinear operators read and nothing derived."""
+        """The bound state of some regions, with the bounds of nonlinear operands and nothing derived from them."""
         found = self._bound_state()
         found.give({name: root.interval(name).at(groups) for name in root.facts.readers})
         return found
 
     def _alpha(self, seconds: float) -> list[Choice | None]:
-        """Bounds by alpha-crown if they fit into their share of the time; where each clause's optimiser stands.
+        """Runs α-CROWN if it fits into its share of the time; returns the optimised parameters of each open clause.
 
-        seconds: what a pass of crown took.
+        seconds: the time of one CROWN pass.
         """
         share = ROOT_SHARE * min(self.deadline.left, UNLIMITED)
         iterations = min(ROOT_ITERATIONS, int(share / (ROOT_COST * max(seconds, 1e-3))))
@@ -188,7 +195,7 @@ class Search:
             own = [
                 *range(first, first + width),
                 *([first] if width > 1 else []),
-            ]  # the mixed row like the first
+            ]  # the mixed row starts like the first
             chosen = {
                 name: tuple(t[g, own].to(torch.float32) for t in alphas) for name, alphas in slopes.items()
             }

@@ -1,4 +1,4 @@
-"""S-expressions with line numbers, read within limits that no file can exceed."""
+"""Reads S-expressions with line numbers, within limits on their size."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ TOKEN = re.compile(r"[()]|[^\s()]+")
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """A word and the line it stands on."""
+    """A word."""
 
     text: str
+    """The word itself."""
     line: int
+    """The line of the word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A parenthesised list and the line it begins on."""
+    """A parenthesised list."""
 
     items: tuple[Expression, ...]
+    """The expressions of the list."""
     line: int
+    """The line on which the list begins."""
 
     @property
     def head(self) -> str:
-        """The first word; empty where there is none."""
+        """The first word; empty if there is none."""
         first = self.items[0] if self.items else None
         return first.text if isinstance(first, Atom) else ""
 
@@ -44,9 +48,9 @@ Expression = Atom | Form
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, unpacked where its name ends in .gz.
+    """The text of a file; a file whose name ends in .gz is unpacked.
 
-    Raises UserError for one that cannot be read, is no text, or is larger than LARGEST_FILE unpacked.
+    Raises UserError for a file that cannot be read, is not UTF-8 text, or is larger than LARGEST_FILE unpacked.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -59,13 +63,13 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is no text: byte {error.start} is not UTF-8") from error
+        raise UserError(f"'{path}' is not text: byte {error.start} is not UTF-8") from error
 
 
 def parse(text: str, where: str) -> Iterator[Form]:
-    """The top-level forms in order; `;` begins a comment.
+    """Yields the top-level lists in order; `;` begins a comment.
 
-    Raises UserError, naming `where` and the line, for anything that is not a balanced list of them.
+    Raises UserError, which states `where` and the line, for anything but balanced lists.
     """
     stack: list[tuple[list[Expression], int]] = []
     tokens = 0

@@ -1,4 +1,4 @@
-"""The network that a property speaks of: traced for the bounds, and as it will be run."""
+"""The network of a property: traced for bounds, and as it will be run."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from certnas.verifier.property import Property
 from certnas.verifier.verification import network_of
 
 BOXES, CORNERS = 4, 2
-"""Of a property, at how many of its boxes the network is tried, and at how many corners of each."""
+"""At how many boxes of a property trace and network are compared, and at how many corners of each."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """module: the network; network: the same in float64, for bounds; replay: inputs [n] float32 to outputs [m], None
-    for the network in float64."""
+    """A network that is to be verified."""
 
     module: nn.Module
+    """The network."""
     network: bounds.Network
+    """The traced network in float64, for bounds."""
     replay: Replay | None
+    """Runs the network as it will be deployed: inputs [n] float32 to outputs [m]; None for the traced network."""
 
     def check(self, prop: Property) -> None:
-        """Compares module, trace and file at points of the property's boxes, where these are of the network's inputs.
+        """Compares module, trace and file at points of the property's boxes, if the numbers of inputs agree.
 
-        Raises UserError, which names the node, where they differ.
+        Raises UserError, which names the node, if they differ.
         """
         shape = self.network.graph.input_shape
         boxes = list(dict.fromkeys(clause.box for clause in prop.clauses))
@@ -51,16 +53,17 @@ class Subject:
 
 
 def is_onnx(source: str) -> bool:
-    """Whether a network is stored as ONNX."""
+    """Whether a network is stored as ONNX, by its file name."""
     return source.endswith((".onnx", ".onnx.gz"))
 
 
 def open_onnx(path: Path, *, output: str | None = None, inputs: int | None = None) -> Subject:
-    """An ONNX file exactly as it is stored, its inputs in its own layout; counterexamples run in onnxruntime.
+    """Opens an ONNX file as it is stored, with inputs in its own layout; counterexamples are replayed in onnxruntime.
 
-    output, inputs: as `import_onnx` takes them.  Raises UserError for what cannot be read, followed or reproduced.
+    output, inputs: the arguments of `import_onnx`.
+    Raises UserError for a file that cannot be read, imported or reproduced.
     """
-    import onnx  # here: both load slowly
+    import onnx  # imported here because both load slowly
     import onnxruntime
 
     from certnas.models.formats.onnx import import_onnx
@@ -93,5 +96,5 @@ def open_onnx(path: Path, *, output: str | None = None, inputs: int | None = Non
 
 
 def of_opened(model: OpenedModel) -> Subject:
-    """Any other network that certnas opens; X_i are its input images in their flattened order."""
+    """The subject of any other network that certnas opens; X_i are its inputs in flattened order."""
     return Subject(model.module, network_of(model.module, model.input_shape), None)

@@ -1,4 +1,4 @@
-"""Certified radii raised towards the attacked ones by branch and bound."""
+"""Raises certified radii towards the attacked radii by branch and bound."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from certnas.verifier.verification import LEAST_MEMORY
 
 BRANCHED = "branch and bound"
 SHARE = 0.5
-"""How much of an image's remaining time one radius may take."""
+"""The share of an image's remaining time that one radius may take."""
 GROWTH = 1.5
-"""The next radius to try where no attack bounds it from above."""
+"""The factor to the next radius if no attack bounds it from above."""
 
 
 def tighten(
@@ -45,15 +45,25 @@ def tighten(
     progress: Callable[[int, float, float], None] | None = None,
     proved: Callable[[int, Proof], None] | None = None,
 ) -> Certificates:
-    """The certificates of images x [N, *shape], y [N], `radius_lower` raised as far as `timeout` seconds each allow.
+    """Raises `radius_lower` of certificates by branch and bound, as far as the time limit allows.
 
-    Every radius is proved as `certify` proves it, in float64 with its margin, at exactly that radius, by the cascade
-    of `verify`: for every x' of the ball (and `clip`), f_y(x') > f_j(x') for all targets j.
-    The radii `at`, and eps_max, are tried before others that lie between the same ends.
-    An image is done where lower ≥ upper · (1 − tol).  `progress(image, lower, upper)` after each radius tried;
-    `proved(image, proof)` for each raised one, at its last radius.
-    network: `network_of(model, shape)`; clip, targets, eps_max, at and seed as `certify` was given them.  Raises
-    UserError for a count that differs.
+    Every radius is proved as by `certify`, in float64 with its margin at exactly that radius, by the stages of
+    `verify`: for every x' of the ball (and `clip`), f_y(x') > f_j(x') for all target classes j. An image is finished
+    when lower ≥ upper · (1 − tol).
+
+    network: the result of `network_of(model, shape)`.
+    x, y: images [N, *shape] and labels [N].
+    certificates: the certificates of these images.
+    timeout: the time limit of each image, in seconds.
+    clip, targets, eps_max, seed: the arguments that `certify` was called with; eps_max is in input units.
+    at: radii that are tried, like eps_max, before others between the same ends.
+    tol: the relative gap between certified and attacked radius at which an image is finished.
+    memory: the budget in bytes.
+    progress: is called as progress(image, lower, upper) after each radius.
+    proved: is called as proved(image, proof) for each image whose radius was raised, with the proof of the last
+        radius.
+
+    Returns the certificates with raised radii. Raises UserError if the numbers of images differ.
     """
     if not len(certificates) == len(x) == len(y):
         raise UserError(f"tighten: {len(certificates)} certificates for {len(x)} images and {len(y)} labels")
@@ -90,7 +100,7 @@ def tighten(
 
 
 def _silent(image: int, lower: float, upper: float) -> None:
-    """Tells nobody."""
+    """Ignores the progress."""
 
 
 def _raised(
@@ -103,9 +113,10 @@ def _raised(
     deadline: Deadline,
     tell: Callable[[float, float], None],
 ) -> tuple[float, Proof | None]:
-    """The largest radius proved from ends[0], proved already, to ends[1]: bisected, each within a share of the time.
+    """The largest proved radius between ends[0], which is proved already, and ends[1], and its proof.
 
-    Radii asked for that lie between the ends are tried before others, the middle one first.
+    The radii are bisected, each within a share of the remaining time. Radii in `asked` that lie between the ends are
+    tried first, starting with the middle one.
     """
     (lower, upper), last, left = ends, None, sorted({eps for eps in asked if ends[0] < eps <= ends[1]})
     while deadline.left > 0 and (left or lower < upper * (1 - tol)):
@@ -127,16 +138,23 @@ def _raised(
 
 @dataclass(frozen=True)
 class _Question:
-    """Whether rows are positive throughout a ball of some norm; kept: with how each subproblem was proved."""
+    """Proves that rows are positive on a ball around an image."""
 
     network: bounds.Network
+    """The network in float64."""
     norm: type[bounds.Region]
+    """The kind of ball."""
     clip: Box | None
+    """The lower and upper limit of every input; None for no box."""
     memory: int | None
+    """The memory budget in bytes; None for a share of the free memory."""
     kept: bool
+    """Whether the proof records every subproblem."""
 
     def proved(self, x: Tensor, rows: Tensor, radius: float, seconds: float | None) -> Proof | None:
-        """The proof that every row [S, K] is positive on the ball round x [1, *shape], if there is one."""
+        """The proof that every row [S, K] is positive on the ball around x [1, *shape]; None if none is found in
+        time.
+        """
         box = {} if self.clip is None else {"lower": self.clip[0], "upper": self.clip[1]}
         region = self.norm(x, radius, **box)
         coef = rows.unsqueeze(1)
@@ -150,10 +168,10 @@ class _Question:
         deadline = Deadline(seconds)
 
         def refuted(points: Tensor) -> bool:
-            """Whether a point of the ball itself is a counterexample."""
+            """Whether a point of the ball is a counterexample."""
             inside = points if self.clip is None else points.clamp(*self.clip)
             length = torch.linalg.vector_norm((inside - x).flatten(1), self.norm.p, dim=1)
-            return bool(((length <= radius) & (search.problem.met_at(inside) <= 0)).any())
+            return bool(((length <= radius) & (search.problem.least_excess(inside) <= 0)).any())
 
         memory = self.memory or max(free_memory(self.network.device) // 4, LEAST_MEMORY)
         proof = Proof(problem, memory if self.kept else 0)

@@ -1,4 +1,4 @@
-"""One property of one network: attacked, bounded by the cheapest method that proves it, then branched."""
+"""Verifies one property of one network."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ from certnas import bounds
 from certnas.bounds.extend import free_memory
 from certnas.errors import UserError
 from certnas.faithful import Faithful, dtype_of, points_within
-from certnas.verifier.attack import DESCENTS, Judge, Replay, attack
+from certnas.verifier.attack import DESCENTS, CounterexampleJudge, Replay, attack
 from certnas.verifier.deadline import Deadline, OutOfTime
 from certnas.verifier.exact import equal_bounds
 from certnas.verifier.problem import Problem, problem_of
 from certnas.verifier.proof import Proof
 from certnas.verifier.property import Property
 from certnas.verifier.search import Search
-from certnas.verifier.verdict import SAT, TIMEOUT, UNKNOWN, UNSAT, Counterexample, Step, Verdict
+from certnas.verifier.verdict import (
+    SAT,
+    TIMEOUT,
+    UNKNOWN,
+    UNSAT,
+    Counterexample,
+    Verdict,
+    VerificationProgress,
+)
 
 LEAST_MEMORY = 1 << 26
+"""The smallest default memory budget, in bytes."""
 
 
 def share_of_memory(workers: int) -> int | None:
-    """The memory for each of several processes of this machine that verify at a time; None for one: it sees itself."""
+    """The memory for each of several processes that verify on this machine, in bytes; None for one process, which
+    decides itself.
+    """
     free = free_memory(torch.device("cpu"))
     return None if workers == 1 else max(free // (4 * workers), LEAST_MEMORY)
 
@@ -34,10 +45,12 @@ def share_of_memory(workers: int) -> int | None:
 def network_of(
     model: nn.Module, shape: tuple[int, ...], box: tuple[Tensor, Tensor] | None = None
 ) -> bounds.Network:
-    """The model, in evaluation mode on inputs [N, *shape], as `verify` takes it: traced, in float64.
+    """Traces a model in evaluation mode for `verify`, in float64.
 
-    box: lower and upper [*shape] of the inputs that will be asked about, [0, 1] by default; trace and model are
-    compared at points of it.  Raises bounds.UnsupportedOp, and UserError where the trace is not the model.
+    model: maps inputs [N, *shape] to outputs. shape: the shape of one input.
+    box: the lower and upper limit [*shape] of the inputs that will be verified, [0, 1] by default. Trace and model
+        are compared at points of the box.
+    Raises bounds.UnsupportedOp for an operator without a rule, and UserError if the trace differs from the model.
     """
     graph = bounds.trace(model, torch.zeros(1, *shape, dtype=dtype_of(model, torch.float32)))
     bounds.check(graph)
@@ -55,29 +68,35 @@ def verify(
     memory: int | None = None,
     seed: int = 0,
     proof: bool = False,
-    progress: Callable[[Step], None] | None = None,
+    progress: Callable[[VerificationProgress], None] | None = None,
 ) -> Verdict:
-    """Whether any input of the property's boxes gives outputs that meet its constraints.
+    """Decides whether any input of the property's boxes gives outputs that satisfy its constraints.
 
-    `unsat`: for every clause and every x of its box, bounded outward to float64, some constraint's excess
-    Σ coef·f(x) − bound is above PROOF_MARGIN · (1 + its scale) for the network f in float64; or, where a constraint is
-    strict, shown in rational arithmetic to be at least 0.  `sat`: a float32 input
-    at which `replay` gives outputs that meet a clause in exact arithmetic.
+    `unsat`: for every clause and every x of its box, rounded outward to float64, some constraint's excess Σ coef·f(x)
+    − bound is above PROOF_MARGIN · (1 + its scale), for the network f in float64. For a strict constraint, rational
+    arithmetic may prove instead that the excess is at least 0.
+    `sat`: at some float32 input, `replay` gives outputs that satisfy a clause in exact arithmetic.
 
-    network: `network_of(model, shape)`; X_i are its inputs in flattened order, Y_j its outputs.  replay: inputs [n]
-    float32 to outputs [m], the network as it will be run; the network in float64 where None.  timeout in seconds,
-    memory in bytes for the coefficients of a batch (None: a quarter of what is free).  Ctrl-C ends the search as
-    the timeout does.  proof: whether an `unsat` comes with what `certnas.proofs` writes down as a certificate, in as
-    much memory again.  Raises UserError where property and network do not fit.
+    network: the result of `network_of(model, shape)`; X_i are its inputs in flattened order, Y_j its outputs.
+    prop: the property.
+    replay: maps inputs [n] float32 to outputs [m], the network as it will be run; the network in float64 if None.
+    timeout: the time limit in seconds; None for no limit.
+    memory: the budget for the coefficients of a batch, in bytes; a quarter of the free memory if None.
+    seed: the seed of the attacks.
+    proof: whether to record an `unsat` so that `certnas.proofs` can write a certificate; this needs as much memory
+        again.
+    progress: receives the progress.
+
+    Returns the verdict. Ctrl-C ends the search like the timeout. Raises UserError if property and network do not fit.
     """
     deadline = Deadline(timeout)
     _check_sizes(network, prop)
-    judge = Judge(prop, replay or _in_double(network))
+    judge = CounterexampleJudge(prop, replay or _in_double(network))
     found: list[Counterexample] = []
 
-    def met(points: Tensor) -> bool:
+    def refuted(points: Tensor) -> bool:
         assert search is not None
-        worst = search.problem.met_at(points)
+        worst = search.problem.least_excess(points)
         near = worst <= 0
         if bool(near.any()):
             best = judge(points[near][worst[near].argsort()[:4]])
@@ -108,7 +127,7 @@ def verify(
             problem = problem_of(network, prop)
             kept = Proof(problem, room) if proof else None
             equal = equal_bounds(problem.network, prop)
-            search = Search(problem, deadline, room, met, attacked, progress, kept, equal)
+            search = Search(problem, deadline, room, refuted, attacked, progress, kept, equal)
             search.go()
     except OutOfTime:
         return verdict(TIMEOUT)
@@ -132,7 +151,7 @@ def _check_sizes(network: bounds.Network, prop: Property) -> None:
         ("inputs", prop.input_shape, network.graph.input_shape),
         ("outputs", prop.output_shape, network.graph.output_shape),
     ):
-        # sizes of 1, or one list of all, leave the order of the elements as it is
+        # axes of size 1, and flattening to one axis, do not change the order of the elements
         said, has = ([size for size in shape or () if size != 1] for shape in (declared, own))
         if said != has and min(len(said), len(has)) > 1:
             raise UserError(

@@ -1,8 +1,8 @@
-"""VNN-LIB 1.0: a strict reader of the properties that the competitions of 2021 to 2024 use; 2.0 through `vnnlib2`.
+"""Reads properties in VNN-LIB 1.0, as the competitions of 2021 to 2024 use it, and in 2.0 through `vnnlib2`.
 
-Accepted: `declare-const` of X_i and Y_j as Real, and assertions of and, or, and comparisons of linear expressions of
-inputs and outputs; each input between two bounds, stated or implied.  Decimals are exact rationals; rounding, outward,
-comes only when floats are asked for.
+Accepted are `declare-const` of X_i and Y_j as Real, and assertions of and, or, and comparisons of linear expressions
+of inputs and outputs. Each input must have a lower and an upper bound, stated or implied. Decimals are read as exact
+rationals, which are rounded (outward) only when floats are requested.
 """
 
 from __future__ import annotations
@@ -19,24 +19,29 @@ from certnas.verifier.sexpr import Atom, Expression, Form, parse, read_text
 from certnas.verifier.vnnlib2 import is_version_2, read_query
 
 MOST_CLAUSES = 10_000
+"""The limits on the number of cases, of comparisons, and of the bits of a number."""
 MOST_ATOMS = 2_000_000
 MOST_BITS = 20_000
 ROUNDS = 4
-"""How often constraints on several inputs narrow the box, each time by what the others left of it."""
+"""How often constraints on several inputs narrow the box; each round starts from the box of the previous one."""
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 VARIABLE = re.compile(r"([XY])_(0|[1-9]\d{0,8})", re.ASCII)
 COMPARISONS = {"<=": (1, False), "<": (1, True), ">=": (-1, False), ">": (-1, True)}
+"""Each comparison as the sign of its left side in linear ≤ 0, and whether it is strict."""
 Variable = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Σ terms[v]·v + constant."""
+    """The linear expression Σ terms[v]·v + constant."""
 
     terms: dict[Variable, Fraction]
+    """The coefficient of each variable."""
     constant: Fraction
+    """The constant."""
 
     def times(self, factor: Fraction) -> Linear:
+        """The expression times a factor."""
         return combined([self], [factor])
 
 
@@ -53,11 +58,14 @@ def combined(parts: Sequence[Linear], factors: Sequence[Fraction]) -> Linear:
 
 @dataclass(frozen=True)
 class Inequality:
-    """linear ≤ 0, or < 0 where strict, as asserted on a line."""
+    """The asserted inequality linear ≤ 0, or < 0 if strict."""
 
     linear: Linear
+    """The left side."""
     strict: bool
+    """Whether it is strict."""
     line: int
+    """The line of the assertion."""
 
 
 Conjunction = tuple[Inequality, ...]
@@ -65,24 +73,26 @@ ONE = Fraction(1)
 
 
 def read_vnnlib(path: Path) -> Property:
-    """The property that a .vnnlib or .vnnlib.gz file of version 1.0 or 2.0 states.
+    """Reads the property of a .vnnlib or .vnnlib.gz file, version 1.0 or 2.0.
 
-    Raises UserError, one line with the line number, for whatever is malformed, unbounded, contradictory or not of
-    the accepted form.
+    Raises UserError, one line with the line number, for text that is malformed, unbounded, contradictory or not
+    accepted.
     """
     return parse_vnnlib(read_text(path), f"'{path}'")
 
 
 def parse_vnnlib(text: str, where: str = "property") -> Property:
-    """The property that a text states; `where` names it in messages."""
+    """The property that a text states; `where` is its name in messages. Raises UserError as `read_vnnlib` does."""
     if not is_version_2(text):
-        return _Reader(where, "{}_{}".format).read(parse(text, where))
+        return _PropertyReader(where, "{}_{}".format).read(parse(text, where))
     query = read_query(text, where)
-    stated = _Reader(where, query.shown).read(query.forms())
+    stated = _PropertyReader(where, query.shown).read(query.forms())
     return replace(stated, input_shape=query.input.shape, output_shape=query.output.shape)
 
 
-class _Reader:
+class _PropertyReader:
+    """Builds one property from its top-level lists."""
+
     def __init__(self, where: str, shown: Callable[[str, int], str]) -> None:
         self.where, self.shown = where, shown
         self.declared: dict[Variable, int] = {}
@@ -125,12 +135,12 @@ class _Reader:
     # Formulas
 
     def cases(self, formula: Expression) -> list[Conjunction]:
-        """A formula as a disjunction of conjunctions."""
+        """The formula as a disjunction of conjunctions."""
         if isinstance(formula, Atom):
-            raise self.fail(formula.line, f"{formula.text[:40]!r} is no formula; expected and, or, <=, >=")
+            raise self.fail(formula.line, f"{formula.text[:40]!r} is not a formula; expected and, or, <=, >=")
         operands = formula.items[1:]
         if formula.head in ("and", "or") and not operands:
-            raise self.fail(formula.line, f"{formula.head} of nothing")
+            raise self.fail(formula.line, f"{formula.head} without operands")
         if formula.head == "or":
             found = [case for operand in operands for case in self.cases(operand)]
             if len(found) > MOST_CLAUSES:
@@ -150,7 +160,7 @@ class _Reader:
             return [(*self.comparison(formula, 1, False), *self.comparison(formula, -1, False))]
         if formula.head not in COMPARISONS:
             raise self.fail(
-                formula.line, f"{formula.head or '()'!r} is no formula; accepted: and, or, <=, >=, <, >, ="
+                formula.line, f"{formula.head or '()'!r} is not a formula; accepted: and, or, <=, >=, <, >, ="
             )
         return [self.comparison(formula, *COMPARISONS[formula.head])]
 
@@ -175,7 +185,7 @@ class _Reader:
         head, operands = expression.head, [self.linear(item) for item in expression.items[1:]]
         if head not in ("+", "-", "*") or not operands:
             raise self.fail(
-                expression.line, f"{head or '()'!r} is no linear expression; accepted: +, -, * of operands"
+                expression.line, f"{head or '()'!r} is not a linear expression; accepted: +, -, * of operands"
             )
         if head == "+":
             return combined(operands, [ONE] * len(operands))
@@ -224,14 +234,14 @@ class _Reader:
             narrowed = [list(side) for side in sides] if own else sides
             constraints = shared + self.gather(case, narrowed)
             if not any(constraint.coef for constraint in constraints):
-                raise UserError(f"{self.where}: a case in which nothing is asserted of any output")
+                raise UserError(f"{self.where}: a case without a constraint on any output")
             box = self.box(narrowed, constraints) if own else common_box
             if box is not None:
                 clauses.append(Clause(box, constraints))
         return Property(inputs, outputs, tuple(clauses))
 
     def box(self, sides: list[list[Fraction | None]], constraints: tuple[Constraint, ...]) -> Box | None:
-        """The box that the sides and the constraints on inputs alone state; None where it holds no input."""
+        """The box that the sides and the constraints on inputs alone imply; None if it contains no input."""
         alone = [one for one in constraints if one.inputs and not one.coef]
         for _ in range(ROUNDS if alone else 0):
             for one in alone:
@@ -250,13 +260,13 @@ class _Reader:
         return len(indices)
 
     def kinds(self, inequality: Inequality) -> set[str]:
-        """Of what it speaks: X, Y or both."""
+        """The kinds of variables in an inequality: X, Y or both."""
         return {kind for kind, _ in inequality.linear.terms}
 
     def gather(
         self, inequalities: list[Inequality] | Conjunction, sides: list[list[Fraction | None]]
     ) -> tuple[Constraint, ...]:
-        """Narrows `sides` by bounds of single inputs; returns the constraints that say more."""
+        """Narrows `sides` by bounds of single inputs; returns the constraints that the sides do not express."""
         constraints = []
         for inequality in inequalities:
             terms, bound = inequality.linear.terms, -inequality.linear.constant
@@ -283,7 +293,9 @@ class _Reader:
 
 
 def narrow(constraint: Constraint, sides: list[list[Fraction | None]]) -> None:
-    """Moves sides [lower, upper] of inputs in to what Σ aᵢ·X_i ≤ bound leaves: aᵢ·X_i ≤ bound − the others' least."""
+    """Narrows sides [lower, upper] of inputs by Σ aᵢ·X_i ≤ bound: aᵢ·X_i is at most bound minus the minimum of the
+    others.
+    """
     least = [sides[i][int(a < 0)] for i, a in constraint.inputs]
     terms = [None if end is None else a * end for (_, a), end in zip(constraint.inputs, least, strict=True)]
     unknown = [place for place, term in enumerate(terms) if term is None]

@@ -1,7 +1,8 @@
-"""VNN-LIB 2.0: queries on one network of one input and one output, read by the package `vnnlib`.
+"""Reads VNN-LIB 2.0, queries on one network with one input and one output, with the package `vnnlib`.
 
-What it parses becomes forms of version 1.0, elements numbered in row-major order, so that limits, exact decimals and
-refusals are the same.  The package is native code without limits of its own: it sees only text that was tokenised.
+The parsed query is translated to version 1.0, with elements numbered in row-major order, so that limits, exact
+decimals and refusals are the same. The package is native code without limits of its own, so it only receives text
+that was tokenised before.
 """
 
 from __future__ import annotations
@@ -31,20 +32,24 @@ HEADS = {
     "And": "and", "Or": "or", "LessThan": "<", "LessEqual": "<=", "GreaterThan": ">", "GreaterEqual": ">=",
     "Equal": "=", "Plus": "+", "Minus": "-", "Negate": "-", "Multiply": "*",
 }  # fmt: skip
-"""A node's class in the package -> its name in version 1.0."""
+"""The version 1.0 name of each node class of the package."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A declared input or output: letter is X or Y, under which version 1.0 knows its elements."""
+    """A declared input or output."""
 
     letter: str
+    """X or Y, the name of its elements in version 1.0."""
     name: str
+    """The declared name."""
     shape: tuple[int, ...]
+    """The declared shape."""
     line: int
+    """The line of the declaration."""
 
     def shown(self, index: int) -> str:
-        """An element, counted in row-major order, as version 2.0 writes it."""
+        """The name in version 2.0 of an element with a row-major index."""
         places = []
         for size in reversed(self.shape):
             index, place = divmod(index, size)
@@ -52,6 +57,7 @@ class Tensor:
         return f"{self.name}[{','.join(reversed(places))}]" if places else self.name
 
     def forms(self) -> Iterator[Form]:
+        """Yields the declarations of the elements in version 1.0."""
         for i in range(prod(self.shape)):
             words = ("declare-const", f"{self.letter}_{i}", "Real")
             yield Form(tuple(Atom(word, self.line) for word in words), self.line)
@@ -59,14 +65,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Query:
-    """What a text of version 2.0 declares and asserts."""
+    """The declarations and assertions of a text in version 2.0."""
 
     input: Tensor
+    """The declared input."""
     output: Tensor
+    """The declared output."""
     assertions: tuple[Any, ...]
+    """The assertions, as nodes of the package."""
 
     def forms(self) -> Iterator[Form]:
-        """The same in version 1.0, form by form."""
+        """Yields the same query in version 1.0, list by list."""
         yield from self.input.forms()
         yield from self.output.forms()
         for assertion in self.assertions:
@@ -74,6 +83,7 @@ class Query:
             yield Form((Atom("assert", formula.line), formula), formula.line)
 
     def shown(self, letter: str, index: int) -> str:
+        """The name in version 2.0 of element `index` of X or Y."""
         return (self.input if letter == "X" else self.output).shown(index)
 
     def _expression(self, node: Any) -> Expression:
@@ -98,15 +108,15 @@ class Query:
 
 
 def is_version_2(text: str) -> bool:
-    """Whether a text begins as files of version 2.0 do."""
+    """Whether a text begins like a file of version 2.0."""
     return START.match(text) is not None
 
 
 def read_query(text: str, where: str) -> Query:
-    """The query that a text of version 2.0 states; `where` names it in messages.
+    """Reads the query of a text in version 2.0; `where` is its name in messages.
 
-    Raises UserError, one line, where the package is not installed, the text is malformed or larger than LARGEST_TEXT,
-    or it speaks of anything but one network with one input and one output of TYPES.
+    Raises UserError, one line, if the package is not installed, if the text is malformed or larger than LARGEST_TEXT,
+    or if it declares anything but one network with one input and one output of TYPES.
     """
     plain = COMMENT.sub("", text)
     if not VERSION.match(plain):
@@ -147,7 +157,9 @@ def _complaint(found: str) -> str:
 
 
 def _plainly_typed(text: str) -> str:
-    """The text in one type: version 1.0.2 of the package refuses 2 for a float32, and (* 2.0 Y[0]) for a Real Y."""
+    """The text with a single type: version 1.0.2 of the package refuses 2 for a float32, and (* 2.0 Y[0]) for a Real
+    Y.
+    """
     text = DECLARED.sub(lambda found: found[1] + "float32", text)
     return INTEGER.sub(lambda found: found[0] if found[0][0] == "[" else found[0] + ".0", text)
 
@@ -167,15 +179,15 @@ def _parsed(text: str, where: str) -> Any:
         raise UserError(f"{where}: a number that the package vnnlib cannot hold") from error
 
 
-def _reason(told: str) -> str:
+def _reason(message: str) -> str:
     """Where and why the package refuses a text: a syntax error, or the first of a list of errors in JSON."""
-    syntax = SYNTAX.match(told)
+    syntax = SYNTAX.match(message)
     if syntax is not None:
         return f", line {syntax[1]}: syntax error at {syntax[2][:80]!r}"
     try:
-        line, *said = (str(parse_json(told)["errors"][0][key]) for key in ("line", *SAID))
+        line, *said = (str(parse_json(message)["errors"][0][key]) for key in ("line", *SAID))
     except (KeyError, IndexError, TypeError, ValueError):
-        return f": {' '.join(told.split())[:200]}"
+        return f": {' '.join(message.split())[:200]}"
     return f", line {line}: {': '.join(' '.join(part.split())[:160] for part in said)}"
 
 

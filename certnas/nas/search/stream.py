@@ -11,7 +11,7 @@ from certnas.data.augmentation import Augmentation
 from certnas.errors import UserError
 from certnas.layout import laid_out
 from certnas.nas.search.config import SearchConfig
-from certnas.parallel import Processes
+from certnas.parallel import ProcessGroup
 from certnas.training.images import channel_statistics
 
 TRAIN, HELD_OUT = 0, 1
@@ -40,7 +40,7 @@ class Stream:
     batch_size: int
     augmentation: Augmentation
     fill: Tensor
-    processes: Processes
+    processes: ProcessGroup
     _epoch: int = -1
     _order: Tensor | None = None
 
@@ -69,7 +69,7 @@ def with_statistics(config: SearchConfig, data: Dataset) -> SearchConfig:
 
 
 def split(
-    config: SearchConfig, data: Dataset, device: torch.device, processes: Processes
+    config: SearchConfig, data: Dataset, device: torch.device, processes: ProcessGroup
 ) -> tuple[Stream, Stream]:
     """The images that train the weights and the held-out ones that the architecture is chosen on.
 

@@ -13,7 +13,7 @@ from certnas.nas.metrics import Metric
 from certnas.nas.search.config import SearchConfig
 from certnas.nas.search.stream import Stream
 from certnas.nas.space import SPACES, Genotype, SearchSpace, Supernet
-from certnas.parallel import Processes, share_batch_norm
+from certnas.parallel import ProcessGroup, share_batch_norm
 from certnas.runs import RunFolder
 
 
@@ -55,7 +55,7 @@ class Task:
     held_out: Stream
     classes: int
     device: torch.device
-    processes: Processes
+    processes: ProcessGroup
     folder: RunFolder | None = None
     progress: Callable[[Progress], None] | None = None
     checkpoint_every: int | None = None
