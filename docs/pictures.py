@@ -14,7 +14,9 @@ from rich.console import Console
 from cli.main import main
 
 DOCS = Path(__file__).parent
-FORMAT = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)  # without fonts that a browser would download
+FORMAT = re.sub(
+    r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL
+)  # a browser fetches no font
 COMMAND = ("certify", "--images", "20", "--out")
 
 
