@@ -289,7 +289,7 @@ def test_a_ball_outside_of_the_pixels_is_no_claim_about_pixels() -> None:
     assert not claim_of(whole).clipped
     for x, box in ((2.0, (1.25, 1.0)), (-1.0, (0.0, -0.25)), (1.25, (0.5, 1.0)), (0.5, (0.0, 0.75))):
         away = replace(inside, x=np.array([x]), box=(np.full(1, box[0]), np.full(1, box[1])))
-        with pytest.raises(Rejected, match="its area is not the ball"):
+        with pytest.raises(Rejected, match="its area is neither the ball"):
             claim_of(away)
 
 

@@ -66,7 +66,7 @@ def test_rows_that_compare_no_classes_are_rejected(name: str) -> None:
 
 
 def test_offsets_are_zero() -> None:
-    with pytest.raises(Rejected, match="do not say"):
+    with pytest.raises(Rejected, match="do not state"):
         claim(kept(offsets=np.array([[0.0], [1e-300]])))
     assert claim(kept(rows=ROWS[:1], offsets=np.zeros((1, 1)))).beaten == (0,)
 
@@ -96,7 +96,7 @@ def test_areas_are_balls_or_what_of_them_lies_in_the_unit_box() -> None:
         (low, np.array([down(np.array(1.0)), 0.875])),
         (low, down(high)),
     ):
-        with pytest.raises(Rejected, match="nor what of that lies"):
+        with pytest.raises(Rejected, match="nor the part of that ball"):
             claim(kept(eps=0.625, box=box))
     side = (np.array([-0.125, 0.0]), np.array([1.125, 0.875]))
     assert claim(kept(eps=0.625, box=side)).clipped is True, "one side of the ball and one of the box"
