@@ -24,7 +24,8 @@ from certnas.models.opened import OpenedModel
 from cli.main import main
 
 IMPORTED = (
-    "certnas.certifier.plots", "certnas.nas.search", "certnas.training", "certnas.verifier", "certnas.proofs",
+    "certnas.certifier.plots", "certnas.jobs.certify", "certnas.jobs.verify", "certnas.nas.search",
+    "certnas.training", "certnas.verifier", "certnas.proofs",
     "sklearn.datasets",
     "tensorboardX", "torch._dynamo", "torch.export", "onnxruntime",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How many rows are worked on at once."""
+"""The number of rows that one backward pass processes at a time, from a memory budget."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from torch.utils.checkpoint import checkpoint
 from .errors import InvalidInput, MemoryWarning, OutOfMemory
 
 Blocks = list[tuple[list[int], slice]]
-"""Of images, by their places, and of each the same rows."""
+"""Blocks of work: the indices of some images, and the slice of rows that is processed for each of them."""
 
 CACHE_COEFFICIENTS = 4_000_000
-"""On a CPU, chunks of about this many coefficients were fastest: larger ones leave the caches."""
+"""Number of coefficients in one block on a CPU.  Larger blocks leave the caches.  Chosen by hand on one machine."""
 CUDA_COEFFICIENTS = 256_000_000
-IDLE_COEFFICIENTS = 500_000
-"""What a block of images may have of rows that only fill it up; they cost what a block of its own would."""
+"""Number of coefficients in one block on a GPU.  Chosen by hand."""
+PADDING_COEFFICIENTS = 500_000
+"""Number of padding coefficients that a block may contain.  Processing them costs as much as one more block would.
+Chosen by hand.
+"""
 COPIES = 6
-"""Coefficients, their image under the operator in hand, slopes, and temporaries of the same size."""
+"""Tensors of one block's size that are alive at once: the coefficients, the result of the current operator, slopes and
+temporaries.
+"""
 LESS = "out of memory: going on with smaller blocks of rows, which give the same bounds in more time"
 
 
 @dataclass
 class MemoryBudget:
-    """coefficients: how many may be alive at once; held: how many turned out to fit, once memory ran out."""
+    """The number of coefficients that one backward pass may hold at once."""
 
     coefficients: int
-    held: int | None = field(default=None, init=False)
+    """The number of coefficients that may be alive at once."""
+    fitting: int | None = field(default=None, init=False)
+    """The number of coefficients that fitted after memory had run out; None as long as it has not."""
 
     def fitted(self, counts: Sequence[int], cost: int, work: Callable[[Blocks], Tensor]) -> Tensor:
-        """`work` on the blocks of `chunks`, and once more on half as large ones whenever memory runs out.
+        """Run `work` on the blocks of `chunks`, and again on blocks of half the size whenever memory runs out.
 
-        Issues a MemoryWarning the first time.  Raises OutOfMemory where it runs out on a single row.
+        counts: the number of rows of each image.  cost: the number of coefficients of one row.
+        Issues a MemoryWarning the first time.  Raises OutOfMemory if memory runs out on a single row.
         """
         while True:
             blocks = list(self.chunks(counts, cost))
@@ -46,85 +54,88 @@ class MemoryBudget:
             except RuntimeError as error:
                 if not ran_out(error):
                     raise
-            # here, where nothing refers to the tensors of the failed attempt any more
-            most = max(len(images) * (rows.stop - rows.start) for images, rows in blocks)
-            if most == 1:
+            # outside of the except clause, so that nothing refers to the tensors of the failed attempt
+            largest = max(len(images) * (rows.stop - rows.start) for images, rows in blocks)
+            if largest == 1:
                 raise OutOfMemory(
                     f"out of memory: one row needs about {cost * COPIES * 8 / 2**20:.1f} MiB and the device has less; "
                     "free some, give fewer images at a time, or take a cheaper method"
                 )
-            if self.held is None:
+            if self.fitting is None:
                 warnings.warn(LESS, MemoryWarning, stacklevel=2)
-            self.held = most * cost // 2
+            self.fitting = largest * cost // 2
             torch.cuda.empty_cache()
 
     def chunks(self, counts: Sequence[int], cost: int) -> Iterator[tuple[list[int], slice]]:
-        """Cut images of so many rows each into blocks (images, rows) of at most `coefficients` / `cost` rows,
-        and of `held` / `cost` or a single one.
+        """Cut the rows of all images into blocks (images, rows) that fit into the budget.
 
-        Images of like counts go together, for a block has as many rows of each of its images as of the first.
+        counts: the number of rows of each image.  cost: the number of coefficients of one row.
+        A block has the same rows of each of its images, so images with similar counts are grouped.  A block has at most
+        `coefficients` / `cost` rows and, once memory has run out, at most `fitting` / `cost` rows or a single one.
         Raises InvalidInput if not even one row fits.
         """
-        room = self.coefficients // cost
-        if room < 1:
+        capacity = self.coefficients // cost
+        if capacity < 1:
             raise InvalidInput(
                 f"memory: one row needs {cost * COPIES * 8 / 2**20:.1f} MiB and the budget holds less; "
                 "give a larger memory budget"
             )
-        if self.held is not None:
-            room = max(1, min(room, self.held // cost))
-        for images in _alike(counts, room, IDLE_COEFFICIENTS // cost):
+        if self.fitting is not None:
+            capacity = max(1, min(capacity, self.fitting // cost))
+        for images in _groups(counts, capacity, PADDING_COEFFICIENTS // cost):
             rows = counts[images[0]]
-            for first in range(0, rows, room):
-                yield images, slice(first, min(first + room, rows))
+            for first in range(0, rows, capacity):
+                yield images, slice(first, min(first + capacity, rows))
 
 
-def _alike(counts: Sequence[int], room: int, idle: int) -> Iterator[list[int]]:
-    """The images, most rows first, in groups of at most `room` rows, with no more than `idle` to fill them up."""
+def _groups(counts: Sequence[int], capacity: int, padding: int) -> Iterator[list[int]]:
+    """Group the images, those with most rows first, into groups of at most `capacity` rows, `padding` of them
+    padding.
+    """
     group: list[int] = []
-    wasted = 0
+    padded = 0
     for image in sorted(range(len(counts)), key=lambda image: -counts[image]):
         if group:
-            most = counts[group[0]]
-            wasted += most - counts[image]
-            if (len(group) + 1) * most > room or wasted > idle:
+            widest = counts[group[0]]
+            padded += widest - counts[image]
+            if (len(group) + 1) * widest > capacity or padded > padding:
                 yield group
-                group, wasted = [], 0
+                group, padded = [], 0
         group.append(image)
     if group:
         yield group
 
 
 def budget(memory: int | None, dtype: torch.dtype, device: torch.device) -> MemoryBudget:
-    """From a number of bytes, or, for None, from half of what is free on the device.
+    """Return the budget for a number of bytes; None stands for half of the free memory of the device.
 
-    The chunk never grows past what was measured fastest.
+    A block never exceeds the size that is fastest on the device.
     Raises InvalidInput for memory ≤ 0.
     """
     if memory is not None and memory <= 0:
         raise InvalidInput(f"memory: must be positive, got {memory} bytes")
     bytes_each = torch.finfo(dtype).bits // 8
-    given = memory if memory is not None else free_memory(device) // 2
+    available = memory if memory is not None else free_memory(device) // 2
     best = CUDA_COEFFICIENTS if device.type == "cuda" else CACHE_COEFFICIENTS
     floor = 0 if memory is not None else 1 << 16
-    return MemoryBudget(max(floor, min(best, given // (COPIES * bytes_each))))
+    return MemoryBudget(max(floor, min(best, available // (COPIES * bytes_each))))
 
 
-def recomputed(several: bool, block: Callable[..., Tensor], *which: Any) -> Tensor:
-    """`block(*which)`; of several blocks each is computed again in the backward pass of autograd."""
+def recomputed(several: bool, block: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Return `block(*arguments)`; autograd recomputes each of several blocks in its backward pass."""
     if several and torch.is_grad_enabled():
-        return checkpoint(block, *which, use_reentrant=False, preserve_rng_state=False)
-    return block(*which)
+        return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return block(*arguments)
 
 
 def ran_out(error: RuntimeError) -> bool:
-    """Whether an allocation failed, on a GPU or on the CPU."""
+    """Return whether an allocation failed, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes on the device, with what torch holds of a GPU's and does not use."""
+    """Return the free bytes of the device, including memory that torch has reserved on a GPU and does not use."""
     if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

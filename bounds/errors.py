@@ -1,25 +1,25 @@
-"""Everything that `bounds` refuses, it refuses by one of these."""
+"""The errors and warnings that `bounds` raises."""
 
 
 class BoundsError(ValueError):
-    """A bound that cannot be given; the message is one line: what, where, what is accepted."""
+    """A bound cannot be computed.  The message is one line: what is wrong, where, and what is accepted."""
 
 
 class UnsupportedOp(BoundsError):
-    """The network has an operator that no rule covers."""
+    """The network has an operator for which no rule is registered."""
 
 
 class InvalidInput(BoundsError):
-    """A region, a row or a parameter that makes no sense."""
+    """A region, a specification or a parameter makes no sense."""
 
 
 class ConstantOutput(InvalidInput):
-    """The network's output does not depend on its input: there is nothing to bound."""
+    """The network's output does not depend on its input, so there is nothing to bound."""
 
 
 class OutOfMemory(BoundsError, MemoryError):
-    """The device has no room for a bound, not even row by row; fewer images at a time may help."""
+    """The device has too little memory for a bound, even row by row.  Fewer images at a time may help."""
 
 
 class MemoryWarning(UserWarning):
-    """Memory ran out and work went on in smaller blocks: slower, with the same bounds."""
+    """Memory ran out and the work continues in smaller blocks, which takes longer and gives the same bounds."""

@@ -1,7 +1,8 @@
-"""What is built on the engine itself imports from here: methods, proofs, branch and bound, differentiable metrics.
+"""The interface for code that is built on the engine: methods, proofs, branch and bound, differentiable metrics.
 
-A user of bounds needs `bounds` alone.  A new operator is a record (`bounds.Affine` or `bounds.Nonlinear`) given to
-`bounds.register_operator`; a new method is a subclass of `bounds.Method` whose `lower` works on a `BoundState`.
+`bounds` alone is enough to compute bounds.  A new operator is a record (`bounds.Affine` or `bounds.Nonlinear`) that is
+given to `bounds.register_operator`.  A new method is a subclass of `bounds.Method`, whose `lower` works on a
+`BoundState`.
 """
 
 from .chunking import MemoryBudget, budget, free_memory

@@ -1,4 +1,4 @@
-"""The interval: a lower and an upper bound of every unit of one tensor."""
+"""Intervals: a lower and an upper bound of every unit of one tensor."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from .errors import BoundsError, InvalidInput
 
 
 class Interval:
-    """lower ≤ value ≤ upper, unit by unit.  All [N, *shape].
+    """Elementwise bounds lower ≤ value ≤ upper of one tensor.  lower, upper [N, *shape].
 
-    Held by its ends, or by centre and radius (`around`): then a radius keeps its own precision, down to the least
-    normal number, where as the difference of two ends it is lost below a rounding error of the centre.  What is not
-    held is computed where it is asked for.
+    An interval is stored by its ends, or by centre and radius (`around`).  A radius keeps its own precision, down to
+    the least normal number, whereas the difference of two ends loses it below a rounding error of the centre.  The
+    other representation is computed on request.
+    Raises InvalidInput if the shapes differ.
     """
 
     def __init__(
         self, lower: Tensor, upper: Tensor, *, center: Tensor | None = None, radius: Tensor | None = None
     ) -> None:
-        """center, radius: the same interval, where both are known more precisely than the ends say."""
+        """center, radius: the same interval, if both are known more precisely than the ends.  All [N, *shape]."""
         if lower.shape != upper.shape:
             raise InvalidInput(f"interval: lower has shape {list(lower.shape)}, upper {list(upper.shape)}")
         self._ends: tuple[Tensor, Tensor] | None = (lower, upper)
@@ -30,37 +31,41 @@ class Interval:
 
     @classmethod
     def around(cls, center: Tensor, radius: Tensor) -> Interval:
-        """center ± radius."""
+        """Return the interval center ± radius.  Both [N, *shape]."""
         interval = cls.__new__(cls)
         interval._ends, interval._ball = None, (center, radius)
         return interval
 
     @property
     def is_ball(self) -> bool:
-        """Whether it is held by centre and radius."""
+        """Whether the interval is stored by centre and radius."""
         return self._ball is not None
 
     @property
     def lower(self) -> Tensor:
+        """The lower bounds.  [N, *shape]"""
         return self.center - self.radius if self._ends is None else self._ends[0]
 
     @property
     def upper(self) -> Tensor:
+        """The upper bounds.  [N, *shape]"""
         return self.center + self.radius if self._ends is None else self._ends[1]
 
     @property
     def center(self) -> Tensor:
+        """The midpoints.  [N, *shape]"""
         return (self.lower + self.upper) / 2 if self._ball is None else self._ball[0]
 
     @property
     def radius(self) -> Tensor:
+        """Half of the widths.  [N, *shape]"""
         return (self.upper - self.lower) / 2 if self._ball is None else self._ball[1]
 
-    def known(self) -> Interval:
-        """The same with what overflow makes of a side read as "nothing known": −∞ below, +∞ above.
+    def overflow_as_infinite(self) -> Interval:
+        """Return the interval with every side that overflow has spoilt replaced by −∞ below or +∞ above.
 
-        That is NaN, +∞ below and −∞ above.  Every comparison with NaN is false, so a rule would take a unit of NaN
-        bounds for a settled one.
+        These sides are NaN, +∞ below and −∞ above.  Every comparison with NaN is false, so a rule would take a unit
+        with NaN bounds for a stable one.
         """
         if self._ends is None and self._ball is not None:
             center, radius = self._ball
@@ -78,19 +83,14 @@ class Interval:
         return iter((self.lower, self.upper))
 
     def intersect(self, other: Interval) -> Interval:
-        """Both hold, so the tighter of each side does.  Raises BoundsError where they exclude each other."""
+        """Return the intersection of two intervals that both hold.  Raises BoundsError if they exclude each other."""
         return Interval.between(
             torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
         )
 
     @classmethod
     def between(cls, lower: Tensor, upper: Tensor) -> Interval:
-        """The interval of two sides that were computed apart, or come from two intervals that both hold.
-
-        Rounding may cross two almost equal sides; each is then widened to the other.  The rounding allowed is the
-        square root of the precision, times 1 + the largest side.
-        Raises BoundsError where the sides cross by more: then one of them is no bound.
-        """
+        """Return the interval of two sides that were computed separately or come from two valid intervals."""
         crossed = lower > upper
         if not bool(crossed.any()):
             return cls(lower, upper)
@@ -101,17 +101,21 @@ class Interval:
             raise BoundsError(_CROSSED.format(float(gap.max())))
         return cls(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
-    def settled(self, where: Callable[[], str]) -> Interval:
-        """`known`, then `ordered`: by two reductions of the widths where they are finite and none is below 0."""
+    def checked(self, where: Callable[[], str]) -> Interval:
+        """Apply `overflow_as_infinite` and `ordered`.
+
+        Two reductions of the widths are enough if all are finite and none is negative.  where(): the name for the
+        error.
+        """
         width = self.upper - self.lower if self._ball is None else self._ball[1]
         if width.numel():
-            least, most = (float(end) for end in width.detach().aminmax())
-            if least >= 0 and isfinite(most) and (self._ball is None or _finite(self._ball[0])):
+            least, largest = (float(end) for end in width.detach().aminmax())
+            if least >= 0 and isfinite(largest) and (self._ball is None or _finite(self._ball[0])):
                 return self
-        return self.known().ordered(where())
+        return self.overflow_as_infinite().ordered(where())
 
     def ordered(self, where: str) -> Interval:
-        """The same.  Raises BoundsError, which says `where`, if a lower bound exceeds its upper bound."""
+        """Return the interval itself.  Raises BoundsError, which names `where`, if a lower bound exceeds its upper."""
         crossed = self.lower > self.upper if self._ball is None else self._ball[1] < 0
         if bool(crossed.any()):
             gap = (self.lower - self.upper)[crossed].max()
@@ -119,13 +123,15 @@ class Interval:
         return self
 
     def unsqueeze(self, dim: int) -> Interval:
+        """Return the interval with a new axis of size 1."""
         return Interval(self.lower.unsqueeze(dim), self.upper.unsqueeze(dim))
 
     def at(self, images: slice | Tensor) -> Interval:
-        """The same bounds for some of the images."""
+        """Return the bounds of some of the images."""
         return Interval(self.lower[images], self.upper[images])
 
     def detach(self) -> Interval:
+        """Return the interval as a constant of autograd."""
         return Interval(self.lower.detach(), self.upper.detach())
 
 
@@ -136,5 +142,7 @@ _CROSSED = (
 
 
 def _finite(*tensors: Tensor) -> bool:
-    """Whether every number surely is finite, by sums: one overflowing sum of finite numbers says no as well."""
+    """Return whether every number is finite, judged by sums.  It is False as well if a sum of finite numbers
+    overflows.
+    """
     return all(isfinite(float(tensor.detach().sum())) for tensor in tensors)

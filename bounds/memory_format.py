@@ -1,4 +1,4 @@
-"""Images in memory: rows of coefficients may have their channels last, and what meets them should lie the same way."""
+"""Memory formats: coefficients may be stored channels last, and tensors combined with them should be stored alike."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from torch import Tensor
 
 
 def fastest_last(x: Tensor) -> bool:
-    """Whether torch's convolutions are fastest on `x` with its channels last: on a CPU, in single precision."""
+    """Return whether torch's convolutions are fastest with the channels of `x` last: on a CPU, in single precision."""
     return x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def channels_last(rows: Tensor) -> bool:
-    """Whether [N, S, C, H, W] has its channels last in memory."""
+    """Return whether coefficients [N, S, C, H, W] are stored channels last."""
     return rows.dim() == 5 and rows.shape[2] > 1 and rows.stride(2) == 1 and not rows.is_contiguous()
 
 
 def like(rows: Tensor, image: Tensor) -> Tensor:
-    """`image` [N, *, C, H, W], laid out as the rows are."""
+    """Return `image` [N, *, C, H, W] in the memory format of the coefficients `rows`."""
     if not channels_last(rows) or image.dim() != 5 or image.stride(2) == 1:
         return image
     return image.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
 def flat(tensor: Tensor, lead: int) -> Tensor:
-    """All axes after the first `lead` as one, of size 1 where there are none."""
+    """Flatten all axes after the first `lead`; a tensor without such axes gets one of size 1."""
     return tensor.flatten(lead) if tensor.dim() > lead else tensor.unsqueeze(lead)
 
 
 def vectors(rows: Tensor, *images: Tensor) -> list[Tensor]:
-    """Rows [N, S, *shape] and images [N, *, *shape] as vectors, in the order in which the rows lie in memory."""
+    """Return coefficients [N, S, *shape] and images [N, *, *shape] as vectors in the order of their storage."""
     if not channels_last(rows):
         return [flat(tensor, 2) for tensor in (rows, *images)]
     return [tensor.movedim(2, -1).flatten(2) for tensor in (rows, *images)]

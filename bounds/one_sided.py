@@ -1,4 +1,4 @@
-"""One-sided bounds for units of which only the sign matters: the likelier side first, the other where it is needed."""
+"""One-sided bounds for units of which only the sign matters: the likelier side first, the other one if necessary."""
 
 from __future__ import annotations
 
@@ -13,65 +13,67 @@ from .memory_format import flat
 from .operators import rule_for
 from .region import Region
 
-PAYS = 0.5
-"""As long as the first side leaves no more than this part of the units open, fewer rows are worth two passes."""
+MOST_UNDECIDED = 0.5
+"""Largest share of undecided units after the first side for which two passes are worthwhile.  Chosen by hand."""
 
-Ask = Callable[[Tensor, Tensor, Sequence[int], bool], Tensor]
-"""(units [N, M], signs [N, M], how many each image needs, early stop) -> lower bounds of sign·unit [N, M]."""
+BoundSigned = Callable[[Tensor, Tensor, Sequence[int], bool], Tensor]
+"""Computes (units [N, M], signs [N, M], units needed per image, early stop) -> lower bounds of sign·unit [N, M]."""
 
 
 class OneSided:
     """Bounds the units of a tensor one side at a time.
 
-    A unit that is above zero at the centre of the region can be above zero all over it, but not below: whether it is
+    A unit that is positive at the centre of the region can be positive all over it, but not negative.  To decide this
     takes one row instead of two.
     """
 
     def __init__(self, network: Network, region: Region) -> None:
         self._network, self._region = network, region
         self._centre: dict[str, Tensor] = {}
-        self._left = 0.0
+        self._undecided_share = 0.0
 
     @property
-    def pays(self) -> bool:
-        """Whether the first side settled enough of the units that were asked about last."""
-        return self._left <= PAYS
+    def worthwhile(self) -> bool:
+        """Whether the first side decided enough units of the last tensor."""
+        return self._undecided_share <= MOST_UNDECIDED
 
     def bounds(
         self,
         target: str,
         units: Tensor,
-        known: Interval,
+        current: Interval,
         counts: Sequence[int],
-        ask: Ask,
+        bound_signed: BoundSigned,
     ) -> Interval:
-        """The bounds of units [N, M] of a tensor; a side that need not be known any more stays as `known` has it.
+        """Return the bounds of units [N, M] of a tensor.  A side that is not needed keeps its bound in `current`.
 
-        counts: how many of the M each image needs.
+        counts: the number of the M units that each image needs.
         """
         above = flat(self._at_centre(target), 1).gather(1, units) >= 0
-        first = ask(units, _signs(above, known), counts, True)
-        found = _told(known, above, first)
+        first = bound_signed(units, _signs(above, current), counts, True)
+        found = _with_side(current, above, first)
         needed = (
             torch.arange(units.shape[1], device=units.device)
             < torch.tensor(counts, device=units.device)[:, None]
         )
-        open_ = needed & ~(first.detach() >= 0)
-        left = open_.sum(1).tolist()
-        self._left = sum(left) / sum(counts)
-        if not max(left):
+        undecided = needed & ~(first.detach() >= 0)
+        undecided_counts = undecided.sum(1).tolist()
+        self._undecided_share = sum(undecided_counts) / sum(counts)
+        if not max(undecided_counts):
             return found
-        place = open_.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(left)]
-        part = Interval(found.lower.gather(1, place), found.upper.gather(1, place))
-        below, asked = ~above.gather(1, place), open_.gather(1, place)
-        second = ask(units.gather(1, place), _signs(below, known), left, False)
-        told = _told(part, below, second)
-        lower = torch.where(asked, told.lower, part.lower)
-        upper = torch.where(asked, told.upper, part.upper)
-        return Interval(found.lower.scatter(1, place, lower), found.upper.scatter(1, place, upper))
+        index = undecided.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[
+            :, : max(undecided_counts)
+        ]
+        part = Interval(found.lower.gather(1, index), found.upper.gather(1, index))
+        below, wanted = ~above.gather(1, index), undecided.gather(1, index)
+        second = bound_signed(units.gather(1, index), _signs(below, current), undecided_counts, False)
+        updated = _with_side(part, below, second)
+        lower = torch.where(wanted, updated.lower, part.lower)
+        upper = torch.where(wanted, updated.upper, part.upper)
+        return Interval(found.lower.scatter(1, index, lower), found.upper.scatter(1, index, upper))
 
     def mirrored(self, target: str, found: Interval) -> Interval:
-        """`found` with sides that were not asked for as far from the centre's value as the others are."""
+        """Return `found` with each side that was not computed as far from the centre's value as the other one."""
         centre = self._at_centre(target)
         above, below = found.lower > 0, found.upper < 0
         lower = torch.where(below, torch.maximum(found.lower, 2 * centre - found.upper), found.lower)
@@ -79,7 +81,7 @@ class OneSided:
         return Interval(lower, upper)
 
     def _at_centre(self, target: str) -> Tensor:
-        """The tensor's values at the region's centre.  [N, *shape]"""
+        """Return the tensor's values at the region's centre.  [N, *shape]"""
         network, region = self._network, self._region
         if not self._centre:
             with torch.no_grad():
@@ -92,21 +94,21 @@ class OneSided:
 
 
 def _signs(above: Tensor, like: Interval) -> Tensor:
-    """1 where above, −1 elsewhere."""
+    """Return 1 if above, −1 elsewhere."""
     return torch.where(above, 1.0, -1.0).to(like.lower)
 
 
-def _told(known: Interval, above: Tensor, least: Tensor) -> Interval:
-    """`known` with `least` for the lower side where above, with −`least` for the upper side elsewhere."""
-    return Interval(torch.where(above, least, known.lower), torch.where(above, known.upper, -least))
+def _with_side(current: Interval, above: Tensor, least: Tensor) -> Interval:
+    """Return `current` with `least` as the lower side if above, and −`least` as the upper side elsewhere."""
+    return Interval(torch.where(above, least, current.lower), torch.where(above, current.upper, -least))
 
 
-def signs_alone(known: Interval, found: Interval) -> Interval:
-    """`found` of units with zero inside; of others `known`, cut at zero.
+def signs_alone(current: Interval, found: Interval) -> Interval:
+    """Return `found` for units with zero inside; for the others `current`, cut at zero.
 
-    The bounds that a sign was read off depend on when that was; what they say of the sign does not.
+    The bounds that decided a sign depend on when it was decided; the sign does not.
     """
     above, below = found.lower >= 0, found.upper <= 0
-    lower = torch.where(above, known.lower.clamp(min=0), torch.where(below, known.lower, found.lower))
-    upper = torch.where(below, known.upper.clamp(max=0), torch.where(above, known.upper, found.upper))
+    lower = torch.where(above, current.lower.clamp(min=0), torch.where(below, current.lower, found.lower))
+    upper = torch.where(below, current.upper.clamp(max=0), torch.where(above, current.upper, found.upper))
     return Interval(lower, upper)

@@ -1,7 +1,7 @@
-"""Rows that start at single units, kept as windows (patches) for as long as these are smaller than the image.
+"""Patches: the coefficients of single units, kept on small windows as long as these are smaller than the image.
 
-A unit of a convolution sees a few positions of each tensor before it.  Its row is held as coefficients on that window
-alone; windows of all rows of a tensor have one size, and stand where their units do.
+A unit of a convolution depends on a few positions of each tensor before it.  Its linear form is stored as coefficients
+on that window alone.  The windows of all units of a tensor have the same size and are placed relative to the units.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from torch import Tensor
 
 from .graph import Call
 
-LARGEST = 0.7
-"""The part of an image from which on a window is no longer worth its borders."""
+LARGEST_SHARE = 0.7
+"""Largest window, as a share of the image, that is kept as a patch; larger ones become dense.  Chosen by hand."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where windows stand: at stride·unit + offset, `size` wide.  Each a pair (vertical, horizontal)."""
+    """The positions of all units' windows: stride·unit + offset.  Pairs are (vertical, horizontal)."""
 
     stride: tuple[int, int] = (1, 1)
+    """Distance between the windows of neighbouring units."""
     offset: tuple[int, int] = (0, 0)
+    """Position of the window of the unit at (0, 0)."""
     size: tuple[int, int] = (1, 1)
+    """Size of every window."""
 
     def through(self, stride: tuple[int, int], shift: tuple[int, int], span: tuple[int, int]) -> Grid:
-        """On the operand of an operator whose output at i reads its operand from stride·i + shift on, `span` far."""
+        """Return the grid on an operand, if output i reads `span` positions of it from stride·i + shift on."""
         (a, b), (c, d), (e, f) = self.stride, self.offset, self.size
         return Grid(
             (a * stride[0], b * stride[1]),
@@ -38,7 +41,7 @@ class Grid:
         )
 
     def joined(self, other: Grid) -> Grid | None:
-        """The smallest grid that holds both; None where their strides differ."""
+        """Return the smallest grid that contains both; None if their strides differ."""
         if self.stride != other.stride:
             return None
         first = [min(a, b) for a, b in zip(self.offset, other.offset, strict=True)]
@@ -49,44 +52,52 @@ class Grid:
         return Grid(self.stride, (first[0], first[1]), (ends[0] - first[0], ends[1] - first[1]))
 
     def small(self, image: tuple[int, ...]) -> bool:
-        """Whether windows of this size are worth keeping on an image [..., H, W]."""
-        return self.size[0] * self.size[1] <= LARGEST * image[-2] * image[-1]
+        """Return whether windows of this size are worth keeping on an image [..., H, W]."""
+        return self.size[0] * self.size[1] <= LARGEST_SHARE * image[-2] * image[-1]
 
 
 @dataclass(frozen=True)
 class Patch:
-    """coef [N, k·M, C, *grid.size]: k rows for each of the M units at positions `top`, `left` [N, M] of their tensor.
+    """Coefficients on windows, for M units of each of N images.
 
-    shape: [C, H, W] of the tensor that the windows lie on.  masked: nothing but zeros stands outside of the tensor.
-    Coefficients are laid out with the channels last, as gathering and convolutions on a CPU like them.
+    The channels are stored last, which suits gathering and convolutions on a CPU.
     """
 
     coef: Tensor
+    """The coefficients: k linear forms of each unit, [N, k·M, C, *grid.size]."""
     top: Tensor
+    """The row of each unit in its own tensor, [N, M]."""
     left: Tensor
+    """The column of each unit in its own tensor, [N, M]."""
     grid: Grid
+    """The positions of the windows, relative to the units."""
     shape: tuple[int, ...]
+    """The shape [C, H, W] of the tensor that the windows lie on."""
     masked: bool = True
+    """Whether every coefficient outside of the tensor is zero."""
 
     def folded(self) -> Tensor:
-        """[N·k·M, C, *size]"""
+        """Return the coefficients as [N·k·M, C, *size]."""
         return self.coef.flatten(0, 1)
 
     def expanded(self, n: int) -> Patch:
-        """The same rows for each of `n` images, where there are those of one."""
+        """Return the patches for each of `n` images, if they are stored once for all."""
         if len(self.top) == n:
             return self
         coef, top, left = (t.expand(n, *t.shape[1:]) for t in (self.coef, self.top, self.left))
         return replace(self, coef=coef, top=top, left=left)
 
     def gather(self, *images: Tensor) -> list[Tensor]:
-        """The windows of images, zeros outside.  [N, 1, M, C, kh, kw] each, to meet `by_unit`.
+        """Return the windows of images, with zeros outside, for products with `by_unit`.  [N, 1, M, C, kh, kw] each
 
-        images: [N or 1, 1, C, H, W], or [N or 1, M, C, H, W]: one for each unit.
+        images: [N or 1, 1, C, H, W], or [N or 1, M, C, H, W] with one image per unit.
         """
         n, m = self.top.shape
         if any(image.shape[1] != 1 for image in images):
-            return [self._own(image) if image.shape[1] != 1 else self.gather(image)[0] for image in images]
+            return [
+                self._gather_per_unit(image) if image.shape[1] != 1 else self.gather(image)[0]
+                for image in images
+            ]
         (kh, kw), (sh, sw), (oh, ow) = self.grid.size, self.grid.stride, self.grid.offset
         top, left = self.top * sh + oh, self.left * sw + ow
         padding, start = (0, 0, 0, 0), {}
@@ -104,19 +115,19 @@ class Patch:
             found.append(windows.reshape(n, 1, m, kh, kw, -1).movedim(-1, 3))
         return found
 
-    def _own(self, image: Tensor) -> Tensor:
-        """`gather` of one image for each unit."""
+    def _gather_per_unit(self, image: Tensor) -> Tensor:
+        """Return `gather` for an image per unit."""
         n, m = self.top.shape
         places = replace(self, top=self.top.reshape(-1, 1), left=self.left.reshape(-1, 1))
         (windows,) = places.gather(image.expand(n, *image.shape[1:]).flatten(0, 1).unsqueeze(1))
         return windows.reshape(n, 1, m, *windows.shape[3:])
 
     def by_unit(self) -> Tensor:
-        """coef as [N, k, M, C, kh, kw]"""
+        """Return the coefficients as [N, k, M, C, kh, kw]."""
         return self.coef.unflatten(1, (-1, self.top.shape[1]))
 
     def mask(self) -> Patch:
-        """The same, with what stands outside of the tensor set to zero."""
+        """Return the patches with all coefficients outside of the tensor set to zero."""
         if self.masked:
             return self
         h, w = self.shape[-2:]
@@ -125,24 +136,24 @@ class Patch:
         return replace(self, coef=(self.by_unit() * inside).flatten(1, 2), masked=True)
 
     def dense(self) -> Tensor:
-        """[N, S, C, H, W]"""
+        """Return dense coefficients [N, S, C, H, W]."""
         n, s, c = self.coef.shape[:3]
         (kh, kw), (sh, sw), (oh, ow) = self.grid.size, self.grid.stride, self.grid.offset
         h, w = self.shape[-2:]
         device = self.coef.device
         down = torch.arange(h, device=device) - (self.top * sh + oh).unsqueeze(-1)
         across = torch.arange(w, device=device) - (self.left * sw + ow).unsqueeze(-1)
-        place = down.clamp(0, kh - 1).unsqueeze(-1) * kw + across.clamp(0, kw - 1).unsqueeze(-2)
+        inner = down.clamp(0, kh - 1).unsqueeze(-1) * kw + across.clamp(0, kw - 1).unsqueeze(-2)
         inside = ((down >= 0) & (down < kh)).unsqueeze(-1) & ((across >= 0) & (across < kw)).unsqueeze(-2)
         k = s // self.top.shape[1]
         row = torch.arange(n * s, device=device).reshape(n, s, 1, 1) * (kh * kw)
-        index = torch.where(inside.repeat(1, k, 1, 1), place.repeat(1, k, 1, 1) + row, n * s * kh * kw)
+        index = torch.where(inside.repeat(1, k, 1, 1), inner.repeat(1, k, 1, 1) + row, n * s * kh * kw)
         flat = self.coef.permute(0, 1, 3, 4, 2).reshape(-1, c)
         written = torch.cat([flat, flat.new_zeros(1, c)]).index_select(0, index.flatten())
         return written.reshape(n, s, h, w, c).permute(0, 1, 4, 2, 3)
 
     def __add__(self, other: Patch) -> Patch | None:
-        """The sum of rows of the same units; None where their windows do not fit together."""
+        """Return the sum of linear forms of the same units; None if their windows do not fit together."""
         grid = self.grid.joined(other.grid)
         if grid is None or not grid.small(self.shape):
             return None
@@ -165,96 +176,100 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What an operator's output reads: at place i the operand's places from stride·i + shift on, `span` of them.
+class ReceptiveField:
+    """The positions of the operand that an output depends on: output i reads `span` positions from stride·i + shift on.
 
-    Each is a pair (vertical, horizontal).  pads: whether it may read beyond the operand's border.
+    Pairs are (vertical, horizontal).
     """
 
     stride: Pair = (1, 1)
+    """Step on the operand per step on the output."""
     shift: Pair = (0, 0)
+    """First position that the output at (0, 0) reads."""
     span: Pair = (1, 1)
+    """Number of positions that an output reads."""
     pads: bool = False
+    """Whether an output may read beyond the operand's border."""
 
     def on(self, grid: Grid) -> Grid:
-        """The grid of the operand's windows."""
+        """Return the grid of the operand's windows."""
         return grid.through(self.stride, self.shift, self.span)
 
 
-POINTWISE = Reach()
+POINTWISE = ReceptiveField()
 
 
 @dataclass(frozen=True)
 class PatchRule:
-    """How rows that are windows of the output [C, H, W] become windows of an operator's operands.
+    """How patches on the output [C, H, W] of an operator become patches on its operands."""
 
-    reach(call): what the operator reads, None where these rows must be written out as dense coefficients.
-    pull(call, patch, size): the coefficients of each operand, [B, C, *size]; None for a nonlinear operator, whose
-    relaxation says it.
-    """
-
-    reach: Callable[[Call], Reach | None]
+    receptive_field: Callable[[Call], ReceptiveField | None]
+    """receptive_field(call): the positions that an output depends on; None if the coefficients must be dense."""
     pull: Callable[[Call, Patch, Pair], tuple[Tensor, ...]] | None = None
+    """pull(call, patch, size): the coefficients on each operand, [B, C, *size]; None for a nonlinear operator."""
 
 
-def reach_everywhere(call: Call) -> Reach:
-    """Of an operator that reads one place for each place, whatever its arguments."""
+def pointwise(call: Call) -> ReceptiveField:
+    """Return the receptive field of an operator whose output at a position reads its operands there alone."""
     return POINTWISE
 
 
-def reach_of_equal_shapes(call: Call) -> Reach | None:
-    """Of an operator that works element by element: one place for each place, unless it broadcasts."""
+def pointwise_without_broadcast(call: Call) -> ReceptiveField | None:
+    """Return the receptive field of an element-wise operator: a single position, or None if it broadcasts."""
     return POINTWISE if all(shape == call.shape for shape in call.shapes) else None
 
 
 def pull_unchanged(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
-    """The same coefficients on the operand."""
+    """Return the same coefficients for the operand."""
     return (patch.folded(),)
 
 
 def pull_by(
     transpose: Callable[[Call, Tensor], tuple[Tensor, ...]],
 ) -> Callable[[Call, Patch, Pair], tuple[Tensor, ...]]:
-    """By an operator's own transpose, where that does not look at the height and width."""
+    """Return the patch rule of an operator whose transpose does not depend on the height and width."""
     return lambda call, patch, size: transpose(call, patch.folded())
 
 
 def pair(value: int | Sequence[int]) -> Pair:
-    """(vertical, horizontal) of an argument that may be one number for both."""
+    """Return (vertical, horizontal) for an argument that may be one number for both."""
     values = [value] if isinstance(value, int) else list(value)
     return values[0], values[-1]
 
 
-ELEMENTWISE = PatchRule(reach_of_equal_shapes)
-"""For nonlinear operators whose output at a place reads their operands there alone."""
+ELEMENTWISE = PatchRule(pointwise_without_broadcast)
+"""The patch rule of nonlinear operators whose output at a position reads their operands there alone."""
 
 
-Rows = Tensor | Patch
+Coefficients = Tensor | Patch
 
 
-def coefficients(rows: Rows) -> Tensor:
-    """[N, S, *], of windows those on the windows."""
+def coefficients(rows: Coefficients) -> Tensor:
+    """Return the coefficients [N, S, *]; for patches, those on the windows."""
     return rows.coef if isinstance(rows, Patch) else rows
 
 
 def flat(windows: Tensor) -> Tensor:
-    """Windows [N, *, M, C, kh, kw] as vectors, [N, *, M, kh·kw·C]: in the order in which they lie in memory."""
+    """Return windows [N, *, M, C, kh, kw] as vectors [N, *, M, kh·kw·C], in the order in which they are stored."""
     return windows.movedim(3, -1).flatten(3)
 
 
 def dot(coef: Tensor, windows: Tensor) -> Tensor:
-    """coef [N, k, M, C, kh, kw], windows [N, 1, M, C, kh, kw] -> [N, k·M]"""
+    """Return the product of each linear form with its window.
+
+    coef [N, k, M, C, kh, kw], windows [N, 1, M, C, kh, kw] -> [N, k·M]
+    """
     return torch.einsum("nkmd,nmd->nkm", flat(coef), flat(windows)[:, 0]).flatten(1)
 
 
 def _margins(first: Tensor, count: int, size: int) -> tuple[int, int]:
-    """How far windows of `count` positions leave [0, size) on either side."""
+    """Return how far windows of `count` positions leave [0, size) on either side."""
     low, high = (int(first.min()), int(first.max())) if first.numel() else (0, 0)
     return max(0, -low), max(0, high + count - size)
 
 
 def _windows(padded: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:
-    """Windows of padded [batch, H', W', C] that begin at flat positions start [B].  [B, kh·kw·C]"""
+    """Return the windows of padded [batch, H', W', C] that begin at flat positions start [B].  [B, kh·kw·C]"""
     (kh, kw), (_, height, width, channels) = size, padded.shape
     if padded.requires_grad:
         within = torch.arange(kh, device=start.device).unsqueeze(1) * width + torch.arange(
@@ -262,17 +277,20 @@ def _windows(padded: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:
         )
         index = (start.unsqueeze(1) + within.flatten()).flatten()
         return padded.flatten(0, 2).index_select(0, index).reshape(len(start), -1)
-    # all windows as one overlapping view: rows of kw·C numbers are copied at once; it has no cheap derivative
+    # all windows are one overlapping view, of which kw·C numbers are copied at once; it has no cheap derivative
     flat = padded.contiguous()
     places = max(1, len(flat) * height * width - (kh - 1) * width - kw + 1)
     view = flat.as_strided((places, kh, kw * channels), (channels, width * channels, 1))
     return view.index_select(0, start).flatten(1)
 
 
-def unit_rows(index: Tensor, shape: tuple[int, ...], dtype: torch.dtype, signs: Tensor | None = None) -> Rows:
-    """For each unit the row that reads it and its negative, or sign times it.
+def unit_rows(
+    index: Tensor, shape: tuple[int, ...], dtype: torch.dtype, signs: Tensor | None = None
+) -> Coefficients:
+    """Return the linear forms that read single units: unit and −unit for each, or sign·unit if signs are given.
 
-    index [N, M] into the flattened tensor; signs [N, M].  Windows where its shape is [C, H, W], else [N, k·M, *shape].
+    index [N, M] into the flattened tensor; signs [N, M].  Returns patches if the shape is [C, H, W], otherwise dense
+    coefficients [N, k·M, *shape].
     """
     if len(shape) != 3:
         return _dense_rows(index, shape, dtype, signs)

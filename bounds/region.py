@@ -1,7 +1,7 @@
-"""Perturbation regions: the only place that knows a norm.
+"""Perturbation regions; the only module that knows the norms.
 
-A region R is a ball around each image, met with the valid box of the data where one is given.  The engine asks it
-for one thing: the exact minimum over R of a linear form.  Radii are in the units of the network's input.
+A region R is the intersection of a ball around each image with the valid box of the data, if one is given.  The engine
+asks a region for one thing: the exact minimum of a linear form over R.  Radii are in the units of the network's input.
 """
 
 from __future__ import annotations
@@ -20,34 +20,39 @@ from .interval import Interval
 from .memory_format import vectors
 
 Number = float | Tensor
-LARGEST = 32
-"""So many coefficients of a row, the largest, are enough to look at first where the l1 ball is met with a box."""
+FEW_COEFFICIENTS = 32
+"""Number of largest coefficients tried first if an l1 ball is intersected with a box.  Chosen by hand."""
 
 
 @dataclass(frozen=True, eq=False)
 class Region(ABC):
-    """{x' : ‖(x' − x) / ε‖ ≤ 1} ∩ [lower, upper].
+    """The set {x' : ‖(x' − x) / ε‖ ≤ 1} ∩ [lower, upper] for each image x.
 
-    x [N, *shape]; eps a number, [N], or [N, *shape] (one radius per element; the ball is then an ellipsoid);
-    lower, upper None, a number, or a tensor that broadcasts to the image's shape (per channel: [C, 1, 1]).
+    The radius ε, `lower` and `upper` are in the units of the network's input: if the network itself normalises the
+    image, these are pixel values, and otherwise normalised ones.
+    A subclass is the record of one norm: its ball, its dual norm and its names.
     Raises InvalidInput for a negative or non-finite radius, NaN in x, or an x outside of [lower, upper].
-
-    A subclass is the record of one norm: its ball, its dual norm, and what others say of it.
     """
 
     name: ClassVar[str]
-    """How options and result files call the norm, such as "linf"."""
+    """The name in options and result files, such as "linf"."""
     p: ClassVar[float]
-    """Of the lp norm; the dual norm is the lq norm with 1/p + 1/q = 1."""
+    """The p of the lp norm; the dual norm is the lq norm with 1/p + 1/q = 1."""
     symbol: ClassVar[str]
-    """How tables and plots call it."""
+    """The name in tables and plots."""
     reported: ClassVar[tuple[float, ...]]
     """Radii at which certified accuracy is reported, for pixels in [0, 1]."""
 
     x: Tensor
+    """The images, [N, *shape]."""
     eps: Number
+    """The radius: a number, [N] per image, or [N, *shape] per element (the ball is then an ellipsoid)."""
     lower: Number | None = None
+    """The lower side of the valid box: None, a number, or a tensor that broadcasts to [N, *shape] (per channel: [C, 1,
+    1]).
+    """
     upper: Number | None = None
+    """The upper side of the valid box, as `lower`."""
 
     def __post_init__(self) -> None:
         if not bool(torch.isfinite(self.x).all()):
@@ -70,7 +75,7 @@ class Region(ABC):
 
     @property
     def radii(self) -> Tensor:
-        """ε of every element, [N, *1 or shape]."""
+        """The radius ε of every element, [N, *1 or shape]."""
         eps = torch.as_tensor(self.eps, dtype=self.x.dtype, device=self.x.device)
         return (
             eps
@@ -80,42 +85,50 @@ class Region(ABC):
 
     @property
     def clipped(self) -> bool:
+        """Whether a valid box is given."""
         return self.lower is not None or self.upper is not None
 
-    def reach(self) -> tuple[Tensor, Tensor]:
-        """How far each element may go down and up in the box, [N, *shape] each, both ≥ 0 (inf where unbounded)."""
+    def room(self) -> tuple[Tensor, Tensor]:
+        """Return how far each element may move down and up inside the valid box.
+
+        Returns two tensors [N, *shape], both ≥ 0, with inf for an element that is unbounded.
+        """
         free = torch.full_like(self.x, torch.inf)
         down = free if self.lower is None else (self.x - self.lower).expand_as(self.x)
         up = free if self.upper is None else (self.upper - self.x).expand_as(self.x)
         return down, up
 
     def box(self) -> Interval:
-        """The smallest box that holds the region."""
-        down, up = self.reach()
+        """Return the smallest box that contains the region.  [N, *shape]"""
+        down, up = self.room()
         down, up = torch.minimum(self.radii, down), torch.minimum(self.radii, up)
         return Interval(self.x - down, self.x + up, center=self.x + (up - down) / 2, radius=(up + down) / 2)
 
     def minimum(self, coef: Tensor) -> Tensor:
-        """min over R of ⟨coef, x'⟩, exactly.  coef [N or 1, S, *shape]; returns [N, S]."""
+        """Return min over x' ∈ R of ⟨coef, x'⟩, exactly.
 
-        known = (self.x, self.radii, *(self.reach() if self.clipped else ()))
+        coef [N or 1, S, *shape]; returns [N, S].
+        """
+
+        known = (self.x, self.radii, *(self.room() if self.clipped else ()))
         return self.minimum_on(*vectors(coef, *(image.unsqueeze(1) for image in known)))
 
-    def minimum_on(self, coef: Tensor, x: Tensor, radii: Tensor, *reach: Tensor) -> Tensor:
-        """The same for coefficients [*, D] of chosen elements alone.
+    def minimum_on(self, coef: Tensor, x: Tensor, radii: Tensor, *room: Tensor) -> Tensor:
+        """Return the minimum for coefficients [*, D] of some elements.
 
-        x, radii (D or 1 each) and, where the region is clipped, both sides of `reach`: those of the elements, [*, D].
+        x, radii (D or 1 each) and, if the region is clipped, both sides of `room`: their values at these elements, [*,
+        D].
         """
         linear = torch.einsum("...d,...d->...", coef, x)
-        if not reach:
+        if not room:
             if radii.shape[-1] == 1:
                 return linear - self._dual_norm(coef) * radii.squeeze(-1)
             return linear - self._dual_norm(coef * radii)
-        down, up = (side / radii.clamp(min=torch.finfo(coef.dtype).tiny) for side in reach)
+        down, up = (side / radii.clamp(min=torch.finfo(coef.dtype).tiny) for side in room)
         return linear - self._dual_norm_in_box((coef * radii).abs(), torch.where(coef > 0, down, up))
 
     def at(self, images: slice | Tensor) -> Region:
-        """The same region for some of the images."""
+        """Return the region of some of the images."""
         eps = self.eps[images] if isinstance(self.eps, Tensor) and self.eps.dim() > 0 else self.eps
         sides = [
             side[images] if isinstance(side, Tensor) and side.shape == self.x.shape else side
@@ -124,7 +137,7 @@ class Region(ABC):
         return replace(self, x=self.x[images], eps=eps, lower=sides[0], upper=sides[1])
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Region:
-        """The same region in another dtype or on another device."""
+        """Return the region in another dtype or on another device."""
         eps, lower, upper = (
             value.to(dtype=dtype, device=device) if isinstance(value, Tensor) else value
             for value in (self.eps, self.lower, self.upper)
@@ -133,26 +146,30 @@ class Region(ABC):
         return replace(self, x=self.x.to(dtype=dtype, device=device), eps=eps, lower=lower, upper=upper)
 
     def detach(self) -> Region:
-        """The same region as a constant of autograd."""
+        """Return the region as a constant of autograd."""
         eps = self.eps.detach() if isinstance(self.eps, Tensor) else self.eps
         return replace(self, x=self.x.detach(), eps=eps)
 
     @property
     def is_box(self) -> bool:
+        """Whether the region is itself a box."""
         return False
 
     @abstractmethod
     def _dual_norm(self, coef: Tensor) -> Tensor:
-        """max ⟨coef, δ⟩ over the unit ball.  [N, S, D] -> [N, S]."""
+        """Return max ⟨coef, δ⟩ over the unit ball.  [N, S, D] -> [N, S]"""
 
     @abstractmethod
     def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
-        """max ⟨coef, δ⟩ over the unit ball ∩ [0, room], for coef ≥ 0.  [N, S, D] -> [N, S]."""
+        """Return max ⟨coef, δ⟩ over the unit ball ∩ [0, room], for coef ≥ 0.  [N, S, D] -> [N, S]"""
 
 
 @dataclass(frozen=True, eq=False)
 class Linf(Region):
-    """max|x' − x| / ε ≤ 1.  With a box the region is itself a box."""
+    """The region max|x' − x| / ε ≤ 1, with ε in the units of the network's input.  See `Region` for the arguments.
+
+    The intersection with a valid box is itself a box.
+    """
 
     name, p, symbol = "linf", inf, "l∞"
     reported = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 0.1)
@@ -170,7 +187,7 @@ class Linf(Region):
 
 @dataclass(frozen=True, eq=False)
 class L2(Region):
-    """‖(x' − x) / ε‖₂ ≤ 1."""
+    """The region ‖(x' − x) / ε‖₂ ≤ 1, with ε in the units of the network's input.  See `Region` for the arguments."""
 
     name, p, symbol = "l2", 2.0, "l2"
     reported = (0.1, 0.25, 0.5, 1.0)
@@ -179,7 +196,9 @@ class L2(Region):
         return torch.linalg.vector_norm(coef, dim=-1)
 
     def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
-        """The norm, where the step along `coef` stays in the room; elsewhere water-filling, see `_filled`."""
+        """Return the norm if the step along `coef` stays inside `room`; otherwise solve by water-filling, see
+        `_filled`.
+        """
         coef = torch.where(room > 0, coef, 0)
         norm = self._dual_norm(coef)
         with torch.no_grad():
@@ -189,12 +208,14 @@ class L2(Region):
 
 
 def _filled(coef: Tensor, room: Tensor) -> Tensor:
-    """max ⟨coef, δ⟩ over ‖δ‖₂ ≤ 1, 0 ≤ δ ≤ room.  [S, D] each, both ≥ 0 -> [S]
+    """Return max ⟨coef, δ⟩ over ‖δ‖₂ ≤ 1, 0 ≤ δ ≤ room.  [S, D] each, both ≥ 0 -> [S]
 
-    Water-filling: δᵢ = min(roomᵢ, t·coefᵢ) with t such that ‖δ‖ = 1, or δ = room where that fits.  t is found by a
-    fixed point whose saturated set only grows, so it is exact when it stops; rows that rest are let go.  The value is
-    then read off the Lagrange dual, min over μ of Σ max over δᵢ ∈ [0, roomᵢ] of coefᵢδᵢ − μδᵢ² + μ, an upper bound of
-    the maximum for every μ ≥ 0 and equal to it at μ = 1/2t; so rounding in t cannot make it unsound.
+    The solution is δᵢ = min(roomᵢ, t·coefᵢ) with t such that ‖δ‖ = 1, or δ = room if that lies in the ball
+    (water-filling).
+    A fixed-point iteration finds t.  Its saturated set only grows, so the iteration is exact when it stops; rows that
+    have converged are removed.  The value is then computed by the Lagrange dual,
+    min over μ of Σ max over δᵢ ∈ [0, roomᵢ] of coefᵢδᵢ − μδᵢ² + μ, which is an upper bound of the maximum for every μ ≥
+    0 and equals it at μ = 1/2t.  So rounding in t cannot make the value unsound.
     """
     with torch.no_grad():
         tiny, still = torch.finfo(coef.dtype).tiny, 1 + 4 * torch.finfo(coef.dtype).eps
@@ -222,7 +243,7 @@ def _filled(coef: Tensor, room: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class L1(Region):
-    """‖(x' − x) / ε‖₁ ≤ 1."""
+    """The region ‖(x' − x) / ε‖₁ ≤ 1, with ε in the units of the network's input.  See `Region` for the arguments."""
 
     name, p, symbol = "l1", 1.0, "l1"
     reported = (0.5, 1.0, 2.0, 4.0)
@@ -231,13 +252,14 @@ class L1(Region):
         return coef.abs().amax(-1)
 
     def _dual_norm_in_box(self, coef: Tensor, room: Tensor) -> Tensor:
-        """A fractional knapsack: fill the largest coefficients first; the threshold μ is where the unit budget ends.
+        """Solve a fractional knapsack: fill the largest coefficients first; μ is the coefficient at which the budget of
+        1 ends.
 
-        Read off the dual, μ + Σ roomᵢ·max(0, coefᵢ − μ): an upper bound of the maximum for every μ ≥ 0.  Coefficients
-        that are smaller than μ do not count, so it is enough to look at the largest few, if they use up the budget.
+        The value is computed by the dual, μ + Σ roomᵢ·max(0, coefᵢ − μ), which is an upper bound of the maximum for
+        every μ ≥ 0.  Coefficients below μ do not contribute, so the few largest are enough if they use up the budget.
         """
         coef = torch.where(room > 0, coef, 0)
-        room, few = room.expand_as(coef), min(LARGEST, coef.shape[-1])
+        room, few = room.expand_as(coef), min(FEW_COEFFICIENTS, coef.shape[-1])
         found, enough = _packed(coef, room, few)
         if few == coef.shape[-1]:
             return found
@@ -245,7 +267,7 @@ class L1(Region):
 
 
 def _packed(coef: Tensor, room: Tensor, few: int) -> tuple[Tensor, Tensor]:
-    """The value with the `few` largest coefficients alone, and whether they use up the budget.  [*, D] -> [*] each"""
+    """Return the value with the `few` largest coefficients, and whether they use up the budget.  [*, D] -> [*] each"""
     values, order = coef.topk(few, dim=-1)
     largest = room.gather(-1, order)
     with torch.no_grad():
@@ -260,7 +282,9 @@ def _packed(coef: Tensor, room: Tensor, few: int) -> tuple[Tensor, Tensor]:
 def _replaced(
     found: Tensor, which: Tensor, work: Callable[[Tensor, Tensor], Tensor], coef: Tensor, room: Tensor
 ) -> Tensor:
-    """`found` [*] with `work` of coef and room [*, D] where `which` [*] says so; work: [S, D] each -> [S]"""
+    """Return `found` [*] with `work` of coef and room where `which` is true.  coef, room [*, D]; work: [S, D] each ->
+    [S]
+    """
     rows = which.flatten().nonzero().flatten()
     if not len(rows):
         return found
@@ -269,13 +293,28 @@ def _replaced(
 
 
 NORMS: dict[str, type[Region]] = {region.name: region for region in (Linf, L2, L1)}
-"""Every norm by its name."""
+"""Every norm by its name.  `register_norm` adds one."""
 
 
 def register_norm(region: type[Region]) -> type[Region]:
-    """Add a norm, from outside of this package; it can decorate the subclass of `Region` that is its record.
+    """Register a norm, so that options and commands accept it; also usable as a class decorator.
 
-    Raises InvalidInput for a name that is taken, and where the record lacks its name, p, symbol or radii.
+    region: the subclass of `Region` that is the norm's record, with `name`, `p`, `symbol`, `reported` and the two dual
+    norms `_dual_norm` and `_dual_norm_in_box`.
+    Returns the subclass.
+    Raises InvalidInput for a name that is already registered, and for a record that lacks one of these attributes.
+
+    >>> import torch
+    >>> import bounds
+    >>> @bounds.register_norm
+    ... class L3(bounds.Region):
+    ...     name, p, symbol, reported = "l3", 3.0, "l3", (0.1, 0.5)
+    ...     def _dual_norm(self, coef):
+    ...         return torch.linalg.vector_norm(coef, 1.5, dim=-1)
+    ...     def _dual_norm_in_box(self, coef, room):
+    ...         return self._dual_norm(coef)  # an upper bound is sound
+    >>> bounds.NORMS["l3"](torch.zeros(1, 2), eps=0.5).minimum(torch.tensor([[[1.0, 0.0]]]))
+    tensor([[-0.5000]])
     """
     missing = [key for key in ("name", "p", "symbol", "reported") if not hasattr(region, key)]
     if missing:

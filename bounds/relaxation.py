@@ -1,7 +1,8 @@
-"""Linear relaxations: two affine functions that sandwich a nonlinear operator on given intervals.
+"""Linear relaxations: two affine functions that bound a nonlinear operator on given intervals.
 
-Everything carries a rows axis S after the batch, of size 1 where all rows share one relaxation:
-operands [N, S, *in], outputs [N, S, *out].  Of k·S rows, k kinds of each of S units, all kinds of a unit share one.
+Every tensor has an axis S for the rows of a specification after the batch, of size 1 if all rows share one relaxation:
+operands [N, S, *in], outputs [N, S, *out].  If there are k·S rows, k linear forms for each of S units, then all linear
+forms of a unit share one.
 """
 
 from __future__ import annotations
@@ -18,60 +19,65 @@ from torch import Tensor
 
 from .memory_format import channels_last, flat, like, vectors
 
-RARE = 0.2
-"""Up to this part of a tensor's units, those whose planes differ are worth being picked out."""
-LARGE = 1_000_000
-"""And that from so many coefficients on."""
+SPARSE_SHARE = 0.2
+"""Largest share of units with different planes that `Relaxation.pull` treats separately.  Chosen by hand."""
+SPARSE_COEFFICIENTS = 1_000_000
+"""Number of coefficients from which on `Relaxation.pull` does so.  Chosen by hand."""
 Images = slice | Tensor
-"""Some of the images: a slice, or their places [n] long."""
+"""An index of some images: a slice, or a tensor of their indices [n]."""
 EVERYTHING = slice(None)
 
 
 class Slope(Enum):
-    """Which of the admissible lower slopes of a ReLU-like unit to take where it is unstable."""
+    """The rule for the lower slope of an unstable ReLU-like unit."""
 
     ADAPTIVE = "adaptive"
-    """The smaller area: CROWN (Zhang et al. 2018, section 3.3), CNN-Cert-Ada."""
+    """Slope 0 or 1, whichever encloses the smaller area: CROWN (Zhang et al. 2018, section 3.3), CNN-Cert-Ada."""
     PARALLEL = "parallel"
-    """The chord's: Fast-Lin (Weng et al. 2018), CNN-Cert.  For every operator: both planes share one slope."""
+    """The slope of the chord: Fast-Lin (Weng et al. 2018), CNN-Cert.  Both planes of every operator share one slope."""
     ZERO = "zero"
+    """Slope 0."""
     ONE = "one"
+    """Slope 1."""
 
 
 SLOPES: dict[str, Slope] = {slope.value: slope for slope in Slope}
+"""Every slope rule by its name."""
 
 
 class LinearMap(ABC):
-    """A linear map of a node's operands to its output, given per image and row."""
+    """A linear map from a node's operands to its output, given per image and row."""
 
     @property
     @abstractmethod
     def rows(self) -> int:
-        """S: of how many rows each has a map of its own, 1 where all share one."""
+        """The number S of rows that have maps of their own, 1 if all share one."""
 
     @abstractmethod
     def transpose(self, coef: Tensor) -> tuple[Tensor, ...]:
-        """Row coefficients [N, S, *out] pulled back to each operand, [N, S, *in]."""
+        """Return the coefficients [N, S, *out] pulled back to each operand, [N, S, *in]."""
 
     @abstractmethod
     def apply(self, *operands: Tensor | None) -> Tensor:
-        """The map itself; an operand that is None counts as zero."""
+        """Apply the map; an operand that is None counts as zero."""
 
     @abstractmethod
     def magnitude(self) -> LinearMap:
-        """The map with the absolute values of its coefficients."""
+        """Return the map with the absolute values of its coefficients."""
 
     @abstractmethod
     def at(self, images: Images) -> LinearMap:
-        """The same map for some of the images."""
+        """Return the map for some of the images."""
 
 
 @dataclass(frozen=True)
 class Diagonal(LinearMap):
-    """out = Σ slopeₖ · xₖ, element by element, with broadcasting.  slopes: one [N, S, *] for each operand."""
+    """The map out = Σ slopeₖ · xₖ, element by element, with broadcasting."""
 
     slopes: tuple[Tensor, ...]
+    """One tensor [N, S, *] of slopes per operand."""
     shapes: tuple[tuple[int, ...], ...]
+    """The operands' shapes without the batch dimension."""
 
     @property
     def rows(self) -> int:
@@ -95,47 +101,57 @@ class Diagonal(LinearMap):
 
 
 def sum_to(coef: Tensor, shape: Sequence[int]) -> Tensor:
-    """The transpose of broadcasting: [*, *out] summed down to [*, *shape], same rank."""
+    """Return the transpose of broadcasting: [*, *out] summed to [*, *shape], same rank."""
     lead = coef.dim() - len(shape)
     axes = [i + lead for i, size in enumerate(shape) if size == 1 and coef.shape[i + lead] != 1]
     return coef.sum(axes, keepdim=True) if axes else coef
 
 
 def _dot(coef: Tensor, bias: Tensor) -> Tensor:
-    """⟨coef, bias⟩ for each row.  coef [N, S, *], bias [N, 1 or S, *] -> [N, S]"""
+    """Return ⟨coef, bias⟩ for each row.  coef [N, S, *], bias [N, 1 or S, *] -> [N, S]"""
     if bias.shape[1] == 1:
         row, column = vectors(coef, bias.expand(len(coef), *bias.shape[1:]))
         return torch.matmul(row, column.transpose(1, 2)).squeeze(2)
     return flat(coef * bias, 2).sum(-1)
 
 
-def asked_alone(const: Tensor, coef: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """⟨coef⁺, low⟩ + ⟨coef⁻, high⟩, as `const` has it unless a plane is infinite: one that no coefficient asks for
-    counts for nothing then.  [N, S]"""
+def ignoring_unused_infinities(const: Tensor, coef: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return ⟨coef⁺, low⟩ + ⟨coef⁻, high⟩, in which an infinite plane with coefficient 0 counts as 0.  [N, S]
+
+    const: the same sum by a product in which 0·∞ is NaN; it is returned if it is finite.
+    """
     if bool(torch.isfinite(const).all()):
         return const
-    asked = torch.where(coef > 0, low, torch.where(coef < 0, high, 0.0))
-    return (coef * asked).reshape(*coef.shape[:2], -1).sum(-1)
+    used = torch.where(coef > 0, low, torch.where(coef < 0, high, 0.0))
+    return (coef * used).reshape(*coef.shape[:2], -1).sum(-1)
 
 
 def pick(tensor: Tensor, images: Images) -> Tensor:
-    """Some of the images of a tensor whose batch may be 1 for all."""
+    """Return some of the images of a tensor, whose batch may be 1 for all."""
     return tensor if tensor.shape[0] == 1 else tensor[images]
 
 
 @dataclass(frozen=True)
 class Window:
-    """The geometry of a pooling window over the last `axes` dimensions of [C, *size] inputs."""
+    """The geometry of pooling windows on [C, *size] inputs.  Pairs are (vertical, horizontal)."""
 
     kernel: tuple[int, int]
+    """Height and width of the window."""
     stride: tuple[int, int]
+    """Distance between neighbouring windows."""
     padding: tuple[int, int, int, int]
+    """Top, bottom, left, right."""
     dilation: tuple[int, int]
+    """Distance between neighbouring inputs of a window."""
     size: tuple[int, int]
+    """The operand's height and width."""
     output: tuple[int, int]
+    """The output's height and width."""
 
     def gather(self, x: Tensor, fill: float) -> Tensor:
-        """[*, C, H, W] -> [*, C, k, oh·ow]; positions outside of the image hold `fill`."""
+        """Return the inputs of every window; positions outside of the image are `fill`.  [*, C, H, W] -> [*, C, k,
+        oh·ow]
+        """
         lead, channels = x.shape[:-3], x.shape[-3]
         top, bottom, left, right = self.padding
         padded = F.pad(x.reshape(prod(lead), channels, *self.size), (left, right, top, bottom), value=fill)
@@ -143,7 +159,7 @@ class Window:
         return columns.reshape(*lead, channels, prod(self.kernel), prod(self.output))
 
     def _unfold(self, padded: Tensor) -> Tensor:
-        """Plain indexing, so that infinite padding stays infinite and is never multiplied."""
+        """Gather by indexing, so that infinite padding stays infinite and is never multiplied."""
         (kh, kw), (sh, sw), (dh, dw), (oh, ow) = self.kernel, self.stride, self.dilation, self.output
         views = [
             padded[..., i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw]
@@ -153,20 +169,20 @@ class Window:
         return torch.stack(views, dim=-3).flatten(-2)
 
     def spread(self, rows: Tensor, weights: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Σ over the taps of rows·weight, each moved to where its tap reads; overlaps add up, `size` holds all.
+        """Return Σ over the taps of rows·weight, each moved to the position that its tap reads; overlaps add up.
 
-        rows [*, C, a, b] at windows' positions, weights of each tap that broadcast to them -> [*, C, *size]
+        rows [*, C, a, b] at the windows' positions, weights of each tap that broadcast to them -> [*, C, *size]
         """
         (_, kw), (sh, sw), (dh, dw), (a, b) = self.kernel, self.stride, self.dilation, rows.shape[-2:]
         whole = rows.new_zeros(*rows.shape[:-3], *size, rows.shape[-3]).movedim(-1, -3)
         for tap, weight in enumerate(weights):
             top, left = tap // kw * dh, tap % kw * dw
-            reached = whole[..., top : top + (a - 1) * sh + 1 : sh, left : left + (b - 1) * sw + 1 : sw]
-            reached.addcmul_(rows, weight)
+            target = whole[..., top : top + (a - 1) * sh + 1 : sh, left : left + (b - 1) * sw + 1 : sw]
+            target.addcmul_(rows, weight)
         return whole
 
     def scatter(self, columns: Tensor) -> Tensor:
-        """The transpose of `gather`: [*, C, k, oh·ow] -> [*, C, H, W], overlaps added."""
+        """Apply the transpose of `gather`: [*, C, k, oh·ow] -> [*, C, H, W], overlaps added."""
         lead, channels = columns.shape[:-3], columns.shape[-3]
         top, bottom, left, right = self.padding
         padded_size = (self.size[0] + top + bottom, self.size[1] + left + right)
@@ -185,12 +201,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Windowed(LinearMap):
-    """out = Σ over the window of weight · x.  weights [N, S, C, k, oh·ow]; shape, output: operand's and node's."""
+    """The map out = Σ over the window of weight · x."""
 
     weights: Tensor
+    """The weights of each window, [N, S, C, k, oh·ow]."""
     window: Window
+    """The geometry of the windows."""
     shape: tuple[int, ...]
+    """The operand's shape without the batch dimension."""
     output: tuple[int, ...]
+    """The output's shape without the batch dimension."""
 
     @property
     def rows(self) -> int:
@@ -222,10 +242,12 @@ class Windowed(LinearMap):
 
 @dataclass(frozen=True)
 class Plane:
-    """One affine function of the operands: map · x + bias.  bias [N, S, *out]."""
+    """One affine function of the operands: map · x + bias."""
 
     map: LinearMap
+    """The linear part."""
     bias: Tensor
+    """The constant, [N, S, *out]."""
 
     def at(self, images: Images) -> Plane:
         return Plane(self.map.at(images), pick(self.bias, images))
@@ -233,21 +255,24 @@ class Plane:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """lower(x) ≤ f(x) ≤ upper(x) wherever the operands lie in the intervals it was made for."""
+    """Two planes with lower(x) ≤ f(x) ≤ upper(x) for all operands in the intervals they were made for."""
 
     lower: Plane
+    """The lower plane."""
     upper: Plane
+    """The upper plane."""
 
     @property
     def rows(self) -> int:
-        """S: of how many rows each has planes of its own, 1 where all share them."""
+        """The number S of rows that have planes of their own, 1 if all share them."""
         return max(
             size for plane in (self.lower, self.upper) for size in (plane.bias.shape[1], plane.map.rows)
         )
 
     def pull(self, coef: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Σ coef·f(x) ≥ Σₖ ⟨coefₖ, xₖ⟩ + const: positive coefficients take the lower plane, negative the upper.
+        """Bound Σ coef·f(x) from below by Σₖ ⟨coefₖ, xₖ⟩ + const.
 
+        Positive coefficients take the lower plane, negative ones the upper.
         coef [N, S or k·S, *out] -> (one [N, S or k·S, *in] for each operand, const [N, S or k·S]).
         """
         if self.rows not in (1, coef.shape[1]):
@@ -255,14 +280,14 @@ class Relaxation:
             operands = zip(*(pulled for pulled, _ in kinds), strict=True)
             return tuple(torch.cat(parts, 1) for parts in operands), torch.cat([c for _, c in kinds], 1)
         low, high = self.lower, self.upper
-        loose = self._few_loose(coef)
-        if loose is not None:
-            return self._pull_few(coef, loose)
+        unstable = self._few_unstable(coef)
+        if unstable is not None:
+            return self._pull_few(coef, unstable)
         negative = coef.clamp(max=0)
         const = _dot(negative, high.bias - low.bias)
         if bool((low.bias != 0).any()):
             const = const + _dot(coef, low.bias)
-        const = asked_alone(const, coef, low.bias, high.bias)
+        const = ignoring_unused_infinities(const, coef, low.bias, high.bias)
         if low.map is high.map:
             return low.map.transpose(coef), const
         if isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal):
@@ -274,43 +299,53 @@ class Relaxation:
         pairs = zip(low.map.transpose(coef - negative), high.map.transpose(negative), strict=True)
         return tuple(a + b for a, b in pairs), const
 
-    def _few_loose(self, coef: Tensor) -> Tensor | None:
-        """Where the planes differ, as places in `vectors`, if they are of one element-wise operand and do so rarely."""
+    def _few_unstable(self, coef: Tensor) -> Tensor | None:
+        """Return the units whose planes differ, if they are few and the map is element-wise with one operand, else
+        None.
+
+        The units are indices into `vectors`.
+        """
         low, high = self.lower.map, self.upper.map
         if not (isinstance(low, Diagonal) and isinstance(high, Diagonal)) or len(low.slopes) > 1:
             return None
         (a,), (b,) = low.slopes, high.slopes
-        if a.shape[1] > 1 or b.shape != a.shape or a.shape[2:] != coef.shape[2:] or coef.numel() < LARGE:
+        if (
+            a.shape[1] > 1
+            or b.shape != a.shape
+            or a.shape[2:] != coef.shape[2:]
+            or coef.numel() < SPARSE_COEFFICIENTS
+        ):
             return None
         apart = ((a != b) | (self.lower.bias != self.upper.bias) | (self.lower.bias != 0)).any(
             0, keepdim=True
         )
-        (places,) = vectors(coef, apart)[1:]
-        found = places.flatten().nonzero().flatten()
-        return found if len(found) <= RARE * places.numel() else None
+        (mask,) = vectors(coef, apart)[1:]
+        found = mask.flatten().nonzero().flatten()
+        return found if len(found) <= SPARSE_SHARE * mask.numel() else None
 
-    def _pull_few(self, coef: Tensor, loose: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """`pull` through planes that differ at `loose` alone."""
+    def _pull_few(self, coef: Tensor, unstable: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Apply `pull` to planes that differ only at the units `unstable`."""
         (a,), (b,) = self.lower.map.slopes, self.upper.map.slopes  # type: ignore[attr-defined]
         rows, a, b, low, high = vectors(coef, a, b, self.lower.bias, self.upper.bias)
-        few = rows.index_select(2, loose)
+        few = rows.index_select(2, unstable)
         negative = few.clamp(max=0)
-        a_few, b_few, low, high = (t.index_select(2, loose) for t in (a, b, low, high))
-        const = asked_alone(_dot(few, low) + _dot(negative, high - low), few, low, high)
-        pulled = (rows * a).index_add_(2, loose, negative * (b_few - a_few))
+        a_few, b_few, low, high = (t.index_select(2, unstable) for t in (a, b, low, high))
+        const = ignoring_unused_infinities(_dot(few, low) + _dot(negative, high - low), few, low, high)
+        pulled = (rows * a).index_add_(2, unstable, negative * (b_few - a_few))
         if channels_last(coef):
             c, h, w = coef.shape[2:]
             return (pulled.unflatten(2, (h, w, c)).movedim(-1, 2),), const
         return (pulled.reshape(coef.shape),), const
 
     def at(self, images: Images) -> Relaxation:
+        """Return the relaxation of some of the images."""
         lower = self.lower.at(images)
         upper = self.upper.at(images)
         return Relaxation(lower, Plane(lower.map, upper.bias) if self.lower.map is self.upper.map else upper)
 
 
 def sandwich(lower_slope: Tensor, lower_bias: Tensor, upper_slope: Tensor, upper_bias: Tensor) -> Relaxation:
-    """The relaxation of an element-wise function of one operand; all four [N, S, *shape]."""
+    """Return the relaxation of an element-wise function of one operand.  All four [N, S, *shape]."""
     shapes = (tuple(lower_slope.shape[2:]),)
     lower = Plane(Diagonal((lower_slope,), shapes), lower_bias)
     if lower_slope is upper_slope:

@@ -1,4 +1,4 @@
-"""Rows: the linear forms of the output that a bound is asked for, [N, S, K]."""
+"""Specifications C [N, S, K]: the linear forms C·f(x') of the output whose lower bounds are computed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,42 @@ def _checked(labels: Tensor, classes: int, name: str) -> Tensor:
 
 
 def margins(labels: Tensor, classes: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    """f_y − f_j for every j ≠ y, in ascending j.  labels [N] -> [N, K − 1, K].  Raises InvalidInput for a bad label."""
+    """Return the specification of the margins f_y − f_j for every class j ≠ y, in ascending j.
+
+    labels [N]: the class y of each image, integers in [0, classes).  classes: K.  dtype: torch's default dtype if None.
+    Returns [N, K − 1, K].
+    Raises InvalidInput for a label outside of [0, classes).
+
+    >>> import torch
+    >>> import bounds
+    >>> bounds.margins(torch.tensor([1]), classes=3)
+    tensor([[[-1.,  1.,  0.],
+             [ 0.,  1., -1.]]])
+    """
     labels = _checked(labels, classes, "labels")
     eye = torch.eye(classes, dtype=dtype or torch.get_default_dtype(), device=labels.device)
-    every = eye[labels].unsqueeze(1) - eye
+    differences = eye[labels].unsqueeze(1) - eye
     others = torch.arange(classes, device=labels.device).expand(len(labels), -1) != labels.unsqueeze(1)
-    return every[others].reshape(len(labels), classes - 1, classes)
+    return differences[others].reshape(len(labels), classes - 1, classes)
 
 
 def targeted(labels: Tensor, targets: Tensor, classes: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    """f_y − f_t.  labels, targets [N] -> [N, 1, K].  Raises InvalidInput for a bad label."""
+    """Return the specification of one margin f_y − f_t per image.
+
+    labels, targets [N]: the classes y and t of each image, integers in [0, classes).  classes: K.  dtype: torch's
+    default dtype if None.
+    Returns [N, 1, K].
+    Raises InvalidInput for a label or target outside of [0, classes).
+    """
     labels, targets = _checked(labels, classes, "labels"), _checked(targets, classes, "targets")
     eye = torch.eye(classes, dtype=dtype or torch.get_default_dtype(), device=labels.device)
     return (eye[labels] - eye[targets]).unsqueeze(1)
 
 
 def logits(images: int, classes: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Every f_k.  [N, K, K]"""
+    """Return the specification of every output f_k.
+
+    images: N.  classes: K.  dtype: torch's default dtype if None.
+    Returns [N, K, K].
+    """
     return torch.eye(classes, dtype=dtype or torch.get_default_dtype()).expand(images, classes, classes)

@@ -1,4 +1,4 @@
-"""The state of one call that a method works on: intermediate bounds, and backward passes that tighten them."""
+"""The state of one call that a method works on: intermediate bounds, and the backward passes that tighten them."""
 
 from __future__ import annotations
 
@@ -18,44 +18,47 @@ from .one_sided import OneSided, signs_alone
 from .operators import Nonlinear, rule_for
 from .region import Region
 from .relaxation import Slope
-from .rows import Asked, LinearForms, NodeAlphas, RowBlocks, Units
+from .rows import LinearForms, NodeAlphas, RowBlocks, Specification, Units
 
-MANY = 1_000_000
-"""Coefficients from which on the second side of a unit is worth waiting for the first."""
+ONE_SIDED_COEFFICIENTS = 1_000_000
+"""Number of coefficients of a tensor's rows from which on its units are bounded one side at a time.  Chosen by hand."""
 Meet = Callable[[Interval, Interval], Interval]
+"""Combines the old and the new interval of a tensor."""
 
 
 class BoundState(IntermediateBounds):
-    """What a method is given: the intermediate bounds of one call, and lower bounds of any tensor's rows.
+    """The intermediate bounds of one call, with backward passes for linear forms of any tensor.
 
-    `lower_bounds` asks for linear forms of a tensor by a backward pass, `refine` tightens a tensor's interval by one.
+    A method receives one.  `lower_bounds` bounds linear forms of a tensor by a backward pass; `refine` tightens the
+    intermediate bounds of a tensor by one.
     """
 
     def __init__(self, network: Network, region: Region, budget: MemoryBudget, slope: Slope) -> None:
         super().__init__(network, region, budget, slope)
         self.one_sided = OneSided(network, region)
-        self._undecided: frozenset[str] = frozenset()
-        self._read: dict[str, Interval] = {}
+        self._unproductive: frozenset[str] = frozenset()
+        self._before_cut: dict[str, Interval] = {}
 
-    def hold(self, found: Mapping[str, Interval]) -> None:
-        super().hold(found)
-        for name in found:
-            self._read.pop(name, None)
+    def hold(self, new: Mapping[str, Interval]) -> None:
+        super().hold(new)
+        for name in new:
+            self._before_cut.pop(name, None)
 
     def restart(self) -> None:
         super().restart()
-        self.one_sided, self._undecided = OneSided(self.network, self.region), frozenset()
-        self._read.clear()
+        self.one_sided, self._unproductive = OneSided(self.network, self.region), frozenset()
+        self._before_cut.clear()
 
-    # Rows
+    # Specifications
 
     def lower_bounds(self, target: str, coef: Tensor, node_alphas: NodeAlphas | None = None) -> Tensor:
-        """Lower bounds of linear forms of a tensor by the backward pass.  coef [N, S, *shape] -> [N, S]
+        """Return lower bounds of linear forms of a tensor by a backward pass.  coef [N, S, *shape] -> [N, S]
 
-        node_alphas: the choice of planes for each nonlinear node before the tensor; the default planes for None.
+        node_alphas: the alphas of each nonlinear node before the tensor; None for the default planes.
         """
         cost = row_cost(self.network, target, unit=False)
-        found = self._bounded(target, LinearForms(coef), node_alphas, cost, early_stop=False).squeeze(1)
+        found = self._backward_bounds(target, LinearForms(coef), node_alphas, cost, early_stop=False)
+        found = found.squeeze(1)
         return self.defined(coef, found) if target == self.network.graph.output else found
 
     def unit_bounds(
@@ -66,10 +69,10 @@ class BoundState(IntermediateBounds):
         counts: Sequence[int] = (),
         early_stop: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of single units.  units [N, M], flat indices into the tensor -> two [N, M]
+        """Return lower and upper bounds of single units.  units [N, M], flat indices into the tensor -> two [N, M]
 
-        counts: how many of the M each image needs (all by default); the bounds of the others mean nothing.
-        early_stop: whether a unit whose sign is known needs no tighter bound.
+        counts: the number of the M units that each image needs (all by default); the bounds of the others mean nothing.
+        early_stop: whether a unit whose sign is decided needs no tighter bound.
         """
         both = self._unit_rows(target, units, None, node_alphas, counts, early_stop)
         return both[:, 0], -both[:, 1]
@@ -83,7 +86,7 @@ class BoundState(IntermediateBounds):
         counts: Sequence[int] = (),
         early_stop: bool = False,
     ) -> Tensor:
-        """Lower bounds of sign·unit; all else as in `unit_bounds`.  signs [N, M] -> [N, M]"""
+        """Return lower bounds of sign·unit, with the other arguments as in `unit_bounds`.  signs [N, M] -> [N, M]"""
         return self._unit_rows(target, units, signs, node_alphas, counts, early_stop).squeeze(1)
 
     def _unit_rows(
@@ -97,35 +100,42 @@ class BoundState(IntermediateBounds):
     ) -> Tensor:
         counts = counts or [units.shape[1]] * len(units)
         shape, dtype = self.network.graph.shape(target), self.network.dtype
-        asked = Units(units, counts, shape, dtype, signs)
-        cost = asked.sides * row_cost(self.network, target, unit=True)
-        return self._bounded(target, asked, node_alphas, cost, early_stop)
+        specification = Units(units, counts, shape, dtype, signs)
+        cost = specification.sides * row_cost(self.network, target, unit=True)
+        return self._backward_bounds(target, specification, node_alphas, cost, early_stop)
 
-    def _bounded(
-        self, target: str, asked: Asked, node_alphas: NodeAlphas | None, cost: int, early_stop: bool
+    def _backward_bounds(
+        self,
+        target: str,
+        specification: Specification,
+        node_alphas: NodeAlphas | None,
+        cost: int,
+        early_stop: bool,
     ) -> Tensor:
-        """[N, sides, rows], in blocks under the memory budget."""
+        """Run the backward pass in blocks that fit into the memory budget.  [N, sides, rows]"""
         nonlinear = self.relaxed_before(target)
         for name in nonlinear:
             for operand in self.network.graph.nodes[name].operands:
                 self.interval(operand)
         relaxations = {name: self.relaxation(name) for name in nonlinear} if node_alphas is None else {}
-        intervals = {name: self.interval(name) for name in self._known_before(target)} if early_stop else None
-        blocks = RowBlocks(
-            self._snapshot(), target, asked, node_alphas, relaxations, intervals, self._undecided
+        intervals = (
+            {name: self.interval(name) for name in self._follow_from_given(target)} if early_stop else None
         )
-        found = self.budget.fitted(asked.counts, cost, blocks.of)
-        self._undecided = blocks.undecided
+        blocks = RowBlocks(
+            self._snapshot(), target, specification, node_alphas, relaxations, intervals, self._unproductive
+        )
+        found = self.budget.fitted(specification.counts, cost, blocks.bound)
+        self._unproductive = blocks.unproductive
         return found
 
     def _snapshot(self) -> BoundState:
-        """The bounds that are held at present, whatever is held later."""
+        """Return a copy with the bounds that are held at present, whatever is stored later."""
         now = copy(self)
         now._intervals, now._derived = dict(self._intervals), set(self._derived)
         return now
 
-    def _known_before(self, target: str) -> frozenset[str]:
-        """The tensors whose intervals follow on the way to that of `target` from the bounds that were given."""
+    def _follow_from_given(self, target: str) -> frozenset[str]:
+        """Return the tensors on the way to `target` whose intervals follow from the bounds that were given."""
         found, stack = set(self._given), [target]
         while stack:
             name = stack.pop()
@@ -135,7 +145,7 @@ class BoundState(IntermediateBounds):
         return frozenset(found)
 
     def _by_sign(self, target: str) -> bool:
-        """Whether all that reads a tensor asks of its units is whether they may change their sign."""
+        """Return whether every reader of a tensor needs to know only whether its units may change their sign."""
         rules = [
             rule_for(self.network.graph.nodes[reader.node]) for reader in self.facts.readers.get(target, ())
         ]
@@ -144,7 +154,9 @@ class BoundState(IntermediateBounds):
     # Refinement
 
     def unstable(self, target: str) -> Tensor:
-        """Units of a tensor whose readers are not settled by its present interval.  [N, units] of bool"""
+        """Return the mask of the unstable units of a tensor, on which its readers' relaxations are loose.  [N,
+        units]
+        """
         x = self.interval(target)
         mask = torch.zeros_like(x.lower, dtype=torch.bool)
         with torch.no_grad():
@@ -170,10 +182,10 @@ class BoundState(IntermediateBounds):
         meet: Meet = Interval.intersect,
         mask: Tensor | None = None,
     ) -> None:
-        """Tighten the interval of a tensor by backward rows for the units that need it; `meet` joins old and new.
+        """Tighten the intermediate bounds of a tensor by a backward pass for the units that need it.
 
-        mask: the units, [N, units] of bool; `unstable` by default.  NodeAlphas are [N, 1, …], or [N, M, …] for the M
-        units of each image, in their order.
+        mask: the units, [N, units] of bool; `unstable` by default.  meet: combines the old and the new bounds.
+        node_alphas: [N, 1, …], or [N, M, …] for the M units of each image, in their order.
         """
         if target in self.facts.prefix:
             self.interval(target)
@@ -181,56 +193,58 @@ class BoundState(IntermediateBounds):
         old = self.interval(target)
         mask = self.unstable(target) if mask is None else mask
         counts = mask.sum(1).tolist()
-        most = max(counts, default=0)
-        if most == 0:
+        largest = max(counts, default=0)
+        if largest == 0:
             return
-        units = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        every = Interval(*(flat(side, 1) for side in old))
-        kept = Interval(every.lower.gather(1, units), every.upper.gather(1, units))
-        signs_do = self._by_sign(target) and not _own(node_alphas)
-        many = sum(counts) * row_cost(self.network, target, unit=True) > MANY
-        if signs_do and many and self.one_sided.pays:
+        units = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :largest]
+        flattened = Interval(*(flat(side, 1) for side in old))
+        current = Interval(flattened.lower.gather(1, units), flattened.upper.gather(1, units))
+        sign_suffices = self._by_sign(target) and not _has_own_alphas(node_alphas)
+        large = sum(counts) * row_cost(self.network, target, unit=True) > ONE_SIDED_COEFFICIENTS
+        if sign_suffices and large and self.one_sided.worthwhile:
 
-            def ask(some: Tensor, signs: Tensor, needed: Sequence[int], early_stop: bool) -> Tensor:
-                return self.signed_unit_bounds(target, some, signs, node_alphas, needed, early_stop)
+            def bound_signed(
+                subset: Tensor, signs: Tensor, needed: Sequence[int], early_stop: bool
+            ) -> Tensor:
+                return self.signed_unit_bounds(target, subset, signs, node_alphas, needed, early_stop)
 
-            rows = self.one_sided.bounds(target, units, kept, counts, ask)
+            bounds = self.one_sided.bounds(target, units, current, counts, bound_signed)
         else:
-            rows = Interval(*self.unit_bounds(target, units, node_alphas, counts, early_stop=signs_do))
-        # images with fewer such units are filled up with others, which stay as they are
-        chosen = mask.gather(1, units)
-        sides = zip(rows.known(), kept, strict=True)
-        rows = Interval(*(torch.where(chosen, new, before) for new, before in sides))
+            bounds = Interval(*self.unit_bounds(target, units, node_alphas, counts, early_stop=sign_suffices))
+        # images with fewer such units are padded with others, which keep their bounds
+        needed_units = mask.gather(1, units)
+        sides = zip(bounds.overflow_as_infinite(), current, strict=True)
+        bounds = Interval(*(torch.where(needed_units, new, before) for new, before in sides))
         with self.naming(target):
-            met = meet(kept, rows)
+            tightened = meet(current, bounds)
 
-        def placed(new: Interval) -> Interval:
-            lower = every.lower.scatter(1, units, new.lower)
-            upper = every.upper.scatter(1, units, new.upper)
+        def scattered(new: Interval) -> Interval:
+            lower = flattened.lower.scatter(1, units, new.lower)
+            upper = flattened.upper.scatter(1, units, new.upper)
             return Interval(lower.reshape(old.lower.shape), upper.reshape(old.lower.shape))
 
-        if signs_do:
-            read = placed(met).detach()
-            self.hold({target: placed(signs_alone(kept, met))})
-            self._read[target] = read
+        if sign_suffices:
+            uncut = scattered(tightened).detach()
+            self.hold({target: scattered(signs_alone(current, tightened))})
+            self._before_cut[target] = uncut
         else:
-            self.hold({target: placed(met)})
+            self.hold({target: scattered(tightened)})
 
     def guess(self, target: str) -> Interval:
-        """An estimate of the interval that a full `refine` would give.  [N, *shape]
+        """Return an estimate of the interval that a full `refine` would give.  [N, *shape]
 
-        It is not sound for units whose rows stopped early.
+        The estimate is not sound for units whose rows stopped early.
         """
-        if target not in self._read:
+        if target not in self._before_cut:
             return self.interval(target)
-        return self.one_sided.mirrored(target, self._read[target])
+        return self.one_sided.mirrored(target, self._before_cut[target])
 
 
-def _own(node_alphas: NodeAlphas | None) -> bool:
-    """Whether any row has a choice of its own."""
+def _has_own_alphas(node_alphas: NodeAlphas | None) -> bool:
+    """Return whether any row has alphas of its own."""
     return any(t.shape[1] > 1 for alphas in (node_alphas or {}).values() for t in alphas)
 
 
 def _by_position(op: str) -> bool:
-    """Element-wise operators whose parameters depend on the channel cannot be asked about a moved tensor."""
+    """Return whether an element-wise operator has parameters per channel, so that its mask cannot be reshaped."""
     return op == "aten.prelu.default"

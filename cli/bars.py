@@ -1,4 +1,4 @@
-"""The progress bar of long commands."""
+"""The progress bar that long commands show."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -6,7 +6,10 @@ from rich.progress import Progress as Bar
 
 
 def bar(console: Console, title: str, *after: str) -> Bar:
-    """`title`, a bar, how many of how many, the texts `after`, the time taken and left; nothing off a terminal."""
+    """A progress bar between `title` and the texts `after`, with counts, elapsed time and time left.
+
+    It shows nothing where the console is no terminal.
+    """
     return Bar(
         TextColumn(title),
         BarColumn(bar_width=24),

@@ -1,4 +1,4 @@
-"""`certnas certify`: radii for a network and a data set, in a table and a folder."""
+"""`certnas certify` certifies a network on a data set, and shows and keeps the radii."""
 
 from __future__ import annotations
 
@@ -8,41 +8,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .certify_options import with_options
-from .complete import Completion
+from .certify_options import OPTIONS
+from .complete import chosen_tightening
 from .engine import chosen_engine
 from .failure import INTERRUPTED, UNSOUND, Ended, refusals
 from .opening import opened
+from .options import set_threads, with_options
 
 if TYPE_CHECKING:
     from certnas import bounds
     from certnas.certifier import Certificates
     from certnas.certifier.results import Folder
     from certnas.data import Dataset
+    from certnas.jobs.certify import CertifyJob
     from certnas.models import OpenedModel
     from certnas.proofs import Written
 
-    from .shards import Shards
-
 
 @click.command()
-@with_options
+@with_options(*OPTIONS)
 def certify(**options: Any) -> None:
     """Certify the robustness radius of each image.
 
-    MODEL is an embedded network (digits-cnn, digits-cell), a file that holds a network (.onnx, .pt2, .h5), a
-    checkpoint with --arch, or a Python factory package.module:function.  Radii are in [0, 1] pixels.
+    MODEL is an embedded network (digits-cnn or digits-cell), a file that holds a network (.onnx, .pt2, .h5), a
+    checkpoint with --arch, or a Python factory package.module:function.  Radii are in units of [0, 1] pixels.
     """
     with refusals():
-        if options["threads"] is not None:
-            import torch
-
-            torch.set_num_threads(options["threads"])
+        set_threads(options["threads"])
         Run(options).go()
 
 
 class Run:
-    """One run of the command: what was asked, opened and checked before any work."""
+    """One run of the command; making it opens and checks all that was asked for, before any work."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         from certnas.bounds import NORMS
@@ -62,14 +59,14 @@ class Run:
             raise UserError(f"--at holds {min(self.at):g}; accepted: radii of at least 0")
         check_numbers(options["tol"], options["eps_max"], options["batch_size"], options["memory"])
         check_box(self.clip, options["attack"])
-        self.complete = Completion(options)
+        self.tightening = chosen_tightening(options)
         settings = {name: options[name] for name in ("slope", "iterations", "step", "shared", "errors")}
         self.method = self._method(settings)
         self.device = open_device(options["device"])
         self.model, self.data = self._open()
         self.engine = chosen_engine(options, gpu=self.device.type == "cuda")
         self.folder = self._folder()
-        self.work = self._work()
+        self.job = self._job()
         self.written: list[Written] = []
 
     def _method(self, settings: dict[str, Any]) -> bounds.Method | str:
@@ -112,7 +109,7 @@ class Run:
             for name in ("layout", "channels", "output", "data_layout")
             if options[name] is not None
         }
-        config |= {} if self.complete.seconds is None else {"complete": self.complete.seconds}
+        config |= {} if self.tightening is None else {"complete": self.tightening.seconds}
         config |= {name: options[name] for name in kept} | {
             "device": str(self.device),
             "memory": options["memory"],
@@ -127,26 +124,25 @@ class Run:
             return self.method if seconds is None else f"{self.method}({seconds:g} s)"
         return describe(self.method)
 
-    def _work(self) -> Shards:
+    def _job(self) -> CertifyJob:
         from certnas.certifier.certification import certification
-
-        from .shards import Shards
+        from certnas.jobs.certify import CertifyJob
 
         options, data = self.options, self.data
         kept = ("targets", "norm", "eps_max", "tol", "attack", "seed", "memory", "time_per_image")
         asked = {name: options[name] for name in kept} | {"method": self.method, "clip": self.clip}
         asked["at"] = self.at
-        job = certification(self.model.module, data.x, data.y, device=self.device, **asked)
-        for line in job.why:
+        work = certification(self.model.module, data.x, data.y, device=self.device, **asked)
+        for line in work.why:
             click.echo(line, err=True)
         named = ("mean", "std", "input_range", "layout", "channels")
-        told = " ".join(f"{name}={options[name]}" for name in named if options[name] is not None)
+        described = " ".join(f"{name}={options[name]}" for name in named if options[name] is not None)
         about = {"model": options["source"], "weights": self.model.sha256, "data": options["data"]}
-        about["preprocessing"] = told
-        return Shards(job, options["certificates"], about, options["targets"], self.complete)
+        about["preprocessing"] = described
+        return CertifyJob(work, self.tightening, options["certificates"], options["targets"], about)
 
     def go(self) -> None:
-        """Certifies what is not done yet, shows and keeps it; an early end loses no finished batch."""
+        """Certifies the images that are not done yet, shows and keeps them; an early end loses no finished batch."""
         from rich.console import Console
 
         from certnas.certifier import SoundnessError
@@ -166,10 +162,10 @@ class Run:
                 f"interrupted: {finished} of {len(self.data.x)} images are done{self._kept()}", INTERRUPTED
             ) from error
         self._pictures(self._show(done))
-        self._told()
+        self._report_certificates()
 
     def _certify(self, done: list[Certificates], console: Any) -> None:
-        """Adds to `done`, and to the folder, each batch as it finishes."""
+        """Adds each batch to `done`, and to the folder, as it finishes."""
         from contextlib import closing
 
         from certnas.certifier.certification import batches
@@ -185,7 +181,7 @@ class Run:
         with images_bar(console) as shown:
             task = shown.add_task("certifying", total=total, completed=total - len(left), stage="tracing")
             results = self.engine.run(
-                self.work, work, lambda _, progress: shown.update(task, stage=stage(progress))
+                self.job, work, lambda _, progress: shown.update(task, stage=stage(progress))
             )
             with closing(results):
                 for position, (batch, written) in results:
@@ -193,8 +189,8 @@ class Run:
                     done.append(batch)
                     if self.folder is not None:
                         self.folder.append(batch)
-                    told = f"{self.work.describe(work[position])} done"
-                    shown.update(task, completed=sum(map(len, done)), stage=told)
+                    finished = f"{self.job.describe(work[position])} done"
+                    shown.update(task, completed=sum(map(len, done)), stage=finished)
 
     def _show(self, batches: Sequence[Certificates]) -> Certificates | None:
         from rich.console import Console
@@ -223,8 +219,8 @@ class Run:
         write_atomically(self.folder.path / "radii.png", radii_plot(certificates, self.model.name))
         click.echo(f"wrote results.csv, results.json, accuracy.png and radii.png to {self.folder.path}")
 
-    def _told(self) -> None:
-        """How many certificates were written, and of which images a smaller radius or none."""
+    def _report_certificates(self) -> None:
+        """Says how many certificates were written, how many prove a smaller radius, and which images have none."""
         if self.options["certificates"] is None:
             return
         count = sum(proof.path is not None for proof in self.written)

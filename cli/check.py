@@ -1,4 +1,4 @@
-"""`certnas check`: certificates proved again, by a checker that shares nothing with the bound engine."""
+"""`certnas check` proves certificates again, by a checker that shares nothing with the bound engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .failure import UNSOUND, Ended, refusals, shown
-from .opening import opened, with_opening
+from .names import DATASET, MODEL
+from .opening import OPENING, SHAPE, opened
+from .options import DATA_ROOT, with_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,32 +26,40 @@ ARITHMETIC = {"auto": None, "exact": True, "float": False}
 
 @click.command()
 @click.argument("certificate", type=click.Path(path_type=Path))
-@click.argument("model")
-@with_opening
+@click.argument("model", type=MODEL)
+@with_options(*OPENING, SHAPE)
 @click.option(
-    "--property", "prop", type=click.Path(path_type=Path), help="That it has to prove: a .vnnlib file."
+    "--property",
+    "prop",
+    type=click.Path(path_type=Path),
+    help="Property that the certificate has to prove: a .vnnlib file.",
 )
 @click.option(
     "--arithmetic",
     type=click.Choice(list(ARITHMETIC)),
     default="auto",
     show_default=True,
-    help="exact: integers; float: float64 with its rounding bounded; auto: exact where that is quick.",
+    help="Arithmetic: exact, in integers; float, in float64 with rounding bounded; auto, exact where that is quick.",
 )
-@click.option("--data", help="Data set, image folder or .npz that the certificates' images have to be from.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
+@click.option(
+    "--data",
+    type=DATASET,
+    help="Data set, image folder or .npz file that the images of the certificates have to be from.",
+)
+@with_options(DATA_ROOT)
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
-    help="results.csv to hold against certificates and images; by default that in the folder, or in the one above.",
+    help="The results.csv to compare with certificates and images; by default the one in their folder, or above it.",
 )
 def check(certificate: Path, model: str, **options: Any) -> None:
     """Prove certificates of MODEL again, from the numbers that they hold.
 
-    CERTIFICATE is a file that `certnas certify` or `certnas verify` wrote with --certificates DIR, or the folder.  The
-    check uses numpy and integers, and nothing of the bound engine but its reading of the network's structure.  With
-    --data, each certificate's image has to be the one that it names, and each line of results.csv what its certificate
-    proves.  Exit code 1: one proves nothing about this model, or not the property, or a line is not proved.
+    CERTIFICATE is a file that `certnas certify` or `certnas verify` wrote with --certificates DIR, or that folder.  The
+    check uses numpy and integers.  It shares only the reading of the network's structure with the bound engine.  With
+    --data, each certificate has to be about the image that it names, and has to prove its line of results.csv.  The
+    exit code is 1 where a certificate proves nothing about this model, or does not prove the property, or a line of
+    results.csv is not proved.
     """
     with refusals():
         _check(certificate, model, options)
@@ -96,7 +106,7 @@ def _check(path: Path, source: str, options: dict[str, Any]) -> None:
 
 
 def _data(options: dict[str, Any]) -> Dataset | None:
-    """All images of the data set that was named."""
+    """All images of the data set that --data names; None without it."""
     from certnas.data import load
     from certnas.errors import UserError
 
@@ -109,7 +119,7 @@ def _data(options: dict[str, Any]) -> Dataset | None:
 
 
 def _table(path: Path, given: Path | None) -> Path | None:
-    """The results.csv that was named, or that lies in the folder of certificates or in the one above."""
+    """The results.csv that --results names, or that lies in the folder of certificates or in the one above it."""
     if given is not None:
         return given / RESULTS if given.is_dir() else given
     if not path.is_dir():
@@ -118,7 +128,7 @@ def _table(path: Path, given: Path | None) -> Path | None:
 
 
 def _hold(table: Path, claims: Mapping[str, Claim | None], data: Dataset) -> None:
-    """Holds a results.csv against what its certificates prove."""
+    """Compares a results.csv with the claims that its certificates prove."""
     from certnas.checker import Rejected
     from certnas.proofs import held_rows, read_rows
 
@@ -138,7 +148,7 @@ def _hold(table: Path, claims: Mapping[str, Claim | None], data: Dataset) -> Non
 
 
 def _module(source: str, options: dict[str, Any], files: Sequence[Path]) -> nn.Module:
-    """The network: an ONNX file that `verify` took as it is stored is taken so again."""
+    """The network.  An ONNX file is opened as it is stored where the certificates are those of `verify`."""
     from certnas.proofs import image_shape, of_property
     from certnas.verifier.subject import is_onnx, open_onnx
 

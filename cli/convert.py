@@ -1,4 +1,4 @@
-"""`certnas convert`: the same network in another format, its outputs compared."""
+"""`certnas convert` writes a network in another format, and compares the outputs of both."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 import click
 
 from .failure import refusals
-from .opening import opened, with_opening
+from .names import MODEL
+from .opening import OPENING, SHAPE, opened
+from .options import with_options
 
 
 @click.command()
-@click.argument("source", metavar="MODEL")
+@click.argument("source", metavar="MODEL", type=MODEL)
 @click.argument("out", type=click.Path(path_type=Path))
-@with_opening
+@with_options(*OPENING, SHAPE)
 def convert(source: str, out: Path, **options: Any) -> None:
-    """Write MODEL to OUT: .safetensors (with its structure in a .json beside it), .pt2 or .onnx.
+    """Write MODEL to OUT, a file .safetensors (with its structure in a .json beside it), .pt2 or .onnx.
 
-    Its preprocessing becomes part of it, so the new file reads [0, 1] pixels.  The file is read back, and nothing is
-    kept unless its outputs on random images are the same to 1e-5 of the largest.
+    The preprocessing becomes part of the network, so the new file reads [0, 1] pixels.  The file is read back.  It is
+    kept only if its outputs on random images differ by at most 1e-5 of the largest output.
     """
     with refusals():
         from certnas.models.conversion import convert as write

@@ -1,21 +1,22 @@
-"""`certnas crosscheck`: the same network bounded by certnas and by auto_LiRPA."""
+"""`certnas crosscheck` bounds one network by certnas and by auto_LiRPA, and compares the bounds."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .bars import bar
-from .engine import chosen_engine, with_engine
+from .engine import ENGINE, chosen_engine
 from .failure import INTERRUPTED, UNSOUND, Ended, refusals
+from .names import COMPARED_METHOD, DATA_LAYOUT, MODEL, NORM
 from .opening import OPENING, opened
-from .values import NormName, Numbers
+from .options import DATA, DATA_ROOT, THREADS, set_threads, with_options
+from .values import Numbers, Several
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,47 +24,41 @@ if TYPE_CHECKING:
     from certnas.crosscheck import Comparison, Crosscheck, Part
     from certnas.engine import Engine
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _with_model(function: F) -> F:
-    for option in reversed(OPENING):
-        function = option(function)
-    return function
+OPTIONS = (
+    click.argument("model", type=MODEL),
+    *OPENING,
+    DATA,
+    click.option("--data-layout", type=DATA_LAYOUT,
+                 help=f"Layout of the images in an .npz file: {DATA_LAYOUT.text}."),
+    DATA_ROOT,
+    click.option("--images", type=click.IntRange(1), default=4, show_default=True,
+                 help="Number of images, drawn by the seed."),
+    click.option("--norm", type=NORM, default="linf", show_default=True, help=f"Norm of the balls: {NORM.text}."),
+    click.option("--eps", type=Numbers(), default="0.01", show_default=True, help="Radii of the balls: 1/255,8/255."),
+    click.option("--methods", type=Several(COMPARED_METHOD), default=",".join(COMPARED_METHOD.listed),
+                 show_default=True, help=f"Bound methods, between commas: {COMPARED_METHOD.text}."),
+    click.option("--samples", type=click.IntRange(1), default=100, show_default=True,
+                 help="Number of random points for each image."),
+    click.option("--tolerance", type=float,
+                 help="How much looser certnas may be, as a share of auto_LiRPA's width.  [default: 0.01]"),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the images and the points."),
+    THREADS,
+    click.option("--out", type=click.Path(path_type=Path), help="JSON file for all figures."),
+    *ENGINE,
+)  # fmt: skip
 
 
 @click.command()
-@click.argument("model")
-@_with_model
-@click.option(
-    "--data", default="digits", show_default=True, help="A data set's name, an image folder or .npz."
-)
-@click.option("--data-layout", type=click.Choice(["nchw", "nhwc"]), help="Where an .npz has its channels.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
-@click.option("--images", type=click.IntRange(1), default=4, show_default=True, help="How many, by the seed.")
-@click.option("--norm", type=NormName(), default="linf", show_default=True, help="linf, l2 or l1.")
-@click.option("--eps", type=Numbers(), default="0.01", show_default=True, help="Radii: 1/255,8/255.")
-@click.option("--methods", default="ibp,crown-ibp,crown", show_default=True, help="Between commas.")
-@click.option(
-    "--samples", type=click.IntRange(1), default=100, show_default=True, help="Random points an image."
-)
-@click.option("--tolerance", type=float, help="How much looser, in shares of its width.  [default: 0.01]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the images and the points.")
-@click.option("--threads", type=click.IntRange(1), help="Of the CPU.")
-@click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all figures.")
-@with_engine
+@with_options(*OPTIONS)
 def crosscheck(**options: Any) -> None:
     """Compare the bounds of certnas and auto_LiRPA on MODEL.
 
-    Clean outputs are compared first, then bounds of every logit over balls that no box cuts; points of the ball that
-    leave either tool's bounds are searched for.  Exit code 1: certnas is looser than the tolerance, or a bound is
-    unsound and not by a known mistake of auto_LiRPA's.
+    It compares clean outputs first, then bounds of every logit over balls that no box cuts.  It searches each ball for
+    points whose outputs are outside of either tool's bounds.  The exit code is 1 where certnas is looser than the
+    tolerance, or where a bound is unsound and that is no known mistake of auto_LiRPA.
     """
     with refusals():
-        if options["threads"] is not None:
-            import torch
-
-            torch.set_num_threads(options["threads"])
+        set_threads(options["threads"])
         _crosscheck(options)
 
 
@@ -80,10 +75,9 @@ def _crosscheck(options: dict[str, Any]) -> None:
         layout=options["data_layout"],
     )
     model = opened(options["model"], options, tuple(data.x.shape[1:]))
-    methods = [name.strip() for name in options["methods"].split(",")]
     tolerance = TOLERANCE if options["tolerance"] is None else options["tolerance"]
     engine = chosen_engine(options)
-    job = Crosscheck(model.module, options["norm"], methods, options["samples"], options["seed"])
+    job = Crosscheck(model.module, options["norm"], options["methods"], options["samples"], options["seed"])
     work = parts(data.x, options["eps"])
     found: dict[int, list[Comparison]] = {}
     try:
@@ -100,7 +94,7 @@ def _crosscheck(options: dict[str, Any]) -> None:
 
 
 def _compare(engine: Engine, job: Crosscheck, work: list[Part], found: dict[int, list[Comparison]]) -> None:
-    """Adds what comes of each part to `found`, by its position."""
+    """Adds the comparisons of each part to `found`, under its position."""
     from contextlib import closing
 
     from rich.console import Console
@@ -125,7 +119,7 @@ def _joined(found: dict[int, list[Comparison]]) -> list[Comparison]:
 
 
 def _report(options: dict[str, Any], found: list[Comparison], tolerance: float) -> list[str]:
-    """Shows and writes the comparisons; returns what must not be."""
+    """Shows and writes the comparisons; returns the failures among them."""
     from rich.console import Console
 
     failures = [line for one in found for line in one.failures(tolerance)]
@@ -163,7 +157,9 @@ def _table(found: list[Comparison]) -> Table:
             f"{one.our_violations} | {'–' if one.unusable else one.their_violations}",
             f"{one.our_seconds:.2f} | {_seconds(one.their_seconds)}",
         )
-    shown.caption = "outside (bounds that a point passes), seconds: certnas | auto_LiRPA"
+    shown.caption = (
+        "outside: number of bounds that a point violates; outside and seconds: certnas | auto_LiRPA"
+    )
     return shown
 
 

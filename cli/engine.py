@@ -1,44 +1,40 @@
-"""The options that say where work is done, shared by the commands that have much of it."""
+"""The options that choose an engine: processes of this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from . import names
 
 if TYPE_CHECKING:
     from certnas.engine import Engine
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 ENGINE = (
     click.option(
-        "--workers", type=int, help="Processes at a time.  [default: 1; with ray, all there is room for]"
+        "--workers",
+        type=int,
+        help="Number of processes.  [default: 1; with ray, as many as the cluster has room for]",
     ),
     click.option(
         "--engine",
-        type=click.Choice(["processes", "ray"]),
+        type=names.ENGINE,
         default="processes",
         show_default=True,
-        help="Processes of this machine, or Ray.",
+        help=f"Where the work is done: {names.ENGINE.text} (a Ray cluster).",
     ),
     click.option(
-        "--address", help="Ray cluster: host:port, or auto; without it one is started on this machine."
+        "--address",
+        help="Address of the Ray cluster: host:port, or auto; without it this machine starts one.",
     ),
 )
 
 
-def with_engine(function: F) -> F:
-    """The command with the options of ENGINE, in the order of the help text."""
-    for option in reversed(ENGINE):
-        function = option(function)
-    return function
-
-
 def chosen_engine(options: Mapping[str, Any], *, gpu: bool = False) -> Engine:
-    """The engine that the options describe; says so where its processes would crowd this machine's cores."""
+    """The engine that the options describe; warns where its threads are more than this machine's cores."""
     from certnas.engine import crowded, open_engine
 
     engine = open_engine(options["engine"], workers=options["workers"], address=options["address"], gpu=gpu)

@@ -1,4 +1,4 @@
-"""How a command ends early: one line on standard error and an exit code; how it warns: one line as well."""
+"""How a command fails and warns: by one line on standard error, and by its exit code."""
 
 import os
 import traceback
@@ -11,16 +11,16 @@ import click
 
 REFUSED, UNSOUND, INTERRUPTED = 2, 1, 130
 CODES = """
-Exit codes: 0, done; 1, done, and what was found is wrong: a proof beyond an attack, a rejected certificate, a verdict
-other than the expected one, bounds that differ; 2, not done: the one line on standard error says why; 130, interrupted.
+Exit codes: 0, done; 1, done, and the result is wrong: a radius beyond an attack, a rejected certificate, a verdict
+other than the expected one, bounds that differ; 2, not done, and one line on standard error says why; 130, interrupted.
 """
 TRACEBACK = "CERTNAS_TRACEBACK"
-"""An environment variable: what ends a command unforeseen is told with its traceback where it is set."""
+"""An environment variable; where it is set, an unforeseen error shows its traceback too."""
 LONGEST = 400
 
 
 class Ended(Exception):
-    """A command that stopped early; `line` is for the user, `code` for the shell."""
+    """Ends a command early; `line` is for the user, `code` for the shell."""
 
     def __init__(self, line: str, code: int) -> None:
         super().__init__(line)
@@ -29,7 +29,7 @@ class Ended(Exception):
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns what a user can put right, and what click refuses, into `Ended`."""
+    """Turns errors that the user can put right into `Ended`."""
     from certnas.bounds import BoundsError
     from certnas.errors import UserError
 
@@ -40,7 +40,7 @@ def refusals() -> Iterator[None]:
 
 
 def unforeseen(error: Exception) -> Ended:
-    """The end of a command by an exception that nothing in it foresaw: one line, whatever it is."""
+    """The end of a command by an exception that it did not foresee, as one line."""
     from certnas.bounds import BoundsError
     from certnas.errors import UserError
 
@@ -50,7 +50,7 @@ def unforeseen(error: Exception) -> Ended:
     if isinstance(error, UserError | BoundsError):
         line = told
     elif isinstance(error, BrokenPipeError):
-        line = "what reads the output has closed it"
+        line = "the reader of the output has closed it"
     elif isinstance(error, MemoryError) or "can't allocate memory" in told or "out of memory" in told:
         line = "memory ran out; give less to do at once, as by --images, --batch-size or --memory, or a smaller file"
     elif isinstance(error, OSError) and error.strerror:
@@ -58,21 +58,21 @@ def unforeseen(error: Exception) -> Ended:
         line = f"{where}{error.strerror}"
     else:
         line = (
-            f"{type(error).__name__}: {told or 'nothing more is known'}; this is a mistake in certnas: please report "
+            f"{type(error).__name__}: {told or 'it says nothing more'}; this is a mistake in certnas: please report "
             f"it with what {TRACEBACK}=1 certnas ... prints"
         )
     return Ended(f"error: {line}", REFUSED)
 
 
 def shown(text: str) -> str:
-    """A text on one line, in characters that every terminal takes."""
+    """The text on one line, in characters that every terminal shows."""
     line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return "".join(c if c.isprintable() else " " for c in line)
 
 
 @contextmanager
 def told_once() -> Iterator[None]:
-    """What the project's own code warns of is one line on standard error, however often it is said."""
+    """Shows each warning of certnas's own code once, as one line on standard error."""
     others, told = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -90,5 +90,5 @@ def told_once() -> Iterator[None]:
 
 
 def one_line(error: click.ClickException) -> str:
-    """A click error as certnas words its own: where, what, on one line."""
+    """A click error on one line, worded as certnas words its own."""
     return f"error: {' '.join(error.format_message().split())}"

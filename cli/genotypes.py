@@ -1,4 +1,4 @@
-"""`certnas genotypes`: the published architectures and their sizes."""
+"""`certnas genotypes` lists the published architectures and their sizes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from .failure import refusals
 
 
 @click.command()
-@click.option("--channels", type=int, default=36, show_default=True, help="Channels of the first cells.")
-@click.option("--layers", type=int, default=20, show_default=True, help="Cells of the network.")
-@click.option("--classes", type=int, default=10, show_default=True)
+@click.option(
+    "--channels", type=int, default=36, show_default=True, help="Number of channels of the first cell."
+)
+@click.option("--layers", type=int, default=20, show_default=True, help="Number of cells of the network.")
+@click.option("--classes", type=int, default=10, show_default=True, help="Number of classes.")
 def genotypes(channels: int, layers: int, classes: int) -> None:
-    """List the published cells with the number of parameters of a network of them, and the repository they are from."""
+    """List the published cells, the parameters of a network of them, and the repository they are from."""
     with refusals():
         from rich import box
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""`certnas inspect`: what a network is, what can be proved of it, and what that costs."""
+"""`certnas inspect` describes a network: its operators, whether they have bounds, and the cost of each method."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .failure import refusals
-from .opening import as_arguments, opened, with_opening
+from .names import MODEL
+from .opening import OPENING, SHAPE, as_arguments, opened
+from .options import with_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,16 +18,16 @@ if TYPE_CHECKING:
     from certnas.models.inspection import Inspection
 
 DATA: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "mnist", (3, 32, 32): "cifar10"}
-"""Shape of images -> a data set of such images, for the command that is suggested."""
+"""Shape of images -> a data set of such images; the suggested command names it."""
 
 
 @click.command()
-@click.argument("source", metavar="MODEL")
-@with_opening
+@click.argument("source", metavar="MODEL", type=MODEL)
+@with_options(*OPENING, SHAPE)
 def inspect(source: str, **options: Any) -> None:
-    """Say what MODEL is, which of its operators have bounds, and what each bound method costs.
+    """Describe MODEL, say which of its operators have bounds, and estimate the cost of each bound method.
 
-    MODEL is what `certnas certify` takes.  Nothing is bounded; costs are upper limits from the sizes alone.
+    `certnas certify` accepts the same MODEL.  No bound is computed; costs are upper limits, from sizes alone.
     """
     with refusals():
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""`certnas`: the commands, and the one place where a command's failure becomes a line and an exit code."""
+"""The group of all commands; here a command's failure becomes one line and an exit code."""
 
 import io
 import logging
@@ -26,7 +26,7 @@ from .verify import verify
 
 
 class Commands(click.Group):
-    """A click group whose failures are one line on standard error, without usage text or traceback."""
+    """A click group that shows a failure as one line on standard error, without usage text or traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -55,15 +55,15 @@ class Commands(click.Group):
             line, code = end.line, end.code
         else:
             _leave(code if isinstance(code, int) else 0)
-        with suppress(OSError):  # where nobody reads standard error, the code says it
+        with suppress(OSError):  # the exit code tells of the failure where nobody reads standard error
             click.echo(f"certnas: {shown(line)}", err=True)
         _leave(code)
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process, with REFUSED where the last of its output cannot be written.
+    """Ends the process, with REFUSED where its last output cannot be written.
 
-    One of several that torchrun started ends at once: torch's threads may abort an orderly end.
+    A process that torchrun started beside others ends at once, since torch's threads may abort an orderly end.
     """
     try:
         sys.stdout.flush()
@@ -80,12 +80,16 @@ def _leave(code: int) -> NoReturn:
 
 @click.group(
     cls=Commands,
+    invoke_without_command=True,
     epilog=CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="certnas")
-def main() -> None:
-    """Certified robustness radii of neural networks, DARTS cells included."""
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Certify the robustness of neural networks, DARTS cells included."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 main.add_command(certify)

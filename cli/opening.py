@@ -1,90 +1,94 @@
-"""The options that say how a network is opened, shared by every command that reads one."""
+"""The options that say how a network is opened; every command that reads a network has them."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import names
 from .values import Numbers, Setting
 
 if TYPE_CHECKING:
     from certnas.models import OpenedModel
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 OPENING = (
     click.option(
-        "--arch", help="Architecture of a checkpoint: a name, or a factory package.module:function."
+        "--arch",
+        type=names.ARCHITECTURE,
+        help="Architecture of a checkpoint: a name, or a factory package.module:function.",
     ),
     click.option(
         "--arch-option",
         "arch_options",
         type=Setting(),
         multiple=True,
-        help="Keyword of the architecture, such as layers=4; may be repeated.",
+        help="Keyword argument of the architecture, such as layers=4; may be repeated.",
     ),
-    click.option("--mean", type=Numbers(), help="Mean of each channel, in [0, 1] pixels: 0.49,0.48,0.45."),
-    click.option("--std", type=Numbers(), help="Standard deviation of each channel."),
+    click.option(
+        "--mean",
+        type=Numbers(),
+        help="Mean of each channel that the network subtracts, in [0, 1] pixels: 0.49,0.48,0.45.",
+    ),
+    click.option(
+        "--std", type=Numbers(), help="Standard deviation of each channel that the network divides by."
+    ),
     click.option(
         "--input-range",
         type=Numbers(),
-        help="What the network takes for [0, 1]: 0,255 or -1,1; mean and std are then in these units.",
+        help="Range that the network expects instead of [0, 1]: 0,255 or -1,1; mean and std are then in its units.",
     ),
     click.option(
-        "--layout", type=click.Choice(["NCHW", "NHWC", "flat"]), help="How the network reads an image."
-    ),
-    click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="In which order it reads colours."),
-    click.option(
-        "--output", help="Of an ONNX file with several outputs, the one that counts; else the first."
+        "--layout", type=names.LAYOUT, help=f"Layout of images that the network expects: {names.LAYOUT.text}."
     ),
     click.option(
-        "--unsafe-load", is_flag=True, help="Run the code that the file holds; only where you trust it."
+        "--channels",
+        type=names.CHANNELS,
+        help=f"Order of colours that the network expects: {names.CHANNELS.text}.",
+    ),
+    click.option(
+        "--output", help="Name of the output to take, for an ONNX file with several; the first by default."
+    ),
+    click.option(
+        "--unsafe-load", is_flag=True, help="Run the code that the file holds; do so only where you trust it."
     ),
 )
-"""Preprocessing is part of the model: radii stay in [0, 1] pixels."""
+"""The preprocessing becomes part of the model, so that radii stay in units of [0, 1] pixels."""
 
 SHAPE = click.option(
-    "--input-shape", type=Numbers(), help="Images that it reads, where it does not say: 3,32,32."
+    "--input-shape", type=Numbers(), help="Shape of its images, where the network does not say it: 3,32,32."
 )
-
-
-def with_opening(function: F) -> F:
-    """The command with the options of OPENING and SHAPE, in the order of the help text."""
-    for option in reversed((*OPENING, SHAPE)):
-        function = option(function)
-    return function
 
 
 def opened(
     source: str, options: Mapping[str, Any], input_shape: tuple[int, ...] | None = None
 ) -> OpenedModel:
     """The network that the options describe, for images of input_shape, or of --input-shape."""
-    from certnas.errors import UserError
     from certnas.models import open_model
+
+    return open_model(source, **opening_keywords(options, input_shape))
+
+
+def opening_keywords(
+    options: Mapping[str, Any], input_shape: tuple[int, ...] | None = None
+) -> dict[str, Any]:
+    """The keywords of `open_model` that the options describe.  Raises UserError for an --input-shape that is none."""
+    from certnas.errors import UserError
 
     asked = options.get("input_shape")
     if asked is not None and any(not 1 <= size < 2**31 or size != int(size) for size in asked):
         raise UserError("--input-shape takes channels, height and width: 3,32,32, or the length of a row: 30")
-    return open_model(
-        source,
-        arch=options["arch"],
-        arch_options=dict(options["arch_options"]),
-        mean=options["mean"],
-        std=options["std"],
-        input_range=options["input_range"],
-        layout=options["layout"],
-        channels=options["channels"],
-        input_shape=input_shape or (tuple(int(size) for size in asked) if asked else None),
-        unsafe_load=options["unsafe_load"],
-        output=options["output"],
-    )
+    as_given = ("arch", "mean", "std", "input_range", "layout", "channels", "unsafe_load", "output")
+    return {name: options[name] for name in as_given} | {
+        "arch_options": dict(options["arch_options"]),
+        "input_shape": input_shape or (tuple(int(size) for size in asked) if asked else None),
+    }
 
 
 def as_arguments(source: str, options: Mapping[str, Any]) -> str:
-    """The model and its options as one would type them for `certnas certify`."""
+    """The model and its options as one types them for `certnas certify`."""
     words = [source]
     for name in ("arch", "layout", "channels", "output"):
         if options[name] is not None:

@@ -1,4 +1,4 @@
-"""`certnas run`: search, derive, train, certify, report."""
+"""`certnas run` searches a genotype, trains its network, certifies it, and writes a report."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .failure import INTERRUPTED, UNSOUND, Ended, refusals
-from .train import RECIPES, set_threads, with_options
+from .names import METHOD, METRIC, NORM, PRESET, RECIPE
+from .options import DATA_BY_CONFIGURATION, DATA_ROOT, DEVICE, DOWNLOAD, THREADS, set_threads, with_options
 from .values import Number
 
 if TYPE_CHECKING:
     from certnas.pipeline import RunConfig, Watch
 
-PRESETS = "darts, pc-darts, dsrna-cb, dsrna-jacobian or advrush"
 SETTINGS = {
     "preset": "search.preset",
     "metric": "search.metric.name",
@@ -29,42 +29,44 @@ SETTINGS = {
     "images": "certify.images",
     "seed": "seed",
 }
-"""Option -> the value of the configuration that it sets."""
+"""Option -> the configuration's value that it sets."""
 WHAT = (
-    click.option("--preset", help=f"The search's published hyper-parameters: {PRESETS}."),
-    click.option("--metric", help="Of the search: none, cb, jacobian, curvature, fgsm or pgd."),
-    click.option("--data", help="A data set's name, an image folder or .npz.  [default: digits]"),
+    click.option("--preset", type=PRESET, help=f"Published hyper-parameters of the search: {PRESET.text}."),
+    click.option("--metric", type=METRIC, help=f"Robustness metric of the search: {METRIC.text}.  [default: none]"),
+    DATA_BY_CONFIGURATION,
     click.option("--test-data", type=click.Path(path_type=Path),
-                 help="Images to certify on, a folder or .npz; by default the test part of --data."),
-    click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie."),
-    click.option("--download", is_flag=True, help="Fetch the data set into --data-root if it is not there."),
-    click.option("--recipe", help=f"Of the training: {RECIPES}.  [default: standard]"),
-    click.option("--channels", type=int, help="Of the trained network's first cell."),
-    click.option("--layers", type=int, help="Cells of the trained network."),
-    click.option("--eps", type=Number(), help="Radius trained against, l∞ in [0, 1] pixels."),
-    click.option("--norm", help="Of the certificates: linf, l2 or l1.  [default: linf]"),
-    click.option("--method", help="Of the certificates.  [default: crown]"),
-    click.option("--images", type=int, help="Test images to certify.  [default: 20]"),
-    click.option("--seed", type=int, help="Of all that is random.  [default: 0]"),
+                 help="Images to certify on, a folder or .npz file; the test part of --data by default."),
+    DATA_ROOT,
+    DOWNLOAD,
+    click.option("--recipe", type=RECIPE,
+                 help=f"Published hyper-parameters of the training: {RECIPE.text}.  [default: standard]"),
+    click.option("--channels", type=int, help="Number of channels of the trained network's first cell."),
+    click.option("--layers", type=int, help="Number of cells of the trained network."),
+    click.option("--eps", type=Number(), help="Radius of the l∞ balls to train against, in [0, 1] pixels."),
+    click.option("--norm", type=NORM, help=f"Norm of the certified radii: {NORM.text}.  [default: linf]"),
+    click.option("--method", type=METHOD,
+                 help=f"Bound method of the certificates: {METHOD.text}.  [default: crown]"),
+    click.option("--images", type=int, help="Number of test images to certify.  [default: 20]"),
+    click.option("--seed", type=int, help="Seed of all random choices.  [default: 0]"),
     click.option("--config", type=click.Path(path_type=Path),
-                 help="A TOML file with tables [search], [train], [certify]; below the options above."),
+                 help="TOML file with tables [search], [train], [certify]; the options above replace its values."),
     click.option("--set", "changes", metavar="KEY=VALUE", multiple=True,
-                 help="Any value, such as search.epochs=2 or train.lr=0.1; over all else; may be repeated."),
+                 help="Set any value, such as search.epochs=2 or train.lr=0.1, over all else; may be repeated."),
 )  # fmt: skip
 RUN = (
-    click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run."),
-    click.option("--resume", is_flag=True, help="Continue the run in --out, with its configuration."),
-    click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
-    click.option("--threads", type=click.IntRange(1), help="Of the CPU."),
+    click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder that the run writes to."),
+    click.option("--resume", is_flag=True, help="Continue the run that --out holds, with its configuration."),
+    DEVICE,
+    THREADS,
 )  # fmt: skip
 
 
 @click.command()
-@with_options(WHAT, RUN)
+@with_options(*WHAT, *RUN)
 def run(**options: Any) -> None:
     """Search a genotype, train its network, certify it, and report.
 
-    OUT/report.md shows the figures and pictures of all stages.
+    OUT/report.md will show the figures and pictures of all stages.
     """
     with refusals():
         set_threads(options["threads"])
@@ -72,7 +74,7 @@ def run(**options: Any) -> None:
 
 
 def configured(options: dict[str, Any]) -> RunConfig:
-    """The configuration that the options describe; when resuming without --config, over that of the folder."""
+    """The configuration that the options describe, over that of --config, or else of the folder when resuming."""
     from certnas.pipeline import run_config
     from certnas.runs import merged, read_toml, setting
     from certnas.runs.folder import CONFIG
@@ -94,7 +96,7 @@ def configured(options: dict[str, Any]) -> RunConfig:
 
 
 def go(config: RunConfig, options: dict[str, Any]) -> None:
-    """Runs what is not done yet, and shows it."""
+    """Runs the stages that are not done yet, and shows them."""
     from rich.console import Console
 
     from certnas import bounds

@@ -1,4 +1,4 @@
-"""How certificates look in a terminal."""
+"""Shows certificates in a terminal: a table of images and a panel of figures over all of them."""
 
 import math
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ ROWS = 50
 
 
 def images_bar(console: Console) -> Bar:
-    """A progress bar of images, with the bracket of the running batch and the time that is left."""
+    """A progress bar over images; it shows the stage of the running batch and the time left."""
     return bar(console, "[bold]certifying", "images", "[dim]{task.fields[stage]}")
 
 
 def stage(progress: CertificationProgress) -> str:
-    """What the running batch is at, in words."""
+    """The stage of the running batch, in words."""
     if progress.stage == "attack":
         return f"attacking {progress.batch}"
     if progress.stage == "prove":
@@ -33,7 +33,7 @@ def stage(progress: CertificationProgress) -> str:
 
 
 def table(certificates: Certificates) -> Table:
-    """One row per image: what the network says, how far it is proved, how far it is broken."""
+    """A table with a row for each image: its classes, and its certified and attacked radius."""
     shown = Table(
         box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, title_justify="left"
     )
@@ -66,7 +66,7 @@ def table(certificates: Certificates) -> Table:
 
 
 def summary(certificates: Certificates, at: Sequence[float], title: str) -> Panel:
-    """The figures over all images, and accuracy at the radii asked for."""
+    """A panel with the figures over all images, and with the accuracies at the radii `at`."""
     figures = certificates.summary(at)
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
@@ -99,19 +99,19 @@ def summary(certificates: Certificates, at: Sequence[float], title: str) -> Pane
 
 
 def number(value: float) -> str:
-    """A radius to five decimals; words where there is none."""
+    """A radius with five decimals, or a word where it is infinite or missing."""
     if math.isnan(value):
         return "none"
     return f"{value:.5f}" if math.isfinite(value) else "not found"
 
 
 def steps(value: float) -> str:
-    """A radius in steps of 8-bit pixels, for those who count so; nothing where there is none."""
+    """A radius in steps of 8-bit pixels; an empty text where it is infinite or missing."""
     return f" = {value * 255:.2f}/255" if math.isfinite(value) else ""
 
 
 def radius(eps: float) -> str:
-    """ε in [0, 1] pixels, and under it in steps of 8-bit pixels."""
+    """A radius in [0, 1] pixels, and below it in steps of 8-bit pixels."""
     count = eps * 255
     exact = abs(count - round(count)) < 1e-9 and count < 100
     return f"{eps:.4g}\n{round(count) if exact else f'{count:.4g}'}/255"

@@ -1,4 +1,4 @@
-"""`certnas show`: the cells of one architecture, in words and as a picture."""
+"""`certnas show` shows the cells of one architecture, in words and as a picture."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ from pathlib import Path
 import click
 
 from .failure import refusals
+from .names import GENOTYPE
 
 
 @click.command()
-@click.argument("genotype", metavar="GENOTYPE")
+@click.argument("genotype", metavar="GENOTYPE", type=GENOTYPE)
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path(), show_default=True, help="Folder of the files."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    show_default=True,
+    help="Folder of the files.",
 )
-@click.option("--channels", type=int, default=36, show_default=True, help="Channels of the first cells.")
-@click.option("--layers", type=int, help="Cells of the network.  [default: 20, or as many as it has]")
-@click.option("--classes", type=int, default=10, show_default=True)
+@click.option(
+    "--channels", type=int, default=36, show_default=True, help="Number of channels of the first cell."
+)
+@click.option(
+    "--layers", type=int, help="Number of cells of the network.  [default: 20, or the genotype's own]"
+)
+@click.option("--classes", type=int, default=10, show_default=True, help="Number of classes.")
 def show(genotype: str, out: Path, channels: int, layers: int | None, classes: int) -> None:
     """Print the cells of GENOTYPE, and write NAME.png and NAME.dot.
 
-    GENOTYPE is a published name, a file of JSON or of Python that assigns Genotype(...), FILE:NAME of one that holds
-    several, or the text Genotype(normal=[...], ...) itself; it is read and never run.
+    GENOTYPE is a published name, a file of JSON, a file of Python that assigns Genotype(...), FILE:NAME where a file
+    holds several, or the text Genotype(normal=[...], ...) itself.  Python is read and never run.
 
-    The parameters are those of a network of --layers cells with --channels channels and --classes classes.
+    The parameters are counted for a network of --layers cells with --channels channels and --classes classes.
     """
     with refusals():
         from rich import box

@@ -1,4 +1,4 @@
-"""How a run from search to certificate looks in a terminal: the display of each stage in turn."""
+"""Shows a run from search to certificates in a terminal, by the display of each stage in turn."""
 
 from contextlib import ExitStack
 
@@ -11,7 +11,7 @@ from . import show, show_search, show_train
 
 
 def watching(console: Console, stack: ExitStack) -> Watch:
-    """What tells the console of a run; `stack` ends its displays."""
+    """The callbacks by which a run shows its progress on the console; closing `stack` ends the displays."""
     stages = stack.enter_context(ExitStack())
     search, train = show_search.Display(console), show_train.Display(console)
     images = show.images_bar(console)

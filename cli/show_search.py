@@ -1,4 +1,4 @@
-"""How a search looks in a terminal."""
+"""Shows a search in a terminal: its progress, its figures and its cells."""
 
 from types import TracebackType
 
@@ -23,11 +23,11 @@ WORDS = {
     "radius": "supernet radius",
     "eps": "ε",
 }
-"""Figure -> how it is called."""
+"""Figure -> the words that the display shows for it."""
 
 
 class Display:
-    """A live panel on a terminal, a line per epoch elsewhere."""
+    """Shows a live panel on a terminal, and a line for each epoch elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -54,7 +54,7 @@ class Display:
             self.live.stop()
 
     def update(self, progress: Progress) -> None:
-        """Shows where the search is."""
+        """Shows the progress of the search."""
         if self.live is None:
             if progress.step == progress.epoch * (progress.steps // progress.epochs):
                 self.console.print(line(progress), soft_wrap=True, highlight=False)
@@ -70,13 +70,13 @@ class Display:
 
 
 def line(progress: Progress) -> str:
-    """An epoch's last step in one line."""
+    """One line about the last step of an epoch."""
     shown = [f"{WORDS.get(name, name)} {value:.4g}" for name, value in progress.figures.items()]
     return f"epoch {progress.epoch}/{progress.epochs}  {'  '.join(shown)}  {duration(progress.left)} left"
 
 
 def figures(progress: Progress) -> Table:
-    """The figures of a step, by name."""
+    """A table of the figures of a step."""
     table = Table.grid(padding=(0, 2))
     for name, value in progress.figures.items():
         table.add_row(f"[dim]{WORDS.get(name, name)}", f"{value:.4g}")
@@ -84,7 +84,7 @@ def figures(progress: Progress) -> Table:
 
 
 def cells(genotype: Genotype) -> Table:
-    """Both cells, a row per node: what enters it from which state."""
+    """A table of both cells; the row of a node lists its operators and the states that they read."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for header in ("node", "normal cell", "reduction cell"):
         table.add_column(header)
@@ -95,7 +95,7 @@ def cells(genotype: Genotype) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """A time as hours:minutes:seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

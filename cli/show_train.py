@@ -1,4 +1,4 @@
-"""How a training looks in a terminal."""
+"""Shows a training in a terminal: its progress and the networks that it kept."""
 
 from types import TracebackType
 
@@ -14,7 +14,7 @@ HIDDEN = ("lr", "kappa", "beta")
 
 
 class Display:
-    """A bar of steps on a terminal, a line per epoch elsewhere."""
+    """Shows a bar of steps on a terminal, and a line for each epoch elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -31,7 +31,7 @@ class Display:
         self.bar.stop()
 
     def update(self, progress: Progress) -> None:
-        """Shows where the training is."""
+        """Shows the progress of the training."""
         epoch, figures = f"{progress.epoch}/{progress.epochs}", words(progress)
         self.bar.update(
             self.task, total=progress.steps, completed=progress.step, epoch=epoch, figures=figures
@@ -44,18 +44,18 @@ class Display:
 
 
 def words(progress: Progress) -> str:
-    """The figures in a line."""
+    """One line of the figures."""
     shown = {name: value for name, value in progress.figures.items() if name not in HIDDEN}
     return "  ".join(f"{word(name)} {value:.4g}" for name, value in shown.items())
 
 
 def word(name: str) -> str:
-    """A figure's name as it is said."""
+    """The words that the display shows for a figure."""
     return "ε" if name == "eps" else name.replace("validation_", "held-out ").replace("_", " ")
 
 
 def summary(trained: Trained, recipe: Recipe) -> Table:
-    """The best and the last network, by what was held out of the training images."""
+    """A table of the best and the last network, with their figures on held-out training images."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.title = "on held-out training images"
     measure = recipe.objective.measure

@@ -1,14 +1,20 @@
-"""What an option's text may say: radii, lists of numbers, bytes."""
+"""The types of option values: numbers, sizes, settings, and names of a registry."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class Number(click.ParamType):
-    """A decimal or a fraction: 0.03 or 8/255."""
+    """A decimal or a fraction, such as 0.03 or 8/255."""
 
     name = "number"
 
@@ -23,7 +29,7 @@ class Number(click.ParamType):
 
 
 class Numbers(click.ParamType):
-    """Numbers between commas: 1/255,2/255,0.1."""
+    """Numbers between commas, such as 1/255,2/255,0.1."""
 
     name = "numbers"
 
@@ -36,7 +42,7 @@ class Numbers(click.ParamType):
 
 
 class Bytes(click.ParamType):
-    """A size in bytes, with K, M or G for powers of 1024."""
+    """A size in bytes; K, M and G stand for powers of 1024."""
 
     name = "bytes"
 
@@ -49,24 +55,8 @@ class Bytes(click.ParamType):
             self.fail(f"{value!r} is no size; accepted: bytes, or a number with K, M or G such as 2G")
 
 
-class NormName(click.ParamType):
-    """A norm that is registered; the names come from `bounds.NORMS`, which needs torch, and so when they are needed."""
-
-    name = "norm"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "NORM"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from certnas.bounds import NORMS
-
-        if value not in NORMS:
-            self.fail(f"{value!r} is not one of {', '.join(map(repr, NORMS))}.", param, ctx)
-        return str(value)
-
-
 class Setting(click.ParamType):
-    """KEY=VALUE; a value that reads as a whole number is one."""
+    """KEY=VALUE; a value of digits alone becomes a whole number."""
 
     name = "KEY=VALUE"
 
@@ -79,3 +69,78 @@ class Setting(click.ParamType):
         if not found or not key.isidentifier():
             self.fail(f"{value!r} is not of the form KEY=VALUE", param, ctx)
         return key, int(text) if text.isdigit() else text
+
+
+class Registered(click.ParamType):
+    """A name of a registry of certnas.
+
+    Registries need torch, and help and completion shall be quick.  The registry is therefore imported when a value is
+    converted, and the help lists names that a test compares with it.
+
+    module, attribute: where the registry is; it holds names, or is a function that returns them.
+    what: what the names stand for; the help shows it as the option's value.
+    listed: the names, for the help and for completion; without them completion imports the registry.
+    """
+
+    def __init__(self, module: str, attribute: str, what: str, listed: Sequence[str] = ()) -> None:
+        self.module, self.attribute, self.name, self.listed = module, attribute, what, tuple(listed)
+
+    @property
+    def text(self) -> str:
+        """The listed names as the help shows them: a, b or c."""
+        *others, last = self.listed
+        return f"{', '.join(others)} or {last}" if others else last
+
+    def names(self) -> tuple[str, ...]:
+        """The names that the registry holds now."""
+        registry = getattr(import_module(self.module), self.attribute)
+        return tuple(registry() if callable(registry) else registry)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if ctx is not None and ctx.resilient_parsing:
+            return str(value)  # completion converts default values too, and uses none
+        names = self.names()
+        if value not in names:
+            close = get_close_matches(str(value), names, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, names))}.{hint}", param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self.listed or self.names() if name.startswith(incomplete)]
+
+
+class Several(click.ParamType):
+    """Names of one registry between commas."""
+
+    def __init__(self, one: Registered) -> None:
+        self.one, self.name = one, f"{one.name}s"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(self.one.convert(part.strip(), param, ctx) for part in str(value).split(","))
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        before, comma, last = incomplete.rpartition(",")
+        found = self.one.shell_complete(ctx, param, last)
+        return [CompletionItem(f"{before}{comma}{item.value}") for item in found]
+
+
+class NameOrPath(Registered):
+    """A name of a registry, or another text, such as a path, that the command itself reads."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        files = CompletionItem(incomplete, type="file")  # first: shells offer files where no name fits
+        return [files, *super().shell_complete(ctx, param, incomplete)]

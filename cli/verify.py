@@ -1,4 +1,4 @@
-"""`certnas verify`: properties of networks, proved or refuted."""
+"""`certnas verify` proves or refutes properties of networks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .engine import chosen_engine, with_engine
+from .engine import ENGINE, chosen_engine
 from .failure import INTERRUPTED, UNSOUND, Ended, one_line, refusals
-from .opening import with_opening
+from .names import MODEL
+from .opening import OPENING, SHAPE, opening_keywords
+from .options import THREADS, set_threads, with_options
 from .values import Bytes
 
 if TYPE_CHECKING:
@@ -22,50 +24,50 @@ COLOURS = {"unsat": "green", "sat": "red", "unknown": "yellow", "timeout": "yell
 OPPOSITE = {"unsat": "sat", "sat": "unsat"}
 
 
+OPTIONS = (
+    click.argument("net", type=MODEL, required=False),
+    click.argument("prop", required=False),
+    click.option("--instances", type=click.Path(path_type=Path), help="CSV file of network,property,seconds."),
+    click.option("--root", type=click.Path(path_type=Path),
+                 help="Folder that the paths in the CSV begin at; the CSV's own by default."),
+    click.option("--timeout", type=float, help="Seconds for each property; those of the CSV by default."),
+    click.option("--memory", type=Bytes(),
+                 help="Memory budget of a batch of bounds, such as 4G; depends on free memory by default."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack."),
+    THREADS,
+    click.option("--out", type=click.Path(path_type=Path), help="Folder for results.csv and counterexamples."),
+    click.option("--resume", is_flag=True, help="Continue the list whose results --out holds."),
+    click.option("--certificates", type=click.Path(path_type=Path),
+                 help="Folder for certificates of unsat that `certnas check` proves again."),
+    *ENGINE,
+    *OPENING,
+    SHAPE,
+)  # fmt: skip
+
+
 @click.command()
-@click.argument("net", required=False)
-@click.argument("prop", required=False)
-@click.option("--instances", type=click.Path(path_type=Path), help="CSV of network,property,seconds.")
-@click.option("--root", type=click.Path(path_type=Path), help="Where its paths begin; its folder by default.")
-@click.option("--timeout", type=float, help="Seconds for each property; the CSV's by default.")
-@click.option(
-    "--memory", type=Bytes(), help="MemoryBudget of a batch of bounds: 4G; from free memory by default."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the attack.")
-@click.option("--threads", type=click.IntRange(1), help="Of the CPU.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.csv and counterexamples.")
-@click.option("--resume", is_flag=True, help="Continue the list whose results --out holds.")
-@click.option(
-    "--certificates",
-    type=click.Path(path_type=Path),
-    help="Folder for proofs of unsat that `certnas check` checks.",
-)
-@with_engine
-@with_opening
+@with_options(*OPTIONS)
 def verify(**options: Any) -> None:
     """Prove or refute a property of a network.
 
-    NET is an .onnx file, taken as it is stored, or any MODEL of `certnas certify`; PROP a .vnnlib or .vnnlib.gz file
-    (VNN-LIB 1.0).  The answer is unsat (no input meets the property: proved), sat (one does: found and run again),
-    unknown, timeout or error.  Ctrl-C reports the bound proved so far.
+    NET is an .onnx file, taken as it is stored, or any MODEL of `certnas certify`.  PROP is a .vnnlib or .vnnlib.gz
+    file (VNN-LIB 1.0).  The verdict is unsat (it is proved that no input meets the property), sat (an input that meets
+    it was found, and run again), unknown, timeout or error.  Ctrl-C reports the bound proved so far.
     """
     with refusals():
-        if options["threads"] is not None:
-            import torch
-
-            torch.set_num_threads(options["threads"])
+        set_threads(options["threads"])
         Verification(options).go()
 
 
 class Verification:
-    """One run of the command: what was asked, checked before any work, and the results so far."""
+    """One run of the command; making it checks all that was asked for, before any work."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         from certnas.errors import UserError
         from certnas.verifier.instances import Instance, read_instances, read_results
         from certnas.verifier.verification import share_of_memory
 
-        self.options = options
+        self.options, self.opening = options, opening_keywords(options)
         if (options["instances"] is None) == (options["net"] is None or options["prop"] is None):
             raise UserError("give a network and a property, or --instances with a CSV of them")
         if options["timeout"] is not None and not options["timeout"] > 0:
@@ -107,11 +109,11 @@ class Verification:
             raise UserError(f"cannot write to {path}: {error.strerror}; choose another --out") from error
 
     def go(self) -> None:
-        """Answers what is not answered yet; keeps each answer as it comes, in the order of the list."""
+        """Verifies the instances that are not done yet; keeps each result as it comes, in the order of the list."""
         done = {(result.network, result.prop) for result in self.results}
         left = [one for one in self.instances if (one.network, one.prop) not in done]
         try:
-            self._answer(left)
+            self._verify(left)
         except KeyboardInterrupt as error:
             raise self._interrupted() from error
         if len(self.instances) > 1:
@@ -122,25 +124,26 @@ class Verification:
                 f"error: {len(self.wrong)} answers are the opposite of the expected one: {named}", UNSOUND
             )
 
-    def _answer(self, left: list[Instance]) -> None:
-        """Shows and keeps the answers to these instances."""
+    def _verify(self, left: list[Instance]) -> None:
+        """Verifies these instances, and shows and keeps the results."""
         from contextlib import closing
 
-        from .answers import Answers
+        from certnas.jobs.verify import VerifyJob
 
-        alone = self.options["instances"] is None
-        job = Answers(self.options, self.root, self.category, alone, self.memory)
-        with progress(left) as tell, closing(self.engine.run(job, left, tell)) as answers:
-            for position, answer in answers:
-                instance, verdict = left[position], answer.verdict
-                if answer.error:
-                    click.echo(f"certnas: {one_line(click.ClickException(answer.error))}", err=True)
-                self._show(instance, answer.result, verdict)
-                if answer.result.verdict == OPPOSITE.get(instance.expected):
+        kept = {name: self.options[name] for name in ("timeout", "seed", "certificates")}
+        kept |= {"memory": self.memory, "alone": self.options["instances"] is None}
+        job = VerifyJob(self.root, self.category, self.opening, **kept)
+        with progress(left) as tell, closing(self.engine.run(job, left, tell)) as results:
+            for position, verified in results:
+                instance, verdict = left[position], verified.verdict
+                if verified.error:
+                    click.echo(f"certnas: {one_line(click.ClickException(verified.error))}", err=True)
+                self._show(instance, verified.result, verdict)
+                if verified.result.verdict == OPPOSITE.get(instance.expected):
                     self.wrong.append(instance)
                 if verdict is not None and verdict.interrupted:
                     raise self._interrupted()
-                self._keep(instance, answer.result, verdict)
+                self._keep(instance, verified.result, verdict)
 
     def _interrupted(self) -> Ended:
         return Ended(f"interrupted: {len(self.results)} of {len(self.instances)} are done", INTERRUPTED)
@@ -184,7 +187,7 @@ class Verification:
 
 @contextmanager
 def progress(instances: Sequence[Instance]) -> Iterator[Callable[[int, VerificationProgress], None]]:
-    """A line on standard error, where that is a terminal, with the stage and the bound so far."""
+    """Shows the stage and the bound so far in a line on standard error, where that is a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""Draws the pictures of the README from a real run: python docs/pictures.py"""
+"""Draws the pictures of the README from a real run; start it by `python docs/pictures.py`."""
 
 import io
 import re
@@ -14,12 +14,14 @@ from rich.console import Console
 from cli.main import main
 
 DOCS = Path(__file__).parent
-FORMAT = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)  # no font from afar
+FORMAT = re.sub(
+    r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL
+)  # without fonts that a browser would download
 COMMAND = ("certify", "--images", "20", "--out")
 
 
 def draw() -> None:
-    """Runs the command, keeps what the terminal shows as an SVG and the two plots beside it."""
+    """Runs the command, and keeps its terminal output as an SVG, and its two plots."""
     screen = Console(record=True, width=84, force_terminal=True, file=io.StringIO())
     aside = Console(file=io.StringIO())
     consoles = mock.patch("rich.console.Console", lambda stderr=False: aside if stderr else screen)

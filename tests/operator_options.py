@@ -36,13 +36,6 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Loose:
-    """A value with which bounds may be infinite: loose ones inside reach the end of a domain."""
-
-    value: Any
-
-
-@dataclass(frozen=True)
 class Of:
     """A tensor that depends on the image as the operand does: a function of it."""
 
@@ -378,7 +371,7 @@ TABLE: dict[Any, list[Row]] = {
     # Read as several others
     aten.layer_norm.default: [Row(IMAGE, {"normalized_shape": [3], "weight": None, "bias": None}, {
         "normalized_shape": [[3], [4, 3], [2, 4, 3]], "weight": [None, -tensor(3).abs(), numbers(0, 1, 1e6)],
-        "bias": [None, numbers(-1, 0, 1e6)], "eps": [1e-5, Loose(0.0), 0.1, 1e6],
+        "bias": [None, numbers(-1, 0, 1e6)], "eps": [1e-5, Refused(0.0, "eps"), 0.1, 1e6],
     }, read_as=aten.rsqrt.default)],
     aten.amax.default: [EXTREME],
     aten.amin.default: [EXTREME],

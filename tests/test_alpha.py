@@ -44,7 +44,7 @@ def test_own_slopes_get_further_than_shared_ones(subject) -> None:
 
 def test_too_many_slopes_are_shared(subject, monkeypatch) -> None:
     own = lower(subject, bounds.AlphaCrown(iterations=5))
-    monkeypatch.setattr(alpha_crown, "OWN_SLOPES", 0)
+    monkeypatch.setattr(alpha_crown, "MOST_OWN_ALPHAS", 0)
     limited = lower(subject, bounds.AlphaCrown(iterations=5))
     assert torch.equal(limited, lower(subject, bounds.AlphaCrown(iterations=5, shared=True)))
     assert not torch.allclose(limited, own)
@@ -55,7 +55,7 @@ def test_the_grouping_of_images_does_not_matter(subject, together: int, monkeypa
     """Two steps: from the third on, slopes that begin on kinks may part by rounding."""
     method = bounds.AlphaCrown(iterations=2, step=0.3)
     whole = lower(subject, method)
-    monkeypatch.setattr(alpha_crown, "TOGETHER", together)
+    monkeypatch.setattr(alpha_crown, "ALPHAS_AT_ONCE", together)
     torch.testing.assert_close(lower(subject, method), whole, rtol=0, atol=1e-9)
 
 

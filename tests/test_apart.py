@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bounds.graph.purity import moves_images, random
+from bounds.graph.purity import is_random, moves_images
 
 aten = torch.ops.aten
 DRAWS: list[tuple[Any, dict[str, Any], bool]] = [
@@ -28,7 +28,7 @@ DRAWS: list[tuple[Any, dict[str, Any], bool]] = [
 
 @pytest.mark.parametrize(("target", "arguments", "expected"), DRAWS)
 def test_what_draws_numbers(target: Any, arguments: dict[str, Any], expected: bool) -> None:
-    assert random(target, arguments) is expected
+    assert is_random(target, arguments) is expected
 
 
 def sliced(dim: int, start: Any, end: Any, step: int = 1) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_the_units_whose_planes_cost_most_come_first(relu: Problem) -> None:
     domain, expected = Domain(1, (), -9.0, None), []
     batch, choice, seen, row = seen_by(made, domain)
     for name in made.nodes:
-        x = batch.analysis.intervals[relu.network.graph.nodes[name].operands[0]]
+        x = batch.state.intervals[relu.network.graph.nodes[name].operands[0]]
         low, high, own = x.lower[0], x.upper[0], seen[name][-1][0, 0]
         above, misses = -low * high / (high - low), torch.minimum(high, -low)
         cost = torch.where((low < 0) & (high > 0), torch.where(own > 0, own * misses, -own * above), 0)
@@ -85,11 +85,11 @@ def test_curves_are_split_in_the_middle() -> None:
     made, _ = branching(given)
     batch, choice, seen, row = seen_by(made, Domain(0, (), -9.0, None))
     name = made.nodes[0]
-    x = batch.analysis.intervals[given.network.graph.nodes[name].operands[0]]
+    x = batch.state.intervals[given.network.graph.nodes[name].operands[0]]
     with torch.no_grad():
         score, point = made._gap(batch, name, choice, seen[name][-1], row)
         torch.testing.assert_close(point, (x.lower + x.upper) / 2)
-        planes = batch.analysis.relaxation_at(name, choice.node_alphas[name])
+        planes = batch.state.relaxation_at(name, choice.node_alphas[name])
         most = [torch.zeros(8, dtype=DOUBLE)] * 2
         for z in (x.lower, point, x.upper):
             high, low = (p.map.apply(z.unsqueeze(1)) + p.bias for p in (planes.upper, planes.lower))

@@ -110,7 +110,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "NaN": (lambda h: {**h, "numbers": h["numbers"] * np.nan}, "numbers that are not finite float64"),
     "one infinite": (
         lambda h: {**h, "numbers": np.where(np.arange(len(h["numbers"])) == 3, np.inf, h["numbers"])}, "not finite"),
-    "float32": (lambda h: {**h, "numbers": h["numbers"].astype(np.float32)}, "not finite float64"),
+    "float32": (lambda h: {**h, "numbers": h["numbers"].astype(np.float32)}, "float64 numbers"),
     "a number more": (lambda h: {**h, "numbers": np.append(h["numbers"], 1.0)}, "numbers that belong to nothing"),
     "a number less": (lambda h: {**h, "numbers": h["numbers"][:-1]}, "cannot reshape"),
     "no header": (lambda h: {**h, "text": b"{}"}, "it is not a certificate"),

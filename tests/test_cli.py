@@ -217,8 +217,8 @@ def archive(folder: Path, **arrays: np.ndarray) -> Path:
 
 REFUSED: dict[str, tuple[str, str]] = {
     "norm": ("--norm l3", "Invalid value for '--norm': 'l3' is not one of 'linf', 'l2', 'l1'."),
-    "method": ("--method magic", "method 'magic' is unknown; accepted: ibp, crown-ibp, zonotope, "),
-    "slope": ("--slope steep", "slope 'steep' is unknown; accepted: "),
+    "method": ("--method magic", "Invalid value for '--method': 'magic' is not one of 'ibp', 'crown-ibp', "),
+    "slope": ("--slope steep", "Invalid value for '--slope': 'steep' is not one of 'adaptive', "),
     "owner": (
         "--method ibp --slope zero",
         "slope is not a setting of method ibp; it belongs to: crown-ibp, ",

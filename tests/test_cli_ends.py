@@ -36,7 +36,7 @@ ENDS: list[tuple[BaseException, int, str]] = [
     (KeyboardInterrupt(), 130, "interrupted"),
     (click.UsageError("no such thing"), 2, "error: no such thing"),
     (Odd("first\nsecond"), 2, "error: Odd: first second; this is a mistake in certnas: please report it"),
-    (Odd(), 2, "error: Odd: nothing more is known; this is a mistake"),
+    (Odd(), 2, "error: Odd: it says nothing more; this is a mistake"),
     (AssertionError(), 2, "error: AssertionError: "),
     (RecursionError("maximum recursion depth exceeded"), 2, "error: RecursionError: maximum recursion depth"),
     (OverflowError("int too large to convert"), 2, "error: OverflowError: int too large to convert; "),
@@ -46,7 +46,7 @@ ENDS: list[tuple[BaseException, int, str]] = [
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "error: memory ran out; give less"),
     (PermissionError(13, "Permission denied", "/some\nwhere"), 2, "error: '/some where': Permission denied"),
     (OSError(28, "No space left on device"), 2, "error: No space left on device"),
-    (BrokenPipeError(32, "Broken pipe"), 2, "error: what reads the output has closed it"),
+    (BrokenPipeError(32, "Broken pipe"), 2, "error: the reader of the output has closed it"),
     (Odd("x" * 10_000), 2, "error: Odd: xxx"),
 ]
 
@@ -72,7 +72,7 @@ def test_a_traceback_is_told_where_it_is_asked_for(monkeypatch: pytest.MonkeyPat
 
 def test_the_help_says_what_the_exit_codes_mean() -> None:
     text = " ".join(CliRunner().invoke(main, ["--help"]).stdout.split())
-    assert "Exit codes: 0, done; 1, done, and what was found is wrong" in text and "130, interrupted." in text
+    assert "Exit codes: 0, done; 1, done, and the result is wrong" in text and "130, interrupted." in text
 
 
 def started(*arguments: str, **options: object) -> subprocess.Popen[bytes]:

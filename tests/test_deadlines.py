@@ -54,7 +54,7 @@ def test_the_timer_rings_on_until_own_code_runs(monkeypatch: pytest.MonkeyPatch)
     with some.enforced():
         ((first, again),) = timer.set
         assert 8 < first <= 9 and again == 0.01
-        for module in ("bounds.analysis", "certnas", "certnas.verifier.search"):
+        for module in ("certnas.bounds.state", "certnas", "certnas.verifier.search"):
             with pytest.raises(OutOfTime):
                 timer.handler(0, frame(module))
         for module in ("torch", "boundsless", None, "certnas.verifier.deadline"):

@@ -40,15 +40,15 @@ def subject(images: int = 3) -> tuple[bounds.Network, Tensor, Tensor]:
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(units, those of them that stay open) of every look that is made from now on."""
     seen: list[tuple[int, int]] = []
-    look = early_stop.EarlyStop.look
+    look = early_stop.EarlyStop.check_signs
 
     def watched(self: early_stop.EarlyStop, *arguments: object) -> object:
-        before = int(self._open.sum())
+        before = int(self._undecided.sum())
         found = look(self, *arguments)  # type: ignore[arg-type]
-        seen.append((before, int(self._open.sum())))
+        seen.append((before, int(self._undecided.sum())))
         return found
 
-    monkeypatch.setattr(early_stop.EarlyStop, "look", watched)
+    monkeypatch.setattr(early_stop.EarlyStop, "check_signs", watched)
     return seen
 
 

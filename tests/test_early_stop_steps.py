@@ -11,8 +11,8 @@ from torch import Tensor
 import bounds
 from bounds.interval import Interval
 from bounds.memory_format import channels_last
-from bounds.one_sided import OneSided, _signs, _told, signs_alone
-from bounds.passes import early_stop as sieve
+from bounds.one_sided import OneSided, _signs, _with_side, signs_alone
+from bounds.passes import early_stop
 from bounds.passes.early_stop import EarlyStop
 from bounds.patch import Grid, Patch
 
@@ -59,31 +59,31 @@ def nothing(_: str) -> Interval:
 def test_a_look_is_due_when_as_much_was_passed() -> None:
     one, rows = made(nothing)
     pending = {"h": rows}
-    assert not one.due("h", pending)
-    one.passed([rows, rows], relaxed=False)
-    assert not one.due("h", pending), "before the first relaxation intervals know as much"
-    one.passed([rows[:, :, :3]], relaxed=True)
-    assert not one.due("h", pending)
-    one.passed([rows[:, :, :1]], relaxed=False)
-    assert one.due("h", pending) and not one.due("h", {"h": rows, "g": rows[:, :1]})
-    one.undecided = frozenset({"h"})
-    assert not one.due("h", pending) and one.due("g", pending)
+    assert not one.is_due("h", pending)
+    one.count_coefficients([rows, rows], relaxed=False)
+    assert not one.is_due("h", pending), "before the first relaxation intervals know as much"
+    one.count_coefficients([rows[:, :, :3]], relaxed=True)
+    assert not one.is_due("h", pending)
+    one.count_coefficients([rows[:, :, :1]], relaxed=False)
+    assert one.is_due("h", pending) and not one.is_due("h", {"h": rows, "g": rows[:, :1]})
+    one.unproductive = frozenset({"h"})
+    assert not one.is_due("h", pending) and one.is_due("g", pending)
 
 
 def test_looks() -> None:
     """One unit in twenty each: hardly worth it. Then a quarter: the rows that are left move together."""
     one, rows = made(nothing)
-    one.passed([rows], relaxed=True)
+    one.count_coefficients([rows], relaxed=True)
     total = torch.full((2, 2, UNITS), -1.0, dtype=torch.float64) - torch.arange(UNITS) / 100
     first = total.clone()
     first[0, 0, 3], first[1, 1, 5] = 0.5, 0.0
-    pending, after = one.look("a", {"h": rows}, first.flatten(1))
-    assert pending["h"] is rows and torch.equal(after, first.flatten(1)) and one.undecided == {"a"}
-    assert not one.due("b", {"h": rows}), "a look begins to count anew"
+    pending, after = one.check_signs("a", {"h": rows}, first.flatten(1))
+    assert pending["h"] is rows and torch.equal(after, first.flatten(1)) and one.unproductive == {"a"}
+    assert not one.is_due("b", {"h": rows}), "a look begins to count anew"
     second = total.clone() - 1
     second[0, 1, [0, 1, 3, 19]], second[1, 0, [2, 5, 6]] = 0.25, 2.0
-    pending, after = one.look("b", {"h": rows}, second.flatten(1))
-    assert one.undecided == {"a"}
+    pending, after = one.check_signs("b", {"h": rows}, second.flatten(1))
+    assert one.unproductive == {"a"}
     gone = [{0, 1, 3, 19}, {2, 5, 6}]
     left = [[u for u in range(UNITS) if u not in g] for g in gone]
     most = max(map(len, left))
@@ -108,15 +108,15 @@ def test_how_many_units_a_look_is_worth(settled: int, idle: bool, moved: bool) -
     one, rows = made(nothing)
     total = torch.full((2, 2, UNITS), -1.0, dtype=torch.float64)
     total[:, 0, :settled] = 1.0
-    pending, _ = one.look("a", {"h": rows}, total.flatten(1))
-    assert (one.undecided == {"a"}) == idle
+    pending, _ = one.check_signs("a", {"h": rows}, total.flatten(1))
+    assert (one.unproductive == {"a"}) == idle
     assert (pending["h"] is not rows) == moved
 
 
 def test_where_no_unit_stays_open_no_row_does() -> None:
     one, rows = made(nothing, sides=1)
     total = torch.arange(2.0 * UNITS, dtype=torch.float64).reshape(2, UNITS)
-    pending, after = one.look("a", {"h": rows}, total)
+    pending, after = one.check_signs("a", {"h": rows}, total)
     assert pending == {} and torch.equal(after, total)
     assert torch.equal(one.close(None), total)
 
@@ -124,9 +124,9 @@ def test_where_no_unit_stays_open_no_row_does() -> None:
 def test_without_a_box_nothing_is_known() -> None:
     one, rows = made(lambda name: nothing(name) if name == "h" else None)
     total = torch.ones(2, 2 * UNITS, dtype=torch.float64)
-    pending, after = one.look("a", {"h": rows, "g": rows}, total)
+    pending, after = one.check_signs("a", {"h": rows, "g": rows}, total)
     assert pending["g"] is rows and torch.equal(after, total)
-    assert not one.close(total * 0).any() and one.undecided == frozenset()
+    assert not one.close(total * 0).any() and one.unproductive == frozenset()
 
 
 def test_a_look_adds_up_boxes_and_the_region() -> None:
@@ -140,8 +140,8 @@ def test_a_look_adds_up_boxes_and_the_region() -> None:
     )
     for lift, open_ in ((1e-9, False), (-1e-9, True)):
         one, _ = made(lambda _: Interval(middle - radius, middle + radius), units=1, sides=1)
-        one.look("a", {"x": onto_x, "h": rows}, -value + lift)
-        assert bool(one._open.any()) == open_
+        one.check_signs("a", {"x": onto_x, "h": rows}, -value + lift)
+        assert bool(one._undecided.any()) == open_
 
 
 def patch_rows() -> tuple[Patch, Interval]:
@@ -153,19 +153,24 @@ def patch_rows() -> tuple[Patch, Interval]:
 
 def test_windows_are_looked_at_and_chosen_like_rows() -> None:
     p, box = patch_rows()
-    torch.testing.assert_close(sieve._least(p, box), sieve._least(p.dense(), box), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        early_stop._minimum_in_interval(p, box),
+        early_stop._minimum_in_interval(p.dense(), box),
+        rtol=0,
+        atol=1e-12,
+    )
     index = torch.tensor([[2, 0], [1, 2]])
     both = torch.cat([index, index + 3], 1)
-    some = sieve._chosen(p, index, both)
+    some = early_stop._select_units(p, index, both)
     assert isinstance(some, Patch) and torch.equal(some.top, p.top.gather(1, index))
     expected = torch.stack([p.dense()[n, both[n]] for n in range(2)])
     assert torch.equal(some.dense(), expected)
-    assert torch.equal(sieve._chosen(p.dense(), index, both), expected)  # type: ignore[arg-type]
+    assert torch.equal(early_stop._select_units(p.dense(), index, both), expected)  # type: ignore[arg-type]
     last = p.dense().permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-    taken = sieve._taken(last, both)
+    taken = early_stop._select(last, both)
     assert torch.equal(taken, expected) and channels_last(taken)
     flat = draw(2, 5, 3)
-    assert torch.equal(sieve._taken(flat, index), torch.stack([flat[n, index[n]] for n in range(2)]))
+    assert torch.equal(early_stop._select(flat, index), torch.stack([flat[n, index[n]] for n in range(2)]))
 
 
 # The likelier side first
@@ -190,7 +195,7 @@ def test_what_a_sign_leaves_of_an_interval() -> None:
 def test_the_side_that_was_asked_for() -> None:
     known = interval((-2, 3), (-2, 3))
     above = torch.tensor([True, False])
-    assert pairs(_told(known, above, torch.tensor([0.5, 1.5]).double())) == [(0.5, 3), (-2, -1.5)]
+    assert pairs(_with_side(known, above, torch.tensor([0.5, 1.5]).double())) == [(0.5, 3), (-2, -1.5)]
     signs = _signs(above, known)
     assert signs.tolist() == [1.0, -1.0] and signs.dtype is torch.float64
 
@@ -201,11 +206,11 @@ def test_a_side_that_was_not_asked_for_is_mirrored() -> None:
     one._centre["h"] = torch.tensor([2.0, -2.0, 2.0, 0.0, 1.0], dtype=torch.float64)
     found = interval((1, 9), (-9, -1), (1, 2.5), (-1, 7), (0, 7))
     assert pairs(one.mirrored("h", found)) == [(1, 3), (-3, -1), (1, 2.5), (-1, 7), (0, 7)]
-    assert one.pays
-    one._left = 0.5
-    assert one.pays
-    one._left = 0.51
-    assert not one.pays
+    assert one.worthwhile
+    one._undecided_share = 0.5
+    assert one.worthwhile
+    one._undecided_share = 0.51
+    assert not one.worthwhile
 
 
 class Asked:
@@ -235,10 +240,14 @@ def test_the_other_side_is_asked_where_the_first_leaves_it_open() -> None:
         (units.tolist(), [[1, -1, 1, -1], [-1, 1, 1, 1]], [4, 3], True),
         ([[1, 3], [2, 0]], [[1, -1], [1, -1]], [2, 2], False),
     ]
-    assert one._left == 4 / 7 and not one.pays
+    assert one._undecided_share == 4 / 7 and not one.worthwhile
     assert found.lower.tolist() == [[0.5, -5.0, -2.0, -9.0], [-8.0, 3.0, -4.0, -6.0]]
     assert found.upper.tolist() == [[9.0, 1.0, 7.0, -0.0], [0.5, 9.0, 1.5, 9.0]]
     again = OneSided(None, None)  # type: ignore[arg-type]
     again._centre["h"] = centre
     settled = again.bounds("h", units, known, [4, 3], Asked(first.abs()))
-    assert again.pays and again._left == 0 and settled.lower.tolist()[0] == [0.5, -9.0, 2.0, -9.0]
+    assert (
+        again.worthwhile
+        and again._undecided_share == 0
+        and settled.lower.tolist()[0] == [0.5, -9.0, 2.0, -9.0]
+    )

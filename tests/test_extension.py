@@ -113,7 +113,7 @@ def test_an_operator_from_outside_has_windows_a_cost_and_an_inspection() -> None
     model, x = setting()
     network = bounds.trace(model, x).bind()
     sinh = [node for node in network.graph.nodes.values() if node.op == "aten.sinh.default"]
-    assert len(sinh) == 2 and all(patches.reach_of(network.call(node)) for node in sinh)
+    assert len(sinh) == 2 and all(patches.receptive_field_of(network.call(node)) for node in sinh)
     assert RULES[aten.sinh.default].patches is ELEMENTWISE
     costs = bounds.estimates(network, 2)
     assert costs["crown"].multiplications > costs["ibp"].multiplications > 0

@@ -20,11 +20,11 @@ CONTRACT = {"bounds", "bounds.extend"}
 """The modules of `bounds` that others may import."""
 LAYERS = (
     ("errors", "memory_format"),
-    ("interval", "graph.batch_norm", "graph.node", "graph.graph", "graph", "graph.purity", "graph.functionalise",
-     "graph.canonical"),
+    ("interval", "graph.batch_norm", "graph.node", "graph.graph", "graph", "graph.exported", "graph.purity",
+     "graph.functionalise", "graph.canonical"),
     ("relaxation", "region", "patch", "specification", "chunking"),
     ("operators",),
-    ("graph.trace", "graph.facts", "graph.folding"),
+    ("graph.reader", "graph.trace", "graph.facts", "graph.folding"),
     ("passes",),
     ("cost_model", "intermediate", "one_sided", "rows", "state"),
     ("methods",),

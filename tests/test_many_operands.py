@@ -130,7 +130,7 @@ def rows_equation(equation: str) -> str:
 @pytest.mark.parametrize("together", [1 << 22, 1])
 @pytest.mark.parametrize("name", CONTRACTIONS)
 def test_contractions(name: str, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contraction, "TOGETHER", together)
+    monkeypatch.setattr(contraction, "PRODUCTS_AT_ONCE", together)
     call, equation = contracted(name)
     rule, by = nonlinear(call), rows_equation(equation)
     one, other = call.shapes

@@ -110,7 +110,7 @@ def test_blocks_cover_every_row_once_and_keep_to_the_budget(
 def test_images_have_the_rows_they_need_and_few_others(
     coefficients: int, idle: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bounds.chunking.IDLE_COEFFICIENTS", idle)
+    monkeypatch.setattr("bounds.chunking.PADDING_COEFFICIENTS", idle)
     counts, cost = [3, 0, 50, 7, 50, 49, 4], 10
     seen = torch.zeros(len(counts), max(counts))
     for some_images, some_rows in MemoryBudget(coefficients).chunks(counts, cost):

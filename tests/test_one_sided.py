@@ -17,7 +17,7 @@ from tests.test_early_stop import NORMS, PLAIN, Residual, subject
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many units were asked for one side, call by call; one side is asked first whatever the work."""
-    monkeypatch.setattr(state_module, "MANY", 0)
+    monkeypatch.setattr(state_module, "ONE_SIDED_COEFFICIENTS", 0)
     counts: list[int] = []
     signed_unit_bounds = BoundState.signed_unit_bounds
 
@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def two_sided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_module, "MANY", 10**18)
+    monkeypatch.setattr(state_module, "ONE_SIDED_COEFFICIENTS", 10**18)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -97,18 +97,18 @@ def test_planes_that_rarely_part_pull_as_all_others(images: int, monkeypatch) ->
     graph = bounds.trace(model, x[:1])
     rows = bounds.margins(model(x).argmax(1), 4).double()
     taken: list[bool] = []
-    few = relaxation.Relaxation._few_loose
+    few = relaxation.Relaxation._few_unstable
 
     def watched(self: relaxation.Relaxation, coef: Tensor) -> Tensor | None:
         found = few(self, coef)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(relaxation.Relaxation, "_few_loose", watched)
+    monkeypatch.setattr(relaxation.Relaxation, "_few_unstable", watched)
 
     def bound(large: int) -> tuple[Tensor, list[Tensor]]:
-        monkeypatch.setattr(relaxation, "LARGE", large)
-        monkeypatch.setattr(relaxation, "RARE", 1.0)
+        monkeypatch.setattr(relaxation, "SPARSE_COEFFICIENTS", large)
+        monkeypatch.setattr(relaxation, "SPARSE_SHARE", 1.0)
         found = bounds.lower_bounds(
             graph.bind(dict(model.state_dict(keep_vars=True))), bounds.Linf(x, 0.01), rows, PLAIN
         )

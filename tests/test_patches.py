@@ -18,7 +18,8 @@ from bounds.operators import Affine, Nonlinear, rule_for
 from bounds.operators.bilinear import PRODUCT
 from bounds.passes import patches
 from bounds.passes.crown import _constant, _sum
-from bounds.patch import Grid, Patch, Reach, unit_rows
+from bounds.patch import Grid, Patch, unit_rows
+from bounds.patch import ReceptiveField as Field
 from bounds.relaxation import Diagonal, Plane, Relaxation, Slope
 
 aten = torch.ops.aten
@@ -34,7 +35,7 @@ GRIDS = {
 
 @pytest.fixture(autouse=True)
 def every_window_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patch, "LARGEST", 1e9)
+    monkeypatch.setattr(patch, "LARGEST_SHARE", 1e9)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -111,7 +112,7 @@ def test_the_sum_of_windows() -> None:
 
 
 def test_windows_that_are_too_large_are_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patch, "LARGEST", 0.5)
+    monkeypatch.setattr(patch, "LARGEST_SHARE", 0.5)
     assert rows(Grid((1, 1), (0, 0), (3, 5))) + rows(Grid((1, 1), (0, 0), (3, 5))) is not None
     assert rows(Grid((1, 1), (0, 0), (3, 5))) + rows(Grid((1, 1), (-1, 0), (3, 5))) is None
 
@@ -121,11 +122,11 @@ def test_grids() -> None:
     assert Grid().through((1, 2), (1, -1), (2, 3)) == Grid((1, 2), (1, -1), (2, 3))
     assert Grid((1, 2), (0, 3), (2, 1)).joined(Grid((1, 2), (-1, 1), (1, 2))) == Grid((1, 2), (-1, 1), (3, 3))
     assert Grid((1, 2)).joined(Grid((1, 1))) is None
-    assert Reach((2, 1), (-1, -2), (3, 5)).on(Grid((2, 3), (-1, 2), (3, 4))) == Grid((4, 3), (-3, 0), (7, 8))
+    assert Field((2, 1), (-1, -2), (3, 5)).on(Grid((2, 3), (-1, 2), (3, 4))) == Grid((4, 3), (-3, 0), (7, 8))
 
 
 def test_a_window_is_small_up_to_a_part_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patch, "LARGEST", 0.75)
+    monkeypatch.setattr(patch, "LARGEST_SHARE", 0.75)
     assert Grid(size=(3, 3)).small((7, 2, 6)) and not Grid(size=(5, 2)).small((7, 2, 6))
     assert Grid(size=(2, 3)).small((4, 2)) and not Grid(size=(1, 7)).small((4, 2))
 
@@ -169,52 +170,52 @@ def doubled() -> Call:
 
 
 CONV = draw(3, 2, 3, 2)
-AFFINE: dict[str, tuple[Callable[[], Call], Reach]] = {
-    "conv": (one(aten.conv2d.default, CONV), Reach(span=(3, 2))),
+AFFINE: dict[str, tuple[Callable[[], Call], Field]] = {
+    "conv": (one(aten.conv2d.default, CONV), Field(span=(3, 2))),
     "conv, all options": (
         one(aten.conv2d.default, draw(4, 1, 3, 2), None, [2, 1], [1, 2], [1, 3], 2),
-        Reach((2, 1), (-1, -2), (3, 4), True),
+        Field((2, 1), (-1, -2), (3, 4), True),
     ),
-    "conv, one number": (one(aten.conv2d.default, CONV, None, [2], [1]), Reach((2, 2), (-1, -1), (3, 2), True)),
-    "conv, padded above": (one(aten.conv2d.default, CONV, None, [1, 1], [1, 0]), Reach((1, 1), (-1, 0), (3, 2), True)),
+    "conv, one number": (one(aten.conv2d.default, CONV, None, [2], [1]), Field((2, 2), (-1, -1), (3, 2), True)),
+    "conv, padded above": (one(aten.conv2d.default, CONV, None, [1, 1], [1, 0]), Field((1, 1), (-1, 0), (3, 2), True)),
     "conv same": (
-        one(aten.conv2d.padding, draw(2, 2, 3, 1), None, [1, 1], "same"), Reach((1, 1), (-1, 0), (3, 1), True)
+        one(aten.conv2d.padding, draw(2, 2, 3, 1), None, [1, 1], "same"), Field((1, 1), (-1, 0), (3, 1), True)
     ),
-    "conv valid": (one(aten.conv2d.padding, CONV, None, [1, 2], "valid", [2, 1]), Reach((1, 2), (0, 0), (5, 2))),
-    "average": (one(aten.avg_pool2d.default, [2, 3]), Reach((2, 3), (0, 0), (2, 3), True)),
+    "conv valid": (one(aten.conv2d.padding, CONV, None, [1, 2], "valid", [2, 1]), Field((1, 2), (0, 0), (5, 2))),
+    "average": (one(aten.avg_pool2d.default, [2, 3]), Field((2, 3), (0, 0), (2, 3), True)),
     "average, not counted": (
-        one(aten.avg_pool2d.default, [3, 3], [1, 2], [1, 1], False, False), Reach((1, 2), (-1, -1), (3, 3), True)
+        one(aten.avg_pool2d.default, [3, 3], [1, 2], [1, 1], False, False), Field((1, 2), (-1, -1), (3, 3), True)
     ),
-    "average, counted": (one(aten.avg_pool2d.default, [3], [2], [1], True), Reach((2, 2), (-1, -1), (3, 3), True)),
+    "average, counted": (one(aten.avg_pool2d.default, [3], [2], [1], True), Field((2, 2), (-1, -1), (3, 3), True)),
     "average, divisor": (
-        one(aten.avg_pool2d.default, [2, 2], [1, 1], [1, 0], divisor_override=5), Reach((1, 1), (-1, 0), (2, 2), True)
+        one(aten.avg_pool2d.default, [2, 2], [1, 1], [1, 0], divisor_override=5), Field((1, 1), (-1, 0), (2, 2), True)
     ),
     "batch norm": (
-        one(aten.batch_norm.default, draw(2), draw(2), draw(2), draw(2).square() + 1, False, 0.1, 1e-5, False), Reach()
+        one(aten.batch_norm.default, draw(2), draw(2), draw(2), draw(2).square() + 1, False, 0.1, 1e-5, False), Field()
     ),
-    "neg": (one(aten.neg.default), Reach()),
-    "clone": (one(aten.clone.default), Reach()),
-    "cat": (lambda: call_of(aten.cat.default, [Open((1, 6, 5)), Open(SHAPE)], 1), Reach()),
-    "cat, from the end": (lambda: call_of(aten.cat.default, [Open(SHAPE), Open(SHAPE)], -3), Reach()),
-    "slice of channels": (one(aten.slice.Tensor, 1, 1, 4, 2, shape=(4, 6, 5)), Reach()),
-    "slice of first channels": (one(aten.slice.Tensor, 1, 0, 3, shape=(4, 6, 5)), Reach()),
-    "slice of all": (one(aten.slice.Tensor, 0, 0, 2**63 - 1), Reach()),
-    "slice of rows": (one(aten.slice.Tensor, 2, 1, 6), Reach((1, 1), (1, 0))),
-    "slice of every other row": (one(aten.slice.Tensor, 2, 1, 6, 2), Reach((2, 1), (1, 0))),
-    "slice of columns": (one(aten.slice.Tensor, -1, -3, 9), Reach((1, 1), (0, 2))),
-    "slice of every other column": (one(aten.slice.Tensor, 3, 0, 5, 2), Reach((1, 2), (0, 0))),
-    "slice from far before": (one(aten.slice.Tensor, 3, -9, 4, 3), Reach((1, 3), (0, 0))),
-    "slice without a start": (one(aten.slice.Tensor, 3, None, 4, 3), Reach((1, 3), (0, 0))),
-    "pad": (one(aten.constant_pad_nd.default, [1, 0, 2, 1], 0.0), Reach((1, 1), (-2, -1), pads=True)),
-    "pad columns": (one(aten.pad.default, [1, 2], "constant", 0.5), Reach((1, 1), (0, -1), pads=True)),
-    "plus": (two(aten.add.Tensor, alpha=-2), Reach()),
-    "minus": (two(aten.sub.Tensor), Reach()),
-    "minus itself": (doubled, Reach()),
-    "plus a number": (one(aten.add.Scalar, 2.0), Reach()),
-    "times a number": (one(aten.mul.Tensor, -2.5), Reach()),
-    "times one number": (one(aten.mul.Tensor, draw(1)), Reach()),
-    "times channels": (one(aten.mul.Tensor, draw(2, 1, 1)), Reach()),
-    "divided by channels": (one(aten.div.Tensor, draw(1, 2, 1, 1)), Reach()),
+    "neg": (one(aten.neg.default), Field()),
+    "clone": (one(aten.clone.default), Field()),
+    "cat": (lambda: call_of(aten.cat.default, [Open((1, 6, 5)), Open(SHAPE)], 1), Field()),
+    "cat, from the end": (lambda: call_of(aten.cat.default, [Open(SHAPE), Open(SHAPE)], -3), Field()),
+    "slice of channels": (one(aten.slice.Tensor, 1, 1, 4, 2, shape=(4, 6, 5)), Field()),
+    "slice of first channels": (one(aten.slice.Tensor, 1, 0, 3, shape=(4, 6, 5)), Field()),
+    "slice of all": (one(aten.slice.Tensor, 0, 0, 2**63 - 1), Field()),
+    "slice of rows": (one(aten.slice.Tensor, 2, 1, 6), Field((1, 1), (1, 0))),
+    "slice of every other row": (one(aten.slice.Tensor, 2, 1, 6, 2), Field((2, 1), (1, 0))),
+    "slice of columns": (one(aten.slice.Tensor, -1, -3, 9), Field((1, 1), (0, 2))),
+    "slice of every other column": (one(aten.slice.Tensor, 3, 0, 5, 2), Field((1, 2), (0, 0))),
+    "slice from far before": (one(aten.slice.Tensor, 3, -9, 4, 3), Field((1, 3), (0, 0))),
+    "slice without a start": (one(aten.slice.Tensor, 3, None, 4, 3), Field((1, 3), (0, 0))),
+    "pad": (one(aten.constant_pad_nd.default, [1, 0, 2, 1], 0.0), Field((1, 1), (-2, -1), pads=True)),
+    "pad columns": (one(aten.pad.default, [1, 2], "constant", 0.5), Field((1, 1), (0, -1), pads=True)),
+    "plus": (two(aten.add.Tensor, alpha=-2), Field()),
+    "minus": (two(aten.sub.Tensor), Field()),
+    "minus itself": (doubled, Field()),
+    "plus a number": (one(aten.add.Scalar, 2.0), Field()),
+    "times a number": (one(aten.mul.Tensor, -2.5), Field()),
+    "times one number": (one(aten.mul.Tensor, draw(1)), Field()),
+    "times channels": (one(aten.mul.Tensor, draw(2, 1, 1)), Field()),
+    "divided by channels": (one(aten.div.Tensor, draw(1, 2, 1, 1)), Field()),
 }  # fmt: skip
 DENSE: dict[str, Callable[[], Call]] = {
     "vectors": one(aten.linear.default, draw(3, 4), shape=(4,)),
@@ -241,7 +242,7 @@ def at_units(call: Call, grid: Grid) -> Patch:
 def test_windows_pulled_through_affine_operators(name: str) -> None:
     make, reach = AFFINE[name]
     call = make()
-    assert patches.reach_of(call) == reach
+    assert patches.receptive_field_of(call) == reach
     rule = rule_for(call.node)
     assert isinstance(rule, Affine)
     for grid in GRIDS.values():
@@ -261,13 +262,13 @@ def test_windows_pulled_through_affine_operators(name: str) -> None:
 
 @pytest.mark.parametrize("name", DENSE)
 def test_what_has_no_windows(name: str) -> None:
-    assert patches.reach_of(DENSE[name]()) is None
+    assert patches.receptive_field_of(DENSE[name]()) is None
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_uneven_same_padding_has_no_windows() -> None:
     call = call_of(aten.conv2d.padding, Open(SHAPE), draw(2, 2, 2, 2), None, [1, 1], "same", [1, 3])
-    assert patches.reach_of(call) is None
+    assert patches.receptive_field_of(call) is None
     assert patches.pull(call, at_units(call, GRIDS["inside"])) is None
 
 
@@ -275,9 +276,9 @@ def test_windows_that_grow_too_large_are_written_out(monkeypatch: pytest.MonkeyP
     """Of 30 places of the operand's image, 15 are half; a window of 3·4 reads 4·5 through a kernel of 2 by 2."""
     call = call_of(aten.conv2d.default, Open(SHAPE), draw(2, 2, 2, 2))
     p = at_units(call, Grid((1, 1), (0, 0), (3, 4)))
-    monkeypatch.setattr(patch, "LARGEST", 20 / 30)
+    monkeypatch.setattr(patch, "LARGEST_SHARE", 20 / 30)
     assert patches.pull(call, p) is not None
-    monkeypatch.setattr(patch, "LARGEST", 0.66)
+    monkeypatch.setattr(patch, "LARGEST_SHARE", 0.66)
     assert patches.pull(call, p) is None
 
 
@@ -289,16 +290,16 @@ def boxes(call: Call, spread: float = 0.8) -> list[bounds.Interval]:
     return found
 
 
-NONLINEAR: dict[str, tuple[Callable[[], Call], Reach]] = {
-    "relu": (one(aten.relu.default), Reach()),
-    "prelu": (one(aten.prelu.default, draw(2).abs()), Reach()),
-    "tanh": (one(aten.tanh.default), Reach()),
-    "product": (two(aten.mul.Tensor), Reach()),
-    "pool": (one(aten.max_pool2d.default, [3, 2], [2, 1], [1, 0]), Reach((2, 1), (-1, 0), (3, 2), True)),
+NONLINEAR: dict[str, tuple[Callable[[], Call], Field]] = {
+    "relu": (one(aten.relu.default), Field()),
+    "prelu": (one(aten.prelu.default, draw(2).abs()), Field()),
+    "tanh": (one(aten.tanh.default), Field()),
+    "product": (two(aten.mul.Tensor), Field()),
+    "pool": (one(aten.max_pool2d.default, [3, 2], [2, 1], [1, 0]), Field((2, 1), (-1, 0), (3, 2), True)),
     "pool, dilated": (
-        one(aten.max_pool2d.default, [2, 2], [1, 1], [0, 1], [3, 2]), Reach((1, 1), (0, -1), (4, 3), True)
+        one(aten.max_pool2d.default, [2, 2], [1, 1], [0, 1], [3, 2]), Field((1, 1), (0, -1), (4, 3), True)
     ),
-    "pool, no padding": (one(aten.max_pool2d.default, [2, 2], [1, 3]), Reach((1, 3), (0, 0), (2, 2))),
+    "pool, no padding": (one(aten.max_pool2d.default, [2, 2], [1, 3]), Field((1, 3), (0, 0), (2, 2))),
 }  # fmt: skip
 
 
@@ -308,7 +309,7 @@ def test_windows_pulled_through_relaxations(name: str, slope: Slope) -> None:
     make, reach = NONLINEAR[name]
     call = make()
     rule = PRODUCT if name == "product" else rule_for(call.node)
-    assert patches.reach_of(call) == reach and isinstance(rule, Nonlinear)
+    assert patches.receptive_field_of(call) == reach and isinstance(rule, Nonlinear)
     planes = rule.relax(call, slope, (), *boxes(call))
     lifted = Relaxation(
         Plane(planes.lower.map, planes.lower.bias - 0.3), Plane(planes.upper.map, planes.upper.bias + 0.2)

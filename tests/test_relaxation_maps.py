@@ -16,7 +16,7 @@ from bounds.relaxation import (
     Relaxation,
     Window,
     Windowed,
-    asked_alone,
+    ignoring_unused_infinities,
     pick,
     sandwich,
     sum_to,
@@ -57,7 +57,7 @@ def line(n: int, s: int, seed: int) -> Plane:
 def test_planes_of_all_rows(
     large: int, order: str, images: int, apart: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relaxation, "LARGE", large)
+    monkeypatch.setattr(relaxation, "SPARSE_COEFFICIENTS", large)
     coef = draw(2, 5, *SHAPE)
     coef = last(coef) if order == "last" else coef
     assert channels_last(coef) == (order == "last")
@@ -73,7 +73,7 @@ def test_planes_of_all_rows(
         low, high = (low - place, high) if apart == "bias below" else (low, high + place)
     planes = sandwich(a, low, a if apart == "one map" else b, high)
     assert (planes.lower.map is planes.upper.map) == (apart == "one map")
-    loose = planes._few_loose(coef)
+    loose = planes._few_unstable(coef)
     assert (loose is not None) == (large == 0 and apart != "everywhere")
     if loose is not None:
         assert len(loose) == {"rarely": 2, "nowhere": 0, "one map": 0}.get(apart, 1)
@@ -85,21 +85,21 @@ def test_planes_of_all_rows(
 
 
 def test_rare_means_a_part_of_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relaxation, "LARGE", 60)
-    monkeypatch.setattr(relaxation, "RARE", 0.25)
+    monkeypatch.setattr(relaxation, "SPARSE_COEFFICIENTS", 60)
+    monkeypatch.setattr(relaxation, "SPARSE_SHARE", 0.25)
     a = draw(1, 1, *SHAPE)
 
     def found(count: int, coef: Tensor) -> bool:
         b = a.flatten().clone()
         b[:count] += 1
         zero = torch.zeros_like(a)
-        return sandwich(a, zero, b.reshape(a.shape), zero)._few_loose(coef) is not None
+        return sandwich(a, zero, b.reshape(a.shape), zero)._few_unstable(coef) is not None
 
     coef = draw(1, 3, *SHAPE)
     assert found(6, coef) and not found(7, coef)
     assert not found(1, draw(1, 2, *SHAPE)), "too few coefficients"
-    assert sandwich(*(draw(1, 3, *SHAPE, seed=i) for i in range(4)))._few_loose(coef) is None
-    assert sandwich(*(draw(1, 1, 1, 4, 2, seed=i) for i in range(4)))._few_loose(coef) is None
+    assert sandwich(*(draw(1, 3, *SHAPE, seed=i) for i in range(4)))._few_unstable(coef) is None
+    assert sandwich(*(draw(1, 1, 1, 4, 2, seed=i) for i in range(4)))._few_unstable(coef) is None
 
 
 @pytest.mark.parametrize("kinds", [1, 2, 3])
@@ -161,17 +161,17 @@ def test_an_infinite_plane_counts_where_it_is_asked_for() -> None:
     """0·∞ is 0; a bound that needs the missing side is −∞."""
     coef = torch.tensor([[[1.0, 0.0], [-2.0, 0.0], [1.0, -1.0]]])
     low, high = torch.tensor([[[2.0, -inf]]]), torch.tensor([[[3.0, inf]]])
-    found = asked_alone(torch.full((1, 3), torch.nan), coef, low, high)
+    found = ignoring_unused_infinities(torch.full((1, 3), torch.nan), coef, low, high)
     assert found.tolist() == [[2.0, -6.0, -inf]]
     finite = torch.tensor([[1.0, 2.0, 3.0]])
-    assert asked_alone(finite, coef, low, high) is finite
+    assert ignoring_unused_infinities(finite, coef, low, high) is finite
     planes = sandwich(torch.zeros(1, 1, 2), low, torch.zeros(1, 1, 2), high)
     assert planes.pull(coef)[1].tolist() == [[2.0, -6.0, -inf]]
 
 
 @pytest.mark.parametrize("large", [0, NEVER])
 def test_an_infinite_plane_of_few_units(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relaxation, "LARGE", large)
+    monkeypatch.setattr(relaxation, "SPARSE_COEFFICIENTS", large)
     a, zero = torch.ones(1, 1, 20), torch.zeros(1, 1, 20)
     low = zero.clone()
     low[..., 3] = -inf

@@ -54,7 +54,7 @@ def batch(
 
 
 def operand(made: SubproblemBatch, node: str) -> bounds.Interval:
-    return made.analysis.intervals[made.network.graph.nodes[node].operands[0]]
+    return made.state.intervals[made.network.graph.nodes[node].operands[0]]
 
 
 def test_what_a_restriction_adds() -> None:
@@ -115,7 +115,7 @@ def test_what_a_batch_begins_with(root: BoundState) -> None:
     assert start.mix is not None and start.mix.tolist() == [[0, 0], [0, 0]]
     assert start.multipliers[node].shape == (2, 3, 6) and not bool(start.multipliers[node].any())
     for name in made.nodes:
-        for given, default in zip(start.node_alphas[name], made.analysis.default_alphas(name), strict=True):
+        for given, default in zip(start.node_alphas[name], made.state.default_alphas(name), strict=True):
             assert torch.equal(given, default.expand(2, 3, *default.shape[2:]))
     tensors = [t[0].float() + 0.25 for t in start.tensors()]
     choice = Choice(start.node_alphas, start.multipliers, start.mix).rebuilt(tensors)

@@ -66,12 +66,12 @@ def cut(
     coefficients: int, counts: list[int], cost: int, held: int | None = None
 ) -> list[tuple[list[int], int, int]]:
     room = MemoryBudget(coefficients)
-    room.held = held
+    room.fitting = held
     return [(images, rows.start, rows.stop) for images, rows in room.chunks(counts, cost)]
 
 
 def test_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "IDLE_COEFFICIENTS", 20)
+    monkeypatch.setattr(memory, "PADDING_COEFFICIENTS", 20)
     assert cut(60, [3, 3, 3], 10) == [([0, 1], 0, 3), ([2], 0, 3)]
     assert cut(100, [1, 3, 2], 10) == [([1, 2, 0][:2], 0, 3), ([0], 0, 1)]
     assert cut(1000, [1, 3, 2], 10) == [([1, 2], 0, 3), ([0], 0, 1)], "three idle rows would cost thirty"
@@ -119,7 +119,7 @@ def test_running_out_of_memory_halves_the_blocks() -> None:
 
     with pytest.warns(bounds.MemoryWarning, match="out of memory: going on with smaller blocks") as said:
         assert room.fitted([8], 10, work).item() == 1
-    assert seen == [[8], [4, 4], [2, 2, 2, 2]] and room.held == 20 and len(said) == 1
+    assert seen == [[8], [4, 4], [2, 2, 2, 2]] and room.fitting == 20 and len(said) == 1
     with pytest.raises(RuntimeError, match="else"):
         room.fitted([8], 10, lambda _: (_ for _ in ()).throw(RuntimeError("something else")))
     room = MemoryBudget(20)
@@ -177,13 +177,13 @@ def test_ends_centres_and_radii() -> None:
 
 def test_what_is_known_after_an_overflow() -> None:
     given = Interval(torch.tensor([nan, inf, -inf, 1.0, 0.0]), torch.tensor([nan, inf, -inf, nan, 2.0]))
-    assert ends(given.known()) == ([-inf, -inf, -inf, 1.0, 0.0], [inf, inf, inf, inf, 2.0])
+    assert ends(given.overflow_as_infinite()) == ([-inf, -inf, -inf, 1.0, 0.0], [inf, inf, inf, inf, 2.0])
     plain = Interval(torch.tensor([1.0]), torch.tensor([2.0]))
-    assert plain.known() is plain
+    assert plain.overflow_as_infinite() is plain
     below = Interval(torch.tensor([nan, 1.0]), torch.tensor([1.0, 2.0]))
-    assert ends(below.known()) == ([-inf, 1.0], [1.0, 2.0])
+    assert ends(below.overflow_as_infinite()) == ([-inf, 1.0], [1.0, 2.0])
     ball = Interval.around(torch.tensor([nan, inf, 1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, nan, inf, 1.0]))
-    known = ball.known()
+    known = ball.overflow_as_infinite()
     assert known.center.tolist() == [0.0, 0.0, 0.0, 2.0, 3.0] and known.radius.tolist() == [
         inf,
         inf,
@@ -192,9 +192,11 @@ def test_what_is_known_after_an_overflow() -> None:
         1.0,
     ]
     fine = Interval.around(torch.tensor([1.0]), torch.tensor([2.0]))
-    assert fine.known() is fine
+    assert fine.overflow_as_infinite() is fine
     huge = torch.tensor([3e38, 3e38])
-    assert ends(Interval(-huge, huge).known()) == ends(Interval(-huge, huge)), "their sum alone overflows"
+    assert ends(Interval(-huge, huge).overflow_as_infinite()) == ends(Interval(-huge, huge)), (
+        "their sum alone overflows"
+    )
 
 
 def test_two_sides_that_cross() -> None:

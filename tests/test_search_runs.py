@@ -218,9 +218,9 @@ def test_small_images_get_a_small_supernet_unless_a_preset_asks(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--preset", "dsrna"), "preset 'dsrna' is unknown; accepted: darts, pc-darts, dsrna-cb"),
-        (("--algo", "enas"), "algorithm 'enas' is unknown; accepted: darts, pc-darts, random"),
-        (("--metric", "lipschitz"), "metric: unknown name 'lipschitz'; accepted: none, cb"),
+        (("--preset", "dsrna"), "'dsrna' is not one of 'darts', 'pc-darts', 'dsrna-cb'"),
+        (("--algo", "enas"), "'enas' is not one of 'darts', 'pc-darts', 'random'"),
+        (("--metric", "lipschitz"), "'lipschitz' is not one of 'none', 'cb'"),
         (("--gamma", "-0.1"), "metric.gamma: got -0.1; give 0 or more"),
         (("--images", "12"), "12 images split into 6 and 6, too few for batches of 8"),
         (("--set", "supernet.reductions=[0,1,2,3]", "--layers", "4"), "can be halved 3 times"),

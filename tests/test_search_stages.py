@@ -98,7 +98,7 @@ def test_what_is_known_of_the_second_box_stays_with_it(traced: bounds.Network) -
     made = given(traced, -9.0, -8.0)
     proof = Proof(made, 1 << 20)
     asked = searching(made, proof=proof)
-    asked.root = asked._analysis()
+    asked.root = asked._bound_state()
     with torch.no_grad():
         bounds.Crown().lower(asked.root, made.rows)
     before = {name: asked.root.interval(name) for name in asked.root.facts.readers}
@@ -223,7 +223,7 @@ def test_slopes_have_a_share_of_the_time(
         raise Stop
 
     asked = searching(given(traced, -9.0, -8.0), deadline=Deadline(None if limit is None else limit + 0.5))
-    asked.root = asked._analysis()
+    asked.root = asked._bound_state()
     monkeypatch.setattr(bounds, "AlphaCrown", alpha)
     if iterations is None:
         assert asked._alpha(seconds) == [None, None] and seen == []
@@ -237,7 +237,7 @@ def test_slopes_of_each_clause_are_its_own(traced: bounds.Network) -> None:
     made = given(traced, -9.0, -0.5, -8.0, eps=0.25)
     proof = Proof(made, 1 << 24)
     asked = searching(made, proof=proof)
-    asked.root = asked._analysis()
+    asked.root = asked._bound_state()
     with torch.no_grad():
         plain = bounds.Crown().lower(asked.root, made.rows)
     choices = asked._alpha(1e-3)

@@ -200,7 +200,7 @@ def test_an_interrupt_keeps_whole_epochs(bars: Path, tmp_path: Path, monkeypatch
 REFUSALS = {
     "recipe": (
         ("--recipe", "fast"),
-        "recipe: unknown name 'fast'; accepted: standard, darts, pc-darts, pgd-at",
+        "'fast' is not one of 'standard', 'darts', 'pc-darts', 'pgd-at'",
     ),
     "setting": (("--set", "speed=1"), "speed: no such setting; accepted: objective, epochs, batch"),
     "no setting": (("--set", "speed"), "setting 'speed': is not KEY=VALUE"),

@@ -158,7 +158,7 @@ def test_an_answer_against_the_published_one_is_an_alarm(files: dict[str, Path])
 
 def test_ctrl_c_shows_the_bound_so_far(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = Verdict("unknown", -0.5, 1.0, "crown", note="interrupted", interrupted=True)
-    monkeypatch.setattr("certnas.verifier.verify", lambda *_, **__: verdict)
+    monkeypatch.setattr("certnas.jobs.verify.verify", lambda *_, **__: verdict)
     result = run(files["net"], files["unsat"])
     assert result.exit_code == 130
     assert "excess at least -0.5" in result.stdout

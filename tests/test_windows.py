@@ -20,18 +20,18 @@ from bounds.chunking import budget
 from bounds.cost_model import row_cost
 from bounds.operators import RULES, Nonlinear
 from bounds.passes import patches
-from bounds.passes.patches import reach_of
+from bounds.passes.patches import receptive_field_of
 from bounds.patch import ELEMENTWISE
 from bounds.state import BoundState
 
 METHODS = (bounds.Crown(), bounds.Crown(bounds.Slope.PARALLEL), bounds.AlphaCrown(iterations=1, step=0.3))
 NEVER, ALWAYS = 0.0, 1e9
-"""`patch.LARGEST`: no window is small enough, every window is."""
+"""`patch.LARGEST_SHARE`: no window is small enough, every window is."""
 
 
 def with_windows(monkeypatch: pytest.MonkeyPatch, largest: float, work: Callable[[], Tensor]) -> Tensor:
     with monkeypatch.context() as context:
-        context.setattr(patch, "LARGEST", largest)
+        context.setattr(patch, "LARGEST_SHARE", largest)
         return work()
 
 
@@ -55,7 +55,7 @@ def test_random_networks_have_the_same_bounds_by_windows_and_written_out(chunk: 
             found = []
             for largest in (NEVER, ALWAYS):
                 with pytest.MonkeyPatch.context() as context:
-                    context.setattr(patch, "LARGEST", largest)
+                    context.setattr(patch, "LARGEST_SHARE", largest)
                     with torch.no_grad():
                         found.append(bounds.lower_bounds(network, region, rows, method))
             written, windows = found
@@ -261,9 +261,9 @@ def test_an_operator_without_a_patch_rule_is_written_out() -> None:
     model, x = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1)), torch.rand(1, 1, 5, 5)
     network = bounds.trace(model, x).bind()
     (node,) = (node for node in network.graph.nodes.values() if node.op == "aten.relu.default")
-    assert reach_of(network.call(node)) is not None
+    assert receptive_field_of(network.call(node)) is not None
     assert RULES[torch.ops.aten.softmax.int].patches is None
-    assert reach_of(network.call(replace(node, target=torch.ops.aten.softmax.int))) is None
+    assert receptive_field_of(network.call(replace(node, target=torch.ops.aten.softmax.int))) is None
 
 
 def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_the_windows_of_a_cell_reach_its_image(monkeypatch: pytest.MonkeyPatch) 
     rows = torch.eye(3, dtype=torch.float64).expand(1, -1, -1)
     honest = patches.minimum
     monkeypatch.setattr(patches, "minimum", lambda region, p: seen.append(p.shape) or honest(region, p))
-    monkeypatch.setattr(patch, "LARGEST", ALWAYS)
+    monkeypatch.setattr(patch, "LARGEST_SHARE", ALWAYS)
     bounds.lower_bounds(network, bounds.Linf(x, 0.1), rows, bounds.Crown(intersect=False))
     facts = bounds.graph.facts.facts_of(network.graph)
     refined = [name for name in facts.readers if name not in facts.prefix]
@@ -310,6 +310,6 @@ def test_windows_of_unlike_height_and_width(first: tuple[int, int]) -> None:
         found = []
         for largest in (NEVER, ALWAYS):
             with pytest.MonkeyPatch.context() as context, torch.no_grad():
-                context.setattr(patch, "LARGEST", largest)
+                context.setattr(patch, "LARGEST_SHARE", largest)
                 found.append(bounds.lower_bounds(network, bounds.Linf(x, 0.05), rows, method))
         torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)

@@ -167,7 +167,7 @@ def test_crown(
 ) -> None:
     """Every interval that is held and every row, in one block and in many."""
     if slope is Slope.ONE:  # so loose that intervals on the way settle units which rows leave open
-        monkeypatch.setattr(EarlyStop, "due", lambda *_: False)
+        monkeypatch.setattr(EarlyStop, "is_due", lambda *_: False)
     region, rows = region_of(subject, name), rows_of(subject)
     reference = WrittenOut(subject, region, slope, intersect).run()
     state = state_of(subject, region, slope, room)
@@ -354,9 +354,9 @@ def test_alpha_says_how_many_slopes_there_are(subject: Subject) -> None:
     state = state_of(subject, region)
     bounds.Crown().lower(state, rows_of(subject))
     _, second, third = state.facts.readers
-    assert alpha._numbers_of_a_row(state) == {second: 7, third: 13}
-    each = alpha._numbers_of_a_row(state)
-    owners = alpha._owners(state, each)
+    assert alpha._alphas_per_row(state) == {second: 7, third: 13}
+    each = alpha._alphas_per_row(state)
+    owners = alpha._units_with_own_alphas(state, each)
     assert set(owners) == {second, third}
     for name, mask in owners.items():
         x = state.interval(name)
@@ -376,7 +376,7 @@ def test_alpha_says_how_many_slopes_there_are(subject: Subject) -> None:
 
 
 def test_images_are_grouped_by_their_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alpha, "TOGETHER", 100)
+    monkeypatch.setattr(alpha, "ALPHAS_AT_ONCE", 100)
     mask = torch.tensor([[True, True, False], [True, False, False]])
     assert alpha._groups({"a": 20}, {"a": mask}, 5) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert alpha._groups({"a": 200}, {"a": mask}, 2) == [slice(0, 1), slice(1, 2)]
@@ -401,7 +401,7 @@ def test_a_met_interval_has_the_new_ones_derivative() -> None:
     old = Interval(torch.tensor([0.0, 0.0, -5.0]), torch.tensor([2.0, 2.0, 5.0]))
     low = torch.tensor([-1.0, 1.0, -torch.inf], requires_grad=True)
     high = torch.tensor([3.0, 1.5, torch.inf], requires_grad=True)
-    met = alpha._steered(old, Interval(low, high))
+    met = alpha._intersect_keeping_gradient(old, Interval(low, high))
     assert met.lower.tolist() == [0.0, 1.0, -5.0] and met.upper.tolist() == [2.0, 1.5, 5.0]
     finite = torch.tensor([True, True, False])
     for side, leaf in ((met.lower, low), (met.upper, high)):

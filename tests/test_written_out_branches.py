@@ -63,7 +63,7 @@ def eye(size: int) -> Tensor:
 @pytest.mark.parametrize("slope", [Slope.ADAPTIVE, Slope.PARALLEL])
 def test_crown(subject, slope: Slope, room: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        EarlyStop, "due", lambda *_: False
+        EarlyStop, "is_due", lambda *_: False
     )  # intervals on the way settle units that rows leave open
     model, network, region, rows = subject
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 def scale_and_shift(
     mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """γ/√(σ²+ε) and β − μ·γ/√(σ²+ε), of each channel.  All [C].  Equations (6), (7) of the DSRNA paper."""
+    """Return γ/√(σ²+ε) and β − μ·γ/√(σ²+ε) of each channel.  All [C].  Equations (6), (7) of the DSRNA paper."""
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
     shift = -mean * scale
@@ -20,12 +20,12 @@ def scale_and_shift(
 
 
 def by_channel(values: Tensor, axes: int) -> Tensor:
-    """[C] -> [1, C, 1, …] with `axes` axes, to broadcast against images."""
+    """Return [C] as [1, C, 1, …] with `axes` axes, to broadcast against images."""
     return values.reshape(1, -1, *[1] * (axes - 2))
 
 
 class _Normalised(torch.autograd.Function):
-    """(x − μ)/√(σ² + ε), μ, σ², with one derivative; the statistics come out of the kernel that normalises."""
+    """(x − μ)/√(σ² + ε), μ and σ² with one joint derivative; one kernel computes all three."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,9 +53,9 @@ class _Normalised(torch.autograd.Function):
 def normalised(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """γ(x − μ)/√(σ² + ε) + β, μ [C] and σ² [C], by the batch's own mean and biased variance.  x [N,C,*]
+    """Return γ(x − μ)/√(σ² + ε) + β, μ [C] and σ² [C], with the batch's own mean and biased variance.  x [N, C, *]
 
-    Differentiable once in all of them.
+    All three are differentiable once.
     """
     y, mean, variance = _Normalised.apply(x, eps)
     y = y if weight is None else y * by_channel(weight, x.dim())

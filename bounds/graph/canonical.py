@@ -1,7 +1,7 @@
-"""Every rewrite of the traced graph: what the tracer reads differently from how it was written.
+"""Every rewrite of the traced graph.
 
-Operators of several outputs become slices, products with a literal zero become constants, and operators such as layer
-normalisation become several which have rules.
+Operators with several outputs become slices, products with a literal zero become constants, and operators such as layer
+normalisation become several operators that have rules.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from ..errors import UnsupportedOp
 
 aten = torch.ops.aten
 Slicer = Callable[[dict[str, Any], Any], list[tuple[Any, dict[str, Any]]]]
-"""For an operator of several outputs: (operator, arguments) of each that has a meaning for images apart."""
+"""For an operator with several outputs: (operator, arguments) for each output."""
 
 
 PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar)
+"""Products with a tensor or a number."""
 
 
 def fill_of(target: Any, arguments: dict[str, Any]) -> float | None:
-    """The value of a tensor that is filled with one, a product with a literal zero included; None for others."""
+    """Return the value that fills a tensor, such as 0 for a product with a literal zero; None for other tensors."""
     if target in PRODUCTS:
         factors = [arguments["self"], arguments["other"]]
         return 0.0 if any(isinstance(factor, (int, float)) and factor == 0 for factor in factors) else None
@@ -35,7 +36,7 @@ def fill_of(target: Any, arguments: dict[str, Any]) -> float | None:
 
 
 def narrows(target: Any, value: Any) -> bool:
-    """Whether an operator casts to a type that holds no large numbers: no identity, whatever is rounded."""
+    """Return whether an operator casts to a type without large numbers: it rounds, so it is not the identity."""
     casts = (aten.to, aten.type_as, aten._to_copy)
     return getattr(target, "overloadpacket", None) in casts and value.dtype not in (
         torch.float32,
@@ -44,7 +45,7 @@ def narrows(target: Any, value: Any) -> bool:
 
 
 def keeps_numbers(target: Any, value: Any) -> bool:
-    """Whether an operator without a rule is the identity: a cast between floating-point types, or `detach`."""
+    """Return whether an operator without a rule is the identity: a cast between floating-point types, or `detach`."""
     packet = getattr(target, "overloadpacket", None)
     return packet is aten.detach or (packet in (aten.to, aten.type_as) and value.is_floating_point())
 
@@ -69,7 +70,7 @@ def _pooled(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str,
 
 
 def _normalised(arguments: dict[str, Any], values: Any) -> list[tuple[Any, dict[str, Any]]]:
-    """Batch normalisation as functionalisation writes it; its other outputs are statistics."""
+    """Return the batch normalisation that functionalisation writes with three outputs; the other two are statistics."""
     absent = {"running_mean": None, "running_var": None, "training": False, "cudnn_enabled": False}
     return [(aten.batch_norm.default, {**absent, **arguments})]
 
@@ -84,6 +85,7 @@ SPLITS: dict[Any, Slicer] = {
     aten._native_batch_norm_legit_functional.default: _normalised,
     aten._native_batch_norm_legit.no_stats: _normalised,
 }
+"""Operators with several outputs."""
 
 FILLS = {
     aten.zero.default: 0.0,
@@ -92,13 +94,14 @@ FILLS = {
     aten.new_zeros.default: 0.0,
     aten.new_ones.default: 1.0,
 }
+"""Operators whose result is filled with one value."""
 
 LIKE = {
     aten.view_as.default: (aten.view.default, "size"),
     aten.reshape_as.default: (aten.reshape.default, "shape"),
     aten.expand_as.default: (aten.expand.default, "size"),
 }
-"""Operators that take another tensor's shape: (operator, argument) that take the shape itself."""
+"""Operators that use the shape of another tensor: the (operator, argument) that use the shape itself."""
 
 SYNONYMS = {
     aten.clip.default: aten.clamp.default,
@@ -114,20 +117,20 @@ SYNONYMS = {
     aten.swapaxes.default: aten.transpose.int,
     aten.swapdims.default: aten.transpose.int,
 }
-"""Operators under another name.  Their arguments stand in the same order."""
+"""Operators with several names.  Their arguments have the same order."""
 
 
-# Operators that are read as several which have rules
+# Operators that are replaced by several operators with rules
 
 
 class _CallWriter:
-    """Writes operator calls before a node of an exported graph, in its place and its module's name."""
+    """Inserts operator calls before a node of an exported graph, under the same user's module."""
 
     def __init__(self, node: fx.Node) -> None:
         self._node = node
 
     def __call__(self, target: Any, *arguments: Any) -> fx.Node:
-        """target(*arguments), with the value's shape as `export` notes it."""
+        """Insert the call target(*arguments), with the value's shape as `export` records it."""
         graph = self._node.graph
         with graph.inserting_before(self._node):
             made = graph.call_function(target, arguments)
@@ -137,12 +140,12 @@ class _CallWriter:
 
 
 def _shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Its sizes without the batch's."""
+    """Return the shape of a node's value without the batch dimension."""
     return tuple(int(size) for size in node.meta["val"].shape[1:])
 
 
 def compose(program: Any) -> None:
-    """Writes every call of `COMPOSED` in an exported program out, in place."""
+    """Replace every call of an operator of `COMPOSED` in an exported program, in place."""
     nodes = [node for node in program.graph.nodes if node.target in COMPOSED]
     for node in nodes:
         found = COMPOSED[node.target](_CallWriter(node), *node.args, **node.kwargs)
@@ -157,7 +160,7 @@ def compose(program: Any) -> None:
 
 
 def _replace_pieces(node: fx.Node, found: tuple[fx.Node, ...]) -> None:
-    """An operator of several outputs; where one is read that is not in `found`, it stays, and has no rule then."""
+    """Replace the outputs of an operator; it stays, and has no rule, if an output is read that is not in `found`."""
     for user in list(node.users):
         if user.target is operator.getitem and user.args[1] in range(len(found)):
             user.replace_all_uses_with(found[user.args[1]])  # type: ignore[index]
@@ -174,7 +177,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> fx.Node:
-    """(x − mean) / √(mean of (x − mean)² + ε) · weight + bias over the last axes.  Ba, Kiros, Hinton 2016."""
+    """Write (x − mean) / √(mean of (x − mean)² + ε) · weight + bias over the last axes.  Ba, Kiros, Hinton 2016."""
     if not eps > 0:
         raise UnsupportedOp(
             f"trace: aten.layer_norm.default with eps={eps:g}: where all numbers are equal it divides by zero, or by "
@@ -189,29 +192,29 @@ def _layer_norm(
     return y if bias is None else write(aten.add.Tensor, y, bias)
 
 
-def _greatest(write: _CallWriter, x: fx.Node, dim: list[int] | int = (), keepdim: bool = False) -> fx.Node:  # type: ignore[assignment]
-    """The greatest along some axes: max pooling with a window of all of them."""
+def _maximum(write: _CallWriter, x: fx.Node, dim: list[int] | int = (), keepdim: bool = False) -> fx.Node:  # type: ignore[assignment]
+    """Write the maximum over some axes as a max pooling whose window covers all of them."""
     sizes = _shape_of(x)
     rank = len(sizes) + 1
     dims = sorted({d % rank for d in ([dim] if isinstance(dim, int) else dim or range(rank))})
     if 0 in dims:
-        return write(aten.amax.default, x, dim, keepdim)  # of several images, which the trace refuses
+        return write(aten.amax.default, x, dim, keepdim)  # mixes images, which `trace` refuses
     rest = [d for d in range(1, rank) if d not in dims]
     count, others = prod(sizes[d - 1] for d in dims), prod(sizes[d - 1] for d in rest)
     moved = write(aten.permute.default, x, [0, *dims, *rest])
     columns = write(aten.reshape.default, moved, [-1, 1, count, others])
     found = write(aten.max_pool2d.default, columns, [count, 1])
-    kept = [1 if d in dims else sizes[d - 1] for d in range(1, rank) if keepdim or d not in dims]
-    return write(aten.reshape.default, found, [-1, *kept])
+    shape = [1 if d in dims else sizes[d - 1] for d in range(1, rank) if keepdim or d not in dims]
+    return write(aten.reshape.default, found, [-1, *shape])
 
 
-def _least(write: _CallWriter, x: fx.Node, dim: list[int] | int = (), keepdim: bool = False) -> fx.Node:  # type: ignore[assignment]
+def _minimum(write: _CallWriter, x: fx.Node, dim: list[int] | int = (), keepdim: bool = False) -> fx.Node:  # type: ignore[assignment]
     negative = write(aten.neg.default, x)
-    return write(aten.neg.default, _greatest(write, negative, dim, keepdim))
+    return write(aten.neg.default, _maximum(write, negative, dim, keepdim))
 
 
 def _values(extreme: Callable[..., fx.Node]) -> Callable[..., tuple[fx.Node, ...]]:
-    """Reads an operator that returns values and places as one that returns the values."""
+    """Return the rewrite of an operator that returns values and indices: one that returns the values alone."""
 
     def composed(write: _CallWriter, x: fx.Node, dim: int, keepdim: bool = False) -> tuple[fx.Node, ...]:
         return (extreme(write, x, dim, keepdim),)
@@ -221,9 +224,9 @@ def _values(extreme: Callable[..., fx.Node]) -> Callable[..., tuple[fx.Node, ...
 
 COMPOSED: dict[Any, Callable[..., Any]] = {
     aten.layer_norm.default: _layer_norm,
-    aten.amax.default: _greatest,
-    aten.amin.default: _least,
-    aten.max.dim: _values(_greatest),
-    aten.min.dim: _values(_least),
+    aten.amax.default: _maximum,
+    aten.amin.default: _minimum,
+    aten.max.dim: _values(_maximum),
+    aten.min.dim: _values(_minimum),
 }
-"""operator -> what it is read as, from a `Writer` and the call's arguments."""
+"""The rewrite of each operator: a function of a `_CallWriter` and the call's arguments that returns the new output."""

@@ -1,4 +1,4 @@
-"""What can be read off a graph once: which tensors need bounds, in which order, and what a row costs."""
+"""Facts about a graph that are computed once: which tensors need intermediate bounds, and in which order."""
 
 from __future__ import annotations
 
@@ -12,37 +12,44 @@ from . import Graph
 
 @dataclass(frozen=True)
 class Reader:
-    """A nonlinear node that reads a tensor; `direct` where no reshape or concatenation stands between."""
+    """A nonlinear node that reads a tensor."""
 
     node: str
+    """The node's name."""
     operand: int
+    """The index of the operand that the node reads the tensor through."""
     direct: bool
+    """Whether no reshape or concatenation stands between the tensor and the node."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one graph says of every region and method.
-
-    prefix: nodes whose ancestors are all affine, the input among them.  plain: those of them for which interval
-    arithmetic from a box is exact (at most one mixing operator on the way).  readers: every tensor that a nonlinear
-    node reads, in topological order, concatenations and reshapes looked through, so each cell state has its own.
-    linear_tail: the affine nodes after the last nonlinearity.  tail_ends: the nonlinear nodes where it begins.
-    children: the nodes that read each tensor.  partial: the nodes whose operator is not defined everywhere.
-    """
+    """Facts about one graph that hold for every region and method."""
 
     prefix: frozenset[str]
+    """The nodes whose ancestors are all affine, the input included."""
     plain: frozenset[str]
+    """The nodes of the prefix on which interval arithmetic is exact: at most one mixing operator precedes them."""
     readers: dict[str, tuple[Reader, ...]]
+    """The nonlinear readers of every tensor that needs intermediate bounds (pre-activations), in topological order.
+
+    Tensors are followed through concatenations and reshapes, so each cell state has its own entry.
+    """
     order: tuple[str, ...]
+    """The input and all nodes, in topological order."""
     linear_tail: frozenset[str]
+    """The affine nodes after the last nonlinearity."""
     tail_ends: tuple[str, ...]
+    """The nonlinear nodes at which the linear tail begins."""
     children: dict[str, tuple[str, ...]]
+    """The nodes that read each tensor."""
     partial: tuple[str, ...]
+    """The nodes whose operator is not defined everywhere, such as log."""
 
 
 @lru_cache(maxsize=64)
 def facts_of(graph: Graph) -> Facts:
-    """Raises UnsupportedOp for a node without a rule."""
+    """Return the facts about a graph.  Raises UnsupportedOp for a node without a rule."""
     mixing: dict[str, int] = {graph.input: 0}
     readers: dict[str, list[Reader]] = {}
     children: dict[str, tuple[str, ...]] = {}
@@ -55,8 +62,8 @@ def facts_of(graph: Graph) -> Facts:
                     readers.setdefault(source, []).append(Reader(node.name, i, direct))
         elif all(operand in mixing for operand in node.operands):
             depth = [mixing[operand] for operand in node.operands]
-            meets = len(depth) > 1 and not rule.moves
-            mixing[node.name] = max(depth) + (1 if rule.mixing else 0) + (2 if meets else 0)
+            joins = len(depth) > 1 and not rule.moves
+            mixing[node.name] = max(depth) + (1 if rule.mixing else 0) + (2 if joins else 0)
     order = (graph.input, *graph.nodes)
     position = {name: i for i, name in enumerate(order)}
     tail = _linear_tail(graph)
@@ -74,21 +81,24 @@ def facts_of(graph: Graph) -> Facts:
 
 
 def _sources(graph: Graph, name: str) -> list[tuple[str, bool]]:
-    """The tensors whose units a tensor is made of, through operators that only move whole tensors about."""
+    """Return the tensors whose units a tensor consists of, with whether no operator stands between them.
+
+    Only operators that move whole tensors are followed.
+    """
     found: dict[str, bool] = {}
     stack = [(name, True)]
     while stack:
         current, direct = stack.pop()
         node = graph.nodes.get(current)
-        if node is not None and _whole(graph, current):
+        if node is not None and _moves_whole_tensors(graph, current):
             stack += [(operand, False) for operand in node.operands]
         else:
             found[current] = found.get(current, False) or direct
     return list(found.items())
 
 
-def _whole(graph: Graph, name: str) -> bool:
-    """Whether a node moves every unit of its operands exactly once, so that nothing is bounded in vain."""
+def _moves_whole_tensors(graph: Graph, name: str) -> bool:
+    """Return whether a node moves every unit of its operands exactly once, so that no unit is bounded in vain."""
     node = graph.nodes[name]
     rule = rule_for(node)
     return (
@@ -99,7 +109,7 @@ def _whole(graph: Graph, name: str) -> bool:
 
 
 def _linear_tail(graph: Graph) -> frozenset[str]:
-    """The affine nodes after the last nonlinearity: rows of the output pass through them without loss."""
+    """Return the affine nodes after the last nonlinearity, through which a backward pass loses nothing."""
     tail, stack = set(), [graph.output]
     while stack:
         name = stack.pop()
@@ -112,7 +122,7 @@ def _linear_tail(graph: Graph) -> frozenset[str]:
 
 
 def _partial(graph: Graph) -> tuple[str, ...]:
-    """The nodes whose operator is not defined everywhere."""
+    """Return the nodes whose operator is not defined everywhere, such as log."""
     rules = {name: rule_for(node) for name, node in graph.nodes.items()}
     return tuple(
         name for name, rule in rules.items() if isinstance(rule, Nonlinear) and rule.domain is not None

@@ -1,4 +1,4 @@
-"""Batch normalisation multiplied into the convolution or linear layer before it: one operator instead of two."""
+"""Batch normalisation folded into the convolution or linear layer before it: one operator instead of two."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from .node import Node, Ref
 
 aten = torch.ops.aten
 FOLDED_INTO = (aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default)
+"""Operators into which a batch normalisation is folded."""
 
 
 def folded(network: Network) -> Network:
-    """The same function; every other node keeps its name and its values.  Differentiable in the parameters.
+    """Return the same function with batch normalisations folded.  It is differentiable in the parameters.
 
-    Weights are multiplied at each call, which costs less than a look at one image: so they may change in between.
+    All other nodes keep their names and values.  The weights are multiplied at each call, which costs less than
+    evaluating one image, so parameters may change between calls.
     """
     graph, pairs = _folded(network.graph)
     if not pairs:
@@ -36,7 +38,7 @@ def folded(network: Network) -> Network:
 
 @lru_cache(maxsize=64)
 def _folded(graph: Graph) -> tuple[Graph, Mapping[str, str]]:
-    """The graph without them, and for each batch normalisation that is gone the node that took it in."""
+    """Return the folded graph, and for each removed batch normalisation the node that it is folded into."""
     reads: dict[str, int] = {graph.output: 1}
     for node in graph.nodes.values():
         for operand in node.operands:
@@ -48,22 +50,22 @@ def _folded(graph: Graph) -> tuple[Graph, Mapping[str, str]]:
         and not node.arguments["training"]
         and len(node.operands) == 1
         and reads[node.operands[0]] == 1
-        and _takes_in(graph.nodes.get(node.operands[0]))
+        and _can_absorb(graph.nodes.get(node.operands[0]))
     }
-    gone = set(pairs.values())
+    absorbing = set(pairs.values())
     nodes = {}
     for name, node in graph.nodes.items():
         if name in pairs:
             before = graph.nodes[pairs[name]]
             arguments = {**before.arguments, "weight": Ref(f"{name}.weight"), "bias": Ref(f"{name}.bias")}
             nodes[name] = replace(before, name=name, arguments=arguments)
-        elif name not in gone:
+        elif name not in absorbing:
             nodes[name] = node
     return (replace(graph, nodes=nodes) if pairs else graph), pairs
 
 
-def _takes_in(node: Node | None) -> bool:
-    """Whether an operator has constant weights, and a channel for each of the normalisation's."""
+def _can_absorb(node: Node | None) -> bool:
+    """Return whether an operator has constant weights, and one channel for each channel of the normalisation."""
     if node is None or node.target not in FOLDED_INTO or len(node.operands) > 1:
         return False
     return node.target is not aten.linear.default or len(node.shape) == 1

@@ -1,4 +1,4 @@
-"""An exported program without in-place operators: every read sees what was written, whatever shares memory."""
+"""An exported program without in-place operators: every read sees what was written before, also through views."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FRESH = {
     aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.cat.default, aten.max_pool2d.default,
     aten.avg_pool2d.default,
 }  # fmt: skip
-"""Operators whose result is new memory, whatever their arguments: they never return a view."""
+"""Operators whose result is always new memory and never a view."""
 
 
 def functional(program: Any) -> Any:
-    """The program, or one of the same values whose operators change nothing; torch's functionalisation does it.
+    """Return an equivalent program without in-place operators, by torch's functionalisation if it is necessary.
 
-    A program whose in-place operators can be read as their out-of-place forms stays as it is: see `reads_alone`.
+    In-place operators that can be read as their out-of-place forms need no functionalisation, see `reads_alone`.
     """
     if not any(node.target in REWRITTEN or _writes(node) for node in program.graph.nodes):
         return program
@@ -33,7 +33,7 @@ def functional(program: Any) -> Any:
 
 
 def without_modes(program: Any) -> None:
-    """Writes out the blocks of an exported program that switch gradients on or off: no value depends on that."""
+    """Replace blocks that switch gradients on or off by their contents; no value depends on the switch."""
     graph, module = program.graph, program.graph_module
     blocks = [
         node for node in graph.nodes if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled
@@ -41,12 +41,12 @@ def without_modes(program: Any) -> None:
     for block in blocks:
         _, inner, *operands = block.args
         body = getattr(module, inner.target).graph
-        given = (node for node in body.nodes if node.op == "placeholder")
+        inputs = (node for node in body.nodes if node.op == "placeholder")
         with graph.inserting_before(block):
-            found = graph.graph_copy(body, dict(zip(given, operands, strict=True)))
-        for piece in list(block.users):
-            piece.replace_all_uses_with(found[piece.args[1]])
-            graph.erase_node(piece)
+            copied = graph.graph_copy(body, dict(zip(inputs, operands, strict=True)))
+        for output in list(block.users):
+            output.replace_all_uses_with(copied[output.args[1]])
+            graph.erase_node(output)
         graph.erase_node(block)
         graph.erase_node(inner)
         delattr(module, inner.target)
@@ -55,15 +55,15 @@ def without_modes(program: Any) -> None:
 
 
 def mutable(target: Any) -> bool:
-    """Whether an operator writes to one of its arguments."""
+    """Return whether an operator writes to one of its arguments."""
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def reads_alone(node: fx.Node) -> bool:
-    """Whether an in-place operator is the only reader of new memory, so that nobody sees that it was written to.
+    """Return whether an in-place operator is the only reader of new memory, so that no other node sees its write.
 
-    Its result is then the memory under a new name, and the operator is its out-of-place form.  A counter that nothing
-    reads is the other case.
+    The result is then the same memory under a new name, and the operator is read as its out-of-place form.  The same
+    holds for a counter that nothing reads.
     """
     written = node.args[0] if node.args else None
     if not isinstance(written, fx.Node) or len(written.users) > 1 or not _of_one_argument(node.target):
@@ -74,7 +74,7 @@ def reads_alone(node: fx.Node) -> bool:
 
 
 def out_of_place(target: Any) -> Any:
-    """The form of an in-place operator that returns a new tensor; None where there is none with the same arguments."""
+    """Return the out-of-place form of an in-place operator; None if there is none with the same arguments."""
     name, overload = target._schema.name.split("::")[1], target._overloadname
     found = getattr(getattr(aten, name.rstrip("_"), None), overload, None)
     kinds = [[str(a.type) for a in form._schema.arguments] for form in (target, found) if form is not None]
@@ -82,14 +82,14 @@ def out_of_place(target: Any) -> Any:
 
 
 def _of_one_argument(target: Any) -> bool:
-    """Whether an operator writes to its first argument alone, and has an out-of-place form."""
+    """Return whether an operator writes to its first argument alone, and has an out-of-place form."""
     written = [a.alias_info is not None and a.alias_info.is_write for a in target._schema.arguments]
     form = out_of_place(target)
     return written[0] and not any(written[1:]) and form is not None and form not in REWRITTEN
 
 
 def _writes(node: fx.Node) -> bool:
-    """Whether somebody may see what a node writes."""
+    """Return whether another node may see what a node writes."""
     if mutable(node.target):
         return not reads_alone(node)
     if node.target in (aten.batch_norm.default, aten.instance_norm.default):
@@ -101,7 +101,7 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _select_instead_of_unbind(program: Any) -> None:
-    """Reads unbind as the views that it returns, because torch's functionalisation of it fixes the batch's size."""
+    """Replace unbind by selects, because torch's functionalisation of unbind fixes the size of the batch."""
     graph = program.graph
     for node in list(graph.nodes):
         if node.target is not aten.unbind.int:
@@ -121,7 +121,7 @@ def _select_instead_of_unbind(program: Any) -> None:
 
 
 def _slice_before_cat(program: Any) -> None:
-    """Reads a slice of a concatenation as slices of its parts: what was overwritten is not read any more."""
+    """Replace a slice of a concatenation by slices of its parts, so that overwritten parts are not read any more."""
     graph = program.graph
     for node in list(graph.nodes):
         if node.target is aten.slice.Tensor and _is_whole(*node.args[2:]):
@@ -160,12 +160,12 @@ def _slice_before_cat(program: Any) -> None:
 
 
 def _is_whole(start: Any = None, end: Any = None, step: Any = 1) -> bool:
-    """Whether a slice leaves nothing out, whatever the length."""
+    """Return whether a slice leaves nothing out, whatever the length."""
     return start in (0, None) and step == 1 and (end is None or (isinstance(end, int) and end >= 2**62))
 
 
 def _span(node: fx.Node) -> tuple[int, int, int] | None:
-    """(dimension, start, end) of a slice of fixed length without steps."""
+    """Return (dimension, start, end) of a slice of fixed length without steps."""
     if node.target is not aten.slice.Tensor or not isinstance(node.args[0], fx.Node):
         return None
     given = [*node.args[1:], *[None] * (5 - len(node.args))]
@@ -180,6 +180,7 @@ def _span(node: fx.Node) -> tuple[int, int, int] | None:
 
 
 def _part(graph: fx.Graph, before: fx.Node, part: fx.Node, dim: int, first: int, last: int) -> fx.Node:
+    """Return the part from `first` to `last` of one piece of a concatenation."""
     value = part.meta["val"]
     if (first, last) == (0, value.shape[dim]):
         return part
@@ -192,13 +193,13 @@ def _part(graph: fx.Graph, before: fx.Node, part: fx.Node, dim: int, first: int,
     return piece
 
 
-# What functionalisation leaves, in operators that have bounds
+# Operators that functionalisation produces, written by operators that have rules
 
 
 def _slice_scatter(
     self: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Any:
-    """The tensor with a slice replaced, as the pieces that are left and the pieces that are new."""
+    """Return the tensor with a slice replaced, as a concatenation of its old and new parts."""
     dim = dim % self.dim()
     size: Any = self.shape[dim]
     if _is_whole(start, end, step):
@@ -207,11 +208,11 @@ def _slice_scatter(
         return NotImplemented
     first, last, _ = slice(start, end, step).indices(size)
     pieces, position = [], 0
-    for i, place in enumerate(range(first, last, step)):
+    for i, index in enumerate(range(first, last, step)):
         if step == 1:
             break
-        pieces += [self.narrow(dim, position, place - position), src.narrow(dim, i, 1)]
-        position = place + 1
+        pieces += [self.narrow(dim, position, index - position), src.narrow(dim, i, 1)]
+        position = index + 1
     if step == 1 and last > first:
         pieces, position = [self.narrow(dim, 0, first), src], last
     pieces.append(self.narrow(dim, position, size - position))
@@ -240,7 +241,7 @@ def _fill_by_tensor(self: Tensor, value: Tensor) -> Tensor:
 
 
 def _index_put(self: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:
-    """Places of one dimension replaced: of all old and new places together, some are chosen."""
+    """Return the tensor with some positions of one dimension replaced, as a selection from all old and new ones."""
     dims = [dim for dim, index in enumerate(indices) if index is not None]
     if len(dims) != 1 or accumulate or dims[0] == 0:
         return NotImplemented
@@ -250,11 +251,11 @@ def _index_put(self: Tensor, indices: list[Tensor | None], values: Tensor, accum
         return NotImplemented
     shape = [*self.shape]
     shape[dims[0]] = index.shape[0]
-    places = torch.arange(size, device=index.device).index_copy(
+    positions = torch.arange(size, device=index.device).index_copy(
         0, index % size, size + torch.arange(index.shape[0], device=index.device)
     )
     both = torch.cat([self, _cast(values, self).expand(shape)], dims[0])
-    return both.index_select(dims[0], places)
+    return both.index_select(dims[0], positions)
 
 
 def _index_fill(self: Tensor, dim: int, index: Tensor, value: Any) -> Any:
@@ -277,3 +278,4 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
     aten.index_put.default: _index_put,
     aten.index_fill.int_Scalar: _index_fill,
 }
+"""The decompositions of the operators that functionalisation produces."""

@@ -1,8 +1,8 @@
 """The network as a value: a list of operator calls (`Graph`), and the same with its parameters (`Network`).
 
-A `Graph` is structure only.  Parameters, and architecture variables among them, are given at `bind`, so bounds
-are differentiable in both and a network is traced once, whatever its weights become.  Whatever does not depend
-on the perturbed input, such as softmax(α), is evaluated at `bind` and is a constant of the call.
+A `Graph` holds the structure only.  Parameters, architecture variables included, are given at `bind`, so bounds are
+differentiable in both, and a network is traced once whatever its weights become.  A node that does not depend on the
+perturbed input, such as softmax(α), is evaluated at `bind` and is a constant of the call.
 """
 
 from __future__ import annotations
@@ -24,31 +24,37 @@ from .node import FLOATS, Node, Ref, execute, resolve
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A network's structure: nodes in topological order, from `input` to `output`.
-
-    `parameters` maps a node name to the parameter's or buffer's name in the module; `defaults` holds the traced
-    module's own tensors under those names (not copies), as they were when it was traced.  Where `bind` is given none,
-    it takes those that `owner`, the module, has under the names then; `owned` are its parameters and buffers.
-    """
+    """A network's structure: operator calls in topological order, from `input` to `output`."""
 
     input: str
+    """The name of the input."""
     output: str
+    """The name of the output node."""
     input_shape: tuple[int, ...]
+    """The input's shape without the batch dimension."""
     nodes: Mapping[str, Node]
+    """The nodes that depend on the input, in topological order, by name."""
     constants: tuple[Node, ...]
+    """The nodes that do not depend on the input, in topological order."""
     parameters: Mapping[str, str]
+    """The name of the parameter or buffer in the module, by node name."""
     defaults: Mapping[str, Tensor] = field(repr=False)
+    """The traced module's own tensors by parameter name (not copies), as they were when it was traced."""
     batch_sizes: tuple[str, ...] = ()
+    """The names of the values that are the size of the batch."""
     owner: nn.Module | None = field(default=None, repr=False)
+    """The traced module; `bind` reads its present tensors for the parameters that it is not given."""
     owned: frozenset[str] = frozenset()
+    """The names of the module's parameters and buffers."""
 
     @property
     def output_shape(self) -> tuple[int, ...]:
+        """The output's shape without the batch dimension."""
         return self.nodes[self.output].shape if self.output in self.nodes else self.input_shape
 
     @cached_property
     def last_reads(self) -> Mapping[str, tuple[str, ...]]:
-        """For each node the operands that no later node reads and that are not the output: they may be dropped."""
+        """The operands that no later node reads, by node, without the output: they may be dropped after that node."""
         last = {operand: name for name, node in self.nodes.items() for operand in node.operands}
         last.pop(self.output, None)
         found: dict[str, tuple[str, ...]] = {}
@@ -58,13 +64,13 @@ class Graph:
 
     @cached_property
     def has_finite_arguments(self) -> bool:
-        """Whether every number among the arguments of its nodes is finite."""
+        """Whether every number among the arguments of the nodes is finite."""
         numbers = (value for node in self.nodes.values() for value in node.arguments.values())
         return all(isfinite(value) for value in numbers if isinstance(value, float))
 
     @cached_property
     def with_fixed_statistics(self) -> Graph:
-        """The same with every training-mode batch normalisation by constants, "NODE.mean" and "NODE.var"."""
+        """The graph in which training-mode batch normalisations use the constants "NODE.mean" and "NODE.var"."""
         nodes = {
             name: replace(
                 node,
@@ -82,7 +88,7 @@ class Graph:
         return replace(self, nodes=nodes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a node's value without the batch dimension."""
+        """Return the shape of a node's value without the batch dimension."""
         return self.input_shape if name == self.input else self.nodes[name].shape
 
     def bind(
@@ -93,13 +99,20 @@ class Graph:
         device: torch.device | str | None = None,
         batch: Tensor | None = None,
     ) -> Network:
-        """Resolve parameters and every node that does not depend on the input.
+        """Return the network with its parameters, and evaluate every node that does not depend on the input.
 
-        params: name -> tensor, as in the module's `named_parameters()` and `named_buffers()`; names left out keep
-        the traced module's tensors, also where they were replaced.  batch [M, *input_shape]: for a network traced in
-        training mode, the images whose statistics its batch normalisations use; they count as constants.
-        Raises InvalidInput for an unknown name, one that the module has no longer, a wrong shape, NaN among the
-        parameters, or a batch normalisation by a variance that is not above 0.
+        params: tensors by their names in the module's `named_parameters()` and `named_buffers()`; the others keep the
+        traced module's present tensors.  dtype, device: those of the computation; by default those of the parameters.
+        batch [M, *input_shape]: for a network traced in training mode, the images whose statistics its batch
+        normalisations use, as constants.
+        Raises InvalidInput for an unknown name, a name that the module no longer has, a wrong shape, NaN among the
+        parameters, a batch normalisation by a variance that is not above 0, or a missing batch.
+
+        >>> import torch
+        >>> import bounds
+        >>> network = bounds.trace(torch.nn.Linear(2, 1), torch.zeros(1, 2)).bind({"bias": torch.ones(1)})
+        >>> network(torch.zeros(1, 2)).detach()
+        tensor([[1.]])
         """
         given = dict(params or {})
         unknown = sorted(set(given) - set(self.parameters.values()))
@@ -135,12 +148,12 @@ class Graph:
         return network.with_statistics(batch) if any(_uses_batch(n) for n in self.nodes.values()) else network
 
     def _current(self, name: str) -> Tensor:
-        """What the traced module has under a name now; what a constant of its code was when it was traced."""
-        found: Any = self.owner
+        """Return the module's present tensor of this name, or the traced one for a constant of the module's code."""
+        tensor: Any = self.owner
         for part in name.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, Tensor):
-            return found
+            tensor = getattr(tensor, part, None)
+        if isinstance(tensor, Tensor):
+            return tensor
         if name in self.owned:
             raise InvalidInput(
                 f"bind: the traced module has no parameter '{name}' any more; trace it again, or give one"
@@ -148,7 +161,7 @@ class Graph:
         return self.defaults[name]
 
     def _check_variances(self, values: Mapping[str, Any]) -> None:
-        """Raises InvalidInput for a batch normalisation that divides by the root of what is not above 0."""
+        """Raise InvalidInput for a batch normalisation that divides by the root of a number that is not above 0."""
         for node in self.nodes.values():
             if node.op != "aten.batch_norm.default" or node.arguments["training"]:
                 continue
@@ -170,20 +183,22 @@ def _uses_batch(node: Node) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A graph with its parameters: one function f, ready to be evaluated and bounded.
-
-    batch_output: where f normalises by the statistics of a batch, what it says of that batch.
-    """
+    """A graph with its parameters: one function f, ready to be evaluated and bounded."""
 
     graph: Graph
+    """The structure."""
     values: Mapping[str, Any] = field(repr=False)
+    """The parameters and the values of constant nodes, by node name."""
     dtype: torch.dtype
+    """The precision of the computation."""
     device: torch.device
+    """The device of the computation."""
     batch_output: Tensor | None = field(default=None, repr=False)
+    """The outputs for the batch whose statistics f normalises by; None if there is none."""
 
     @cached_property
     def is_finite(self) -> bool:
-        """Whether every constant is, and every number among the arguments; parameters are, as `bind` sees to it."""
+        """Whether every constant and every number among the arguments is finite; `bind` has checked the parameters."""
         constants = (self.values[node.name] for node in self.graph.constants)
         return self.graph.has_finite_arguments and all(
             bool(torch.isfinite(value).all())
@@ -192,7 +207,7 @@ class Network:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """f(x).  x [N, *input_shape]; returns [N, *output_shape]."""
+        """Return f(x).  x [N, *input_shape]; returns [N, *output_shape]."""
         *_, last = self.run(x)
         return last[1]
 
@@ -202,9 +217,10 @@ class Network:
         normalise: Callable[[Node, Tensor], Tensor] | None = None,
         read_as: Callable[[Node, Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[str, Tensor]]:
-        """Every node and its value; `normalise` evaluates the batch normalisations by batch statistics.
+        """Yield every node's name and value.
 
-        read_as: what later nodes read in place of a node's value.
+        normalise: evaluates the batch normalisations that use batch statistics.  read_as: the value that later nodes
+        read in place of a node's value.
         """
         graph = self.graph
         if tuple(x.shape[1:]) != graph.input_shape:
@@ -232,23 +248,24 @@ class Network:
                 del values[operand]
 
     def call(self, node: Node) -> Call:
+        """Return a node with its constant arguments resolved."""
         return Call(node, self)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Network:
-        """The same function in another dtype or on another device."""
-        place = torch.device(device) if device is not None else self.device
+        """Return the same function in another dtype or on another device."""
+        target = torch.device(device) if device is not None else self.device
         values = {
-            name: _cast(v, dtype, place)
+            name: _cast(v, dtype, target)
             if isinstance(v, Tensor)
-            else tuple(_cast(t, dtype, place) for t in v)
+            else tuple(_cast(t, dtype, target) for t in v)
             if isinstance(v, tuple)
             else v
             for name, v in self.values.items()
         }
-        return Network(self.graph, values, dtype, place)
+        return Network(self.graph, values, dtype, target)
 
     def with_statistics(self, batch: Tensor | None) -> Network:
-        """Fix every training-mode batch normalisation to the statistics that `batch` gives it, as constants."""
+        """Return the network whose training-mode batch normalisations use the statistics of `batch` as constants."""
         if batch is None:
             raise InvalidInput(
                 "bind: the network was traced in training mode and normalises by batch statistics; "
@@ -269,30 +286,34 @@ class Network:
 
 @dataclass(frozen=True)
 class Call:
-    """One node inside one network: its constants resolved, its operands left open."""
+    """One node of one network: its constant arguments are resolved, its operands are not."""
 
     node: Node
+    """The node."""
     network: Network
+    """The network that holds the constants."""
 
     def __getitem__(self, argument: str) -> Any:
-        """A constant argument by its schema name; None where an operand stands."""
+        """Return a constant argument by its schema name; None for an operand."""
         value = self.node.arguments[argument]
         return resolve(value, self.network.values) if not self.is_operand(value) else None
 
     def is_operand(self, value: Any) -> bool:
+        """Return whether an argument is an operand."""
         return isinstance(value, Ref) and value.name in self.node.operands
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The output's shape without the batch dimension."""
         return self.node.shape
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Operand shapes without the batch dimension."""
+        """The operands' shapes without the batch dimension."""
         return tuple(self.network.graph.shape(name) for name in self.node.operands)
 
     def apply(self, *operands: Tensor) -> Any:
-        """The operator itself with these operands, any batch size."""
+        """Apply the operator to these operands, of any batch size."""
         given = dict(zip(self.node.operands, operands, strict=True))
         values = ChainMap(given, cast(dict[str, Any], self.network.values))
         return execute(self.node, values, self.network.dtype, self.network.device)

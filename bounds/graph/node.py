@@ -12,36 +12,41 @@ from torch import Tensor
 from .batch_norm import by_channel, scale_and_shift
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The floating-point types."""
 
 
 @dataclass(frozen=True)
 class Ref:
-    """The value of another node, in a node's arguments."""
+    """A reference to the value of another node, in a node's arguments."""
 
     name: str
+    """The other node's name."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator call.
-
-    `arguments` follow the operator's schema by name, defaults filled in; `operands` are the nodes among them that
-    depend on the perturbed input, in order; `shape` is the output's without its batch dimension.
-    """
+    """One operator call."""
 
     name: str
+    """The node's name in the graph."""
     target: Callable[..., Any]
+    """The operator, such as `torch.ops.aten.relu.default`."""
     arguments: Mapping[str, Any]
+    """The arguments by their names in the operator's schema, defaults filled in."""
     operands: tuple[str, ...]
+    """The names of the nodes among the arguments that depend on the perturbed input, in order."""
     shape: tuple[int, ...]
+    """The output's shape without the batch dimension."""
     module: str = ""
+    """The path of the user's module that makes the call."""
 
     @property
     def op(self) -> str:
+        """The operator's name."""
         return str(self.target)
 
     def where(self) -> str:
-        """The node in words, for messages."""
+        """Return a description of the node for messages."""
         shape = ["N", *self.shape]
         return (
             f"{self.op} at node '{self.name}' (output {shape}{f', in {self.module}' if self.module else ''})"
@@ -49,7 +54,7 @@ class Node:
 
 
 def resolve(value: Any, values: Mapping[str, Any]) -> Any:
-    """`value` with every `Ref` in it replaced by what `values` holds for it."""
+    """Return `value` with every `Ref` in it replaced by its entry in `values`."""
     if isinstance(value, Ref):
         return values[value.name]
     if isinstance(value, (list, tuple)):
@@ -58,7 +63,7 @@ def resolve(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 def execute(node: Node, values: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
-    """The operator itself on resolved values, in the run's own dtype and device."""
+    """Evaluate the operator on resolved values, in the given dtype and device."""
     arguments = {key: resolve(value, values) for key, value in node.arguments.items()}
     if arguments.get("dtype") in FLOATS:
         arguments["dtype"] = dtype
@@ -75,7 +80,7 @@ def execute(node: Node, values: Mapping[str, Any], dtype: torch.dtype, device: t
 
 
 def _normalise(arguments: Mapping[str, Any]) -> Tensor:
-    """Batch normalisation by statistics that are functions of parameters, which torch's own cannot differentiate."""
+    """Apply batch normalisation with differentiable statistics, which torch's own operator does not differentiate."""
     x = arguments["input"]
     scale, shift = scale_and_shift(
         *(arguments[key] for key in ("running_mean", "running_var", "weight", "bias", "eps"))

@@ -1,4 +1,4 @@
-"""Bound methods: each a value, each a composition of the passes.  `METHODS` names them."""
+"""The bound methods.  Each is a value that composes the passes; `METHODS` names them."""
 
 from ..errors import InvalidInput
 from .alpha_crown import AlphaCrown, CrownAtAlphas
@@ -15,12 +15,19 @@ METHODS: dict[str, Method] = {
     "crown": Crown(),
     "alpha-crown": AlphaCrown(),
 }
+"""Every method by its name.  `register_method` adds one."""
 
 
 def register_method(name: str, method: Method) -> Method:
-    """Give a method a name, from outside of this package: options and commands then accept it.
+    """Register a method under a name, so that options and commands accept it.
 
-    Raises InvalidInput for a name that is taken.
+    name: the key in `METHODS`.  method: an instance of a subclass of `Method`.
+    Returns the method.
+    Raises InvalidInput for a name that is already registered.
+
+    >>> import bounds
+    >>> bounds.register_method("fast-lin", bounds.Crown(slope=bounds.Slope.PARALLEL)).slope
+    <Slope.PARALLEL: 'parallel'>
     """
     if name in METHODS:
         raise InvalidInput(f"register_method: there is a method '{name}' already")

@@ -1,4 +1,4 @@
-"""CROWN: backward passes for the intermediate bounds and for the rows."""
+"""CROWN: backward passes for the intermediate bounds and for the specification."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from ..state import BoundState
 from .method import Method
 
 
-def _newer(old: Interval, new: Interval) -> Interval:
+def _replace(old: Interval, new: Interval) -> Interval:
     return Interval.between(*new)
 
 
 @dataclass(frozen=True)
 class Crown(Method):
-    """Backward passes for every tensor that a nonlinearity reads, then for the rows (Zhang et al. 2018).
+    """Backward passes for every pre-activation, then for the specification (Zhang et al. 2018).
 
-    With `slope=Slope.PARALLEL` it is Fast-Lin and CNN-Cert, with ADAPTIVE CNN-Cert-Ada.  intersect: whether the
-    intermediate bounds are met with interval arithmetic's.  That is tighter on average, but a tighter interval may flip
-    the adaptive slope of a ReLU, so a single row can come out looser; False gives the bounds of auto_LiRPA, or tighter
-    ones where intervals met on the way decide the sign of a unit that CROWN alone would leave open.  The output of a
-    nonlinear operator is met with its range on the operand's interval in any case: planes of it reach beyond that.
+    With `slope=Slope.PARALLEL` the method is Fast-Lin and CNN-Cert, with ADAPTIVE it is CNN-Cert-Ada.
     """
 
     slope: Slope = Slope.ADAPTIVE
+    """How the lower slope of an unstable ReLU is chosen."""
     intersect: bool = True
+    """Whether intermediate bounds are intersected with those of interval arithmetic.
+
+    Intersected bounds are tighter on average.  But a tighter interval may flip the adaptive slope of a ReLU, so that a
+    single output bound can become looser.  False gives the bounds of auto_LiRPA, or tighter ones if intervals on the
+    way decide the sign of a unit that CROWN alone leaves unstable.  The output of a nonlinear operator is intersected
+    with its range on the operand's interval in any case, because its planes leave that range.
+    """
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
         nodes = state.network.graph.nodes
         for target in state.facts.readers:
             ranged = target in nodes and isinstance(rule_for(nodes[target]), Nonlinear)
-            state.refine(target, meet=Interval.intersect if self.intersect or ranged else _newer)
-        boxed = state.lower_bounds_by_intervals(coef)
-        return torch.fmax(boxed, state.lower_bounds(state.network.graph.output, coef))
+            state.refine(target, meet=Interval.intersect if self.intersect or ranged else _replace)
+        by_intervals = state.lower_bounds_by_intervals(coef)
+        return torch.fmax(by_intervals, state.lower_bounds(state.network.graph.output, coef))

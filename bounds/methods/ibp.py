@@ -1,4 +1,4 @@
-"""Interval arithmetic for the intermediate bounds; the rows by intervals, or by one backward pass."""
+"""Methods whose intermediate bounds come from interval arithmetic: IBP and CROWN-IBP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from .method import Method
 
 @dataclass(frozen=True)
 class IBP(Method):
-    """Interval arithmetic (Gowal et al. 2018); what is affine in the input, and the affine tail of rows, is exact."""
+    """Interval bound propagation (Gowal et al. 2018, "On the effectiveness of interval bound propagation").
+
+    Tensors that are affine in the input are bounded exactly, and so are the affine operators after the last
+    nonlinearity.
+    """
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
@@ -25,11 +29,12 @@ class IBP(Method):
 
 @dataclass(frozen=True)
 class CrownIBP(Method):
-    """Interval arithmetic inside, one backward pass for the rows (Zhang et al. 2020)."""
+    """Interval arithmetic for the intermediate bounds, one backward pass for the specification (Zhang et al. 2020)."""
 
     slope: Slope = Slope.ADAPTIVE
+    """How the lower slope of an unstable ReLU is chosen."""
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
-        boxed = state.lower_bounds_by_intervals(coef)
-        return torch.fmax(boxed, state.lower_bounds(state.network.graph.output, coef))
+        by_intervals = state.lower_bounds_by_intervals(coef)
+        return torch.fmax(by_intervals, state.lower_bounds(state.network.graph.output, coef))

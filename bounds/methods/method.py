@@ -1,6 +1,6 @@
-"""What a bound method is, and the two verbs that ask one: `lower_bounds` and `output_bounds`.
+"""The interface of a bound method, and the two functions that run one: `lower_bounds` and `output_bounds`.
 
-Every method returns lower bounds only; an upper bound of a row is minus the lower bound of its negation.
+A method returns lower bounds only; the upper bound of a linear form is minus the lower bound of its negation.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from ..state import BoundState
 
 
 class Method(ABC):
-    """A way to bound rows of a network's output over a region.
+    """A method that bounds linear forms of a network's output over a region.
 
-    `lower` starts from the bounds that the bound state was given, and leaves in it those that it found.
+    A subclass implements `lower`, which works on a `bounds.extend.BoundState`: it calls `state.restart()`, computes
+    intermediate bounds, leaves them in the state, and returns the bounds of the specification.
     """
 
     slope: Slope = Slope.ADAPTIVE
+    """How the lower slope of an unstable ReLU is chosen."""
 
     @abstractmethod
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
-        """coef [N, S, *out] -> [N, S]."""
+        """Return lower bounds of the specification.  coef [N, S, *out] -> [N, S]"""
 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """TF32 would round inside of a bound."""
+    """Disable TF32, whose rounding would make the bounds unsound."""
     matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -49,13 +51,26 @@ def _full_precision() -> Iterator[None]:
 def lower_bounds(
     network: Network, region: Region, rows: Tensor, method: Method, *, memory: int | None = None
 ) -> Tensor:
-    """rows·f(x') ≥ result for every x' in the region.  rows [N, S, K] -> [N, S]
+    """Return certified lower bounds of linear forms of the outputs: rows·f(x') ≥ result for every x' in the region.
 
-    Differentiable in the network's parameters, the region's centre and radius, and the rows.  memory: bytes that
-    coefficients may take (None: half of what is free); the result does not depend on it.  Where intervals grow
-    beyond what the precision can hold, the result is −∞.
-    Raises InvalidInput where rows and images do not fit together, UnsupportedOp for an operator without a rule,
-    OutOfMemory where the device has no room.  Where smaller blocks of rows have, a MemoryWarning says so once.
+    network: a traced and bound network, f.  region: the perturbation region of N images; ε is in the units of the
+    network's input.  rows [N, S, K]: the specification, such as `margins`; K stands for the shape of the output.
+    method: an element of `METHODS`, or another instance of `Method`.  memory: the bytes that coefficients may take
+    (half of the free memory if None); the result does not depend on it.
+    Returns [N, S], differentiable in the network's parameters, the region's centre and radius, and the rows.  A bound
+    is −∞ if intervals grow beyond the range of the precision.
+    Raises InvalidInput if rows, images and network do not fit together, UnsupportedOp for an operator without a rule,
+    and OutOfMemory if the device has too little memory.  Issues a MemoryWarning if smaller blocks of rows are needed.
+
+    >>> import torch
+    >>> import bounds
+    >>> model = torch.nn.Linear(2, 2, bias=False).requires_grad_(False)
+    >>> _ = model.weight.copy_(torch.eye(2))
+    >>> network = bounds.trace(model, torch.zeros(1, 2)).bind()
+    >>> region = bounds.Linf(torch.tensor([[1.0, 0.0]]), eps=0.25)
+    >>> rows = bounds.margins(torch.tensor([0]), classes=2)
+    >>> bounds.lower_bounds(network, region, rows, bounds.Crown())
+    tensor([[0.5000]])
     """
     out = network.graph.output_shape
     images = len(region.x)
@@ -80,7 +95,7 @@ def lower_bounds(
             found = method.lower(state, rows)
             return torch.where(
                 found < torch.inf, found, -torch.inf
-            )  # an overflow, NaN among them, says nothing
+            )  # after an overflow, NaN included, nothing is proved
         except RuntimeError as error:
             if not ran_out(error):
                 raise
@@ -91,7 +106,19 @@ def lower_bounds(
 
 
 def output_bounds(network: Network, region: Region, method: Method, *, memory: int | None = None) -> Interval:
-    """Bounds of every output over the region.  [N, *out] each"""
+    """Return lower and upper bounds of every output over the region.
+
+    network, region, method, memory, errors: as in `lower_bounds`.
+    Returns an interval [N, *out].
+
+    >>> import torch
+    >>> import bounds
+    >>> network = bounds.trace(torch.nn.ReLU(), torch.zeros(1, 2)).bind()
+    >>> region = bounds.Linf(torch.tensor([[1.0, 0.0]]), eps=0.25)
+    >>> found = bounds.output_bounds(network, region, bounds.IBP())
+    >>> found.lower, found.upper
+    (tensor([[0.7500, 0.0000]]), tensor([[1.2500, 0.2500]]))
+    """
     out = network.graph.output_shape
     units = 1
     for size in out:

@@ -1,4 +1,4 @@
-"""Zonotopes for the intermediate bounds; the rows by their forms, or by one backward pass as well."""
+"""Methods whose intermediate bounds come from zonotopes, with or without a backward pass for the specification."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ def _check_errors(errors: int | None) -> None:
 
 @dataclass(frozen=True)
 class Zonotope(Method):
-    """Forward affine forms of the input with `errors` error symbols kept a layer (None: all), the rest boxed."""
+    """Forward affine forms of the input with error symbols (DeepZ, Singh et al. 2018).
+
+    Raises InvalidInput for a negative number of errors.
+    """
 
     errors: int | None = None
+    """The number of new error symbols that each layer keeps; the other errors are joined into a box.  None keeps
+    all.
+    """
 
     def __post_init__(self) -> None:
         _check_errors(self.errors)
@@ -31,20 +37,25 @@ class Zonotope(Method):
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         state.restart()
         forms = ZonotopePass(state, self.errors)
-        formed = state.defined(coef, forms.lower(forms.run(), coef))
-        return torch.fmax(formed, state.lower_bounds_by_intervals(coef))
+        by_forms = state.defined(coef, forms.lower(forms.run(), coef))
+        return torch.fmax(by_forms, state.lower_bounds_by_intervals(coef))
 
 
 @dataclass(frozen=True)
 class ZonotopeCrown(Method):
-    """A zonotope for the intermediate bounds, one backward pass for the rows."""
+    """Zonotopes for the intermediate bounds, one backward pass for the specification.
+
+    Raises InvalidInput for a negative number of errors.
+    """
 
     errors: int | None = None
+    """The number of new error symbols that each layer keeps, as in `Zonotope`."""
     slope: Slope = Slope.ADAPTIVE
+    """How the lower slope of an unstable ReLU is chosen."""
 
     def __post_init__(self) -> None:
         _check_errors(self.errors)
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
-        formed = Zonotope(self.errors).lower(state, coef)
-        return torch.fmax(formed, state.lower_bounds(state.network.graph.output, coef))
+        by_forms = Zonotope(self.errors).lower(state, coef)
+        return torch.fmax(by_forms, state.lower_bounds(state.network.graph.output, coef))

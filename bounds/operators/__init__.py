@@ -1,4 +1,4 @@
-"""One record for each operator; `RULES` is the whole list, `rule_for` finds a node's."""
+"""The operators: one record each.  `RULES` is the whole list, and `rule_for` finds a node's record."""
 
 from __future__ import annotations
 
@@ -34,23 +34,38 @@ RULES: dict[Any, Rule] = {
     **extremes.RULES,
     **step.RULES,
 }
+"""The record of each operator."""
 CHOSEN: dict[Any, Callable[[Node], Rule]] = {
     **dict.fromkeys(
         affine.SCALES, lambda node: bilinear.PRODUCT if len(node.operands) == 2 else affine.SCALE
     ),
     **dict.fromkeys(contraction.CONTRACTIONS, contraction.rule_of),
 }
-"""Operators whose rule depends on which of their arguments are perturbed."""
+"""Operators whose record depends on which of their arguments are perturbed: functions from a node to its record."""
 
 REGISTERED = ChainMap[Any, Any](RULES, CHOSEN)
-"""Every operator that has a rule."""
+"""Every operator that has a record or a function that chooses one."""
 
 
 def register_operator(target: Any, rule: Rule | Callable[[Node], Rule]) -> None:
-    """Give an operator a rule, from outside of this package.  From then on it has bounds by every method.
+    """Register the record of an operator, which is then bounded by every method.
 
-    target: what a traced node calls, such as `torch.ops.aten.sinc.default`.  rule: its record, or a function of the
-    node that chooses one.  Raises InvalidInput for an operator that has a rule, and for what is no rule.
+    target: the operator that a traced node calls, such as `torch.ops.aten.sinc.default`.  rule: its record, an `Affine`
+    or a `Nonlinear`, or a function from a node to its record.
+    Raises InvalidInput for an operator that already has a record, and for a rule that is neither.
+
+    >>> import torch
+    >>> import bounds
+    >>> bounds.register_operator(
+    ...     torch.ops.aten.cumsum.default, bounds.Affine(lambda call, x: torch.cumsum(x, call["dim"]))
+    ... )
+    >>> class CumulativeSum(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return torch.cumsum(x, 1)
+    >>> network = bounds.trace(CumulativeSum(), torch.zeros(1, 2)).bind()
+    >>> region = bounds.Linf(torch.tensor([[1.0, 0.0]]), eps=0.25)
+    >>> bounds.output_bounds(network, region, bounds.Crown()).upper
+    tensor([[1.2500, 1.5000]])
     """
     if target in REGISTERED:
         raise InvalidInput(f"register_operator: {target} has a rule already")
@@ -65,13 +80,13 @@ def register_operator(target: Any, rule: Rule | Callable[[Node], Rule]) -> None:
 
 
 def _short(target: Any) -> str:
-    """An operator's name without its library and overload."""
+    """Return an operator's name without its library and overload."""
     parts = str(target).split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
 
 def rule_for(node: Node) -> Rule:
-    """The record for a node.  Raises UnsupportedOp where there is none."""
+    """Return the record of a node.  Raises UnsupportedOp if there is none."""
     choose = CHOSEN.get(node.target)
     found = RULES.get(node.target) if choose is None else choose(node)
     if found is None:
@@ -90,7 +105,7 @@ def rule_for(node: Node) -> Rule:
 
 
 def check(graph: Graph) -> None:
-    """Raises UnsupportedOp for the first node without a rule."""
+    """Check that every node of a graph has a record.  Raises UnsupportedOp for the first node without one."""
     for node in graph.nodes.values():
         rule_for(node)
 

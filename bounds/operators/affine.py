@@ -18,11 +18,11 @@ from ..patch import (
     Pair,
     Patch,
     PatchRule,
-    Reach,
+    ReceptiveField,
     pair,
+    pointwise,
+    pointwise_without_broadcast,
     pull_by,
-    reach_everywhere,
-    reach_of_equal_shapes,
 )
 from ..relaxation import sum_to
 from .conv import by_phases
@@ -32,12 +32,12 @@ aten = torch.ops.aten
 
 
 def applied(call: Call, *operands: Tensor) -> Tensor:
-    """The operator itself, where it is linear and takes any batch size."""
+    """Apply the operator itself, which is linear and takes any batch size."""
     return call.apply(*operands)
 
 
 def at_zero(call: Call) -> Tensor:
-    """The operator's constant: its value where every operand is zero.  [1, *out]"""
+    """Return the operator's constant: its value if every operand is zero.  [1, *out]"""
     operands = [
         torch.zeros(1, *shape, dtype=call.network.dtype, device=call.network.device) for shape in call.shapes
     ]
@@ -45,7 +45,7 @@ def at_zero(call: Call) -> Tensor:
 
 
 def one_signed(call: Call, *radii: Tensor) -> Tensor:
-    """The magnitude of an operator all of whose coefficients of one output have the same sign."""
+    """Return the magnitude of an operator whose coefficients of each output have the same sign."""
     return call.apply(*radii).abs()
 
 
@@ -65,7 +65,7 @@ def _linear_bias(call: Call) -> Tensor | None:
 
 
 def multiplier(call: Call) -> Any:
-    """The constant that a product or quotient multiplies with."""
+    """Return the constant factor of a product or quotient."""
     left, right = call["self"], call["other"]
     constant = right if left is None else left
     if call.node.target in (aten.div.Tensor, aten.div.Scalar):
@@ -80,7 +80,7 @@ def multiplier(call: Call) -> Any:
 
 
 def scale(x: Tensor, factor: Any) -> Tensor:
-    """factor·x where a zero factor gives zero whatever x is: 0·∞ and 0·NaN stay out of the bounds."""
+    """Return factor·x, with 0 for a zero factor whatever x is, so that 0·∞ and 0·NaN do not enter the bounds."""
     if not isinstance(factor, Tensor):
         return torch.zeros_like(x) if factor == 0 else x * factor
     scaled, none = x * factor, factor == 0
@@ -100,7 +100,7 @@ def _scaled_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
 
 
 def norm_scale(call: Call) -> tuple[Tensor, Tensor]:
-    """`scale_and_shift` of a batch normalisation, shaped to broadcast."""
+    """Return `scale_and_shift` of a batch normalisation, shaped to broadcast."""
     if call["training"]:
         raise InvalidInput(f"{call.node.where()}: training-mode batch normalisation needs bind(batch=images)")
     scale, shift = scale_and_shift(
@@ -126,7 +126,7 @@ def _normalised_magnitude(call: Call, x: Tensor) -> Tensor:
 
 
 def _sign(call: Call) -> tuple[Any, Any]:
-    """The factors of `self` and `other` in a sum or difference."""
+    """Return the factors of `self` and `other` in a sum or difference."""
     alpha = call["alpha"] if "alpha" in call.node.arguments else 1
     if call.node.target in (aten.sub.Tensor, aten.sub.Scalar):
         return 1, -alpha
@@ -171,11 +171,11 @@ def _added_back(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
     return tuple(pulled) if len(call.shapes) == len(signs) else (sum(pulled[1:], start=pulled[0]),)
 
 
-# Rows as windows of an image
+# Patches
 
 
-def _reach_of_scaling(call: Call) -> Reach | None:
-    """By one number, or one for each channel."""
+def _field_of_scaling(call: Call) -> ReceptiveField | None:
+    """Return the receptive field of a product with one number, or with one number per channel."""
     factor = multiplier(call)
     flat = not isinstance(factor, Tensor) or prod(factor.shape) == prod(factor.shape[-3:-2])
     return POINTWISE if flat and call.shapes[0] == call.shape else None
@@ -195,14 +195,14 @@ def _patch_added(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
     return tuple(coef if sign == 1 else coef * sign for sign in signs)
 
 
-def _reach_of_average(call: Call) -> Reach | None:
+def _field_of_average(call: Call) -> ReceptiveField | None:
     kernel, padding = pair(call["kernel_size"]), pair(call["padding"])
     stride = pair(call["stride"]) if call["stride"] else kernel
-    return Reach(stride, (-padding[0], -padding[1]), kernel, True)
+    return ReceptiveField(stride, (-padding[0], -padding[1]), kernel, True)
 
 
 def _patch_averaged(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
-    """A sum over the window, times one over what each window is divided by."""
+    """Pull back a sum over the window, times one over the divisor of each window."""
     kernel = pair(call["kernel_size"])
     stride = pair(call["stride"]) if call["stride"] else kernel
     coef = patch.coef
@@ -225,7 +225,7 @@ SCALE = Affine(
     magnitude=_scaled_magnitude,
     transpose=_scaled_back,
     mixing=False,
-    patches=PatchRule(_reach_of_scaling, _patch_scaled),
+    patches=PatchRule(_field_of_scaling, _patch_scaled),
 )
 _ADD = Affine(
     _added,
@@ -234,7 +234,7 @@ _ADD = Affine(
     _added_back,
     mixing=False,
     variadic=True,
-    patches=PatchRule(reach_of_equal_shapes, _patch_added),
+    patches=PatchRule(pointwise_without_broadcast, _patch_added),
 )
 _AVERAGE = Affine(applied, magnitude=one_signed)
 
@@ -255,10 +255,10 @@ RULES: dict[Any, Rule] = {
         _normalised_magnitude,
         _normalised_back,
         mixing=False,
-        patches=PatchRule(reach_everywhere, pull_by(_normalised_back)),
+        patches=PatchRule(pointwise, pull_by(_normalised_back)),
     ),
     aten.avg_pool1d.default: _AVERAGE,
-    aten.avg_pool2d.default: replace(_AVERAGE, patches=PatchRule(_reach_of_average, _patch_averaged)),
+    aten.avg_pool2d.default: replace(_AVERAGE, patches=PatchRule(_field_of_average, _patch_averaged)),
     aten.adaptive_avg_pool1d.default: _AVERAGE,
     aten.adaptive_avg_pool2d.default: _AVERAGE,
     aten.mean.dim: _AVERAGE,
@@ -276,7 +276,7 @@ RULES: dict[Any, Rule] = {
         magnitude=lambda call, x: x,
         transpose=_negated,
         mixing=False,
-        patches=PatchRule(reach_everywhere, pull_by(_negated)),
+        patches=PatchRule(pointwise, pull_by(_negated)),
     ),
     **dict.fromkeys(SCALES, SCALE),
 }

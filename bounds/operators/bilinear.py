@@ -1,9 +1,4 @@
-"""The product of two perturbed tensors, element by element, with broadcasting: McCormick's planes.
-
-For x ∈ [lx, ux], y ∈ [ly, uy] and any t ∈ [0, 1]:
-    x·y ≥ t·(ly·x + lx·y − lx·ly) + (1 − t)·(uy·x + ux·y − ux·uy)
-    x·y ≤ t·(uy·x + lx·y − lx·uy) + (1 − t)·(ly·x + ux·y − ux·ly)
-"""
+"""The product of two perturbed tensors, element by element, with broadcasting, relaxed by McCormick's planes."""
 
 from __future__ import annotations
 
@@ -21,12 +16,13 @@ def _corners(x: Interval, y: Interval) -> Tensor:
     return torch.stack([x.lower * y.lower, x.lower * y.upper, x.upper * y.lower, x.upper * y.upper])
 
 
-def _interval(call: Call, x: Interval, y: Interval) -> Interval:
-    corners = _corners(x, y)
+def _interval(call: Call, *operands: Interval) -> Interval:
+    corners = _corners(*operands)
     return Interval(corners.amin(0), corners.amax(0))
 
 
-def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval, y: Interval) -> Relaxation:
+def _relax(call: Call, slope: Slope, alphas: Alphas, *operands: Interval) -> Relaxation:
+    x, y = operands
     shapes = (tuple(x.lower.shape[2:]), tuple(y.lower.shape[2:]))
     out = torch.broadcast_shapes(x.lower.shape, y.lower.shape)
     lx, ux, ly, uy = (t.expand(out) for t in (x.lower, x.upper, y.lower, y.upper))
@@ -44,7 +40,8 @@ def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval, y: Interval) -
     )
 
 
-def _alphas(call: Call, x: Interval, y: Interval) -> Alphas:
+def _alphas(call: Call, *operands: Interval) -> Alphas:
+    x, y = operands
     half = torch.full(
         torch.broadcast_shapes(x.lower.shape, y.lower.shape), 0.5, dtype=x.lower.dtype, device=x.lower.device
     )

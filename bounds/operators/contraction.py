@@ -1,10 +1,10 @@
-"""Products summed over shared axes: matmul, bmm, mm and einsum, of one perturbed tensor or of two.
+"""Products summed over shared axes: matmul, bmm, mm and einsum, with one or two perturbed tensors.
 
-With two perturbed tensors, each product of elements has McCormick's planes (McCormick 1976), and these are summed.
+If two tensors are perturbed, McCormick's planes (McCormick 1976) of all products of elements are summed.
 With centres m and radii r of the factors and s ∈ [−1, 1] for each output unit, by default 0,
     X·Y ≥ (m_Y + s·r_Y)·X + (m_X + s·r_X)·Y − m_X·m_Y − r_X·r_Y − s·(m_X·r_Y + r_X·m_Y)
     X·Y ≤ (m_Y + s·r_Y)·X + (m_X − s·r_X)·Y − m_X·m_Y + r_X·r_Y − s·(m_X·r_Y − r_X·m_Y)
-where every product is itself a sum over the shared axes, so no tensor of all single products is ever held.
+Every product here is itself a sum over the shared axes, so the tensor of all single products is never stored.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from .rule import Affine, Alphas, Nonlinear, Rule
 
 aten = torch.ops.aten
 
-TOGETHER = 1 << 22
-"""How many single products an interval's corners are taken of at a time."""
+PRODUCTS_AT_ONCE = 1 << 22
+"""Number of single products whose interval is computed at a time.  Chosen by hand."""
 _FACTORS = ("self", "other", "mat2")
 
 
 def factors(node: Node) -> list[Any]:
-    """What a contraction multiplies, as its arguments have it."""
+    """Return the factors of a contraction, as they stand in its arguments."""
     if node.target is aten.einsum.default:
         return list(node.arguments["tensors"])
     return [node.arguments[name] for name in _FACTORS if name in node.arguments]
 
 
 def _perturbed(node: Node) -> list[str]:
-    """The operands among the factors, in their order; one that comes twice twice."""
+    """Return the operands among the factors, in order; an operand that is both factors comes twice."""
     return [f.name for f in factors(node) if isinstance(f, Ref) and f.name in node.operands]
 
 
 def rule_of(node: Node) -> Rule:
-    """The rule of a contraction.  Raises UnsupportedOp for an einsum that mixes images or that no rule follows."""
+    """Return the record of a contraction.  Raises UnsupportedOp for an einsum that mixes images or has no rule."""
     two = len(_perturbed(node)) > 1
     if node.target is aten.einsum.default:
         _check_einsum(node)
@@ -72,7 +72,7 @@ def _einsum_magnitude(call: Call, x: Tensor) -> Tensor:
 
 
 def _terms(equation: str) -> tuple[list[str], str]:
-    """The letters of each factor and of the result."""
+    """Return the letters of each factor and of the result."""
     given, arrow, out = equation.replace(" ", "").partition("->")
     if not arrow:
         out = "".join(sorted(letter for letter in set(given) - {","} if given.count(letter) == 1))
@@ -80,7 +80,7 @@ def _terms(equation: str) -> tuple[list[str], str]:
 
 
 def _check_einsum(node: Node) -> None:
-    """Images stay apart: the batch is the first letter of every perturbed factor and of the result, and no other's."""
+    """Check that images stay separate: the batch is the first letter of each perturbed factor and of the result."""
     (terms, out), given = _terms(node.arguments["equation"]), factors(node)
     moving = [t for t, f in zip(terms, given, strict=True) if isinstance(f, Ref) and f.name in node.operands]
     still = [t for t in terms if t not in moving]
@@ -109,13 +109,17 @@ class Layout:
     """Two factors as matrices [lead, rows, inner] and [lead, inner, columns]: the letters of each, and their sizes."""
 
     left: str
+    """The letters of the left factor, without the batch."""
     right: str
+    """The letters of the right factor."""
     out: str
+    """The letters of the result."""
     sizes: dict[str, int]
+    """The size of each letter."""
 
     @classmethod
     def of(cls, call: Call) -> Layout:
-        """Reads the layout off a call with two perturbed factors; the batch is left out."""
+        """Return the layout of a call with two perturbed factors, without the batch."""
         names = _perturbed(call.node)
         shapes = [call.network.graph.shape(name) for name in names]
         if call.node.target is aten.einsum.default:
@@ -143,14 +147,14 @@ class Layout:
         return "".join(x for x in self.left if x not in self.out)
 
     def _order(self, side: int) -> tuple[str, list[str]]:
-        """The letters of a factor (0, 1) or of the result (2), and the groups that they become."""
+        """Return the letters of a factor (0, 1) or of the result (2), and the groups that form its matrix axes."""
         rows = "".join(x for x in self.left if x in self.out and x not in self.right)
         columns = "".join(x for x in self.right if x in self.out and x not in self.left)
         groups = [(rows, self.inner), (self.inner, columns), (rows, columns)][side]
         return (self.left, self.right, self.out)[side], [self.lead, *groups]
 
     def matrices(self, x: Tensor, side: int) -> Tensor:
-        """[*, *shape] -> [*, lead, a, b]"""
+        """Return a factor or the result as matrices: [*, *shape] -> [*, lead, a, b]."""
         letters, groups = self._order(side)
         first = x.dim() - len(letters)
         order = [first + letters.index(letter) for letter in "".join(groups)]
@@ -159,7 +163,7 @@ class Layout:
         return x.reshape(*x.shape[:first], *(prod(self.sizes[letter] for letter in g) for g in groups))
 
     def back(self, m: Tensor, side: int) -> Tensor:
-        """[*, lead, a, b] -> [*, *shape], every letter at its full size."""
+        """Invert `matrices`, with every letter at its full size: [*, lead, a, b] -> [*, *shape]."""
         letters, groups = self._order(side)
         first, joined = m.dim() - 3, "".join(groups)
         m = m.reshape(*m.shape[:first], *(self.sizes[letter] for letter in joined))
@@ -168,18 +172,20 @@ class Layout:
 
 @dataclass(frozen=True)
 class Product(LinearMap):
-    """out = Y'·X + X'·Y with Y' = m_Y + s·r_Y and X' = m_X + sign·s·r_X, products as `layout` says.
-
-    centers, radii: of both factors as matrices, [N, S, lead, a, b]; s [N, S, lead, rows, columns], None for zero.
-    shapes: the operands', one where both factors are the same tensor.
-    """
+    """The map out = Y'·X + X'·Y with Y' = m_Y + s·r_Y and X' = m_X + sign·s·r_X, for products laid out by `layout`."""
 
     layout: Layout
+    """The axes of the factors."""
     centers: tuple[Tensor, Tensor]
+    """The centres of both factors as matrices, [N, S, lead, a, b]."""
     radii: tuple[Tensor, Tensor]
+    """The radii of both factors as matrices."""
     s: Tensor | None
+    """The choice of planes, [N, S, lead, rows, columns]; None for zero."""
     sign: int
+    """1 for the lower plane, −1 for the upper."""
     shapes: tuple[tuple[int, ...], ...]
+    """The operands' shapes; a single one if both factors are the same tensor."""
 
     @property
     def rows(self) -> int:
@@ -226,13 +232,13 @@ def _sides(operands: tuple[Interval, ...]) -> tuple[Interval, Interval]:
 
 
 def _interval(call: Call, *operands: Interval) -> Interval:
-    """The sum of the exact ranges of all single products, some inner places at a time."""
+    """Return the sum of the exact ranges of all single products, computed for some inner positions at a time."""
     layout = Layout.of(call)
     x, y = _sides(operands)
     (lx, ux), (ly, uy) = (
         (layout.matrices(z.lower, side), layout.matrices(z.upper, side)) for side, z in ((0, x), (1, y))
     )
-    at_once = max(1, TOGETHER // max(1, lx[..., 0].numel() * ly.shape[-1]))
+    at_once = max(1, PRODUCTS_AT_ONCE // max(1, lx[..., 0].numel() * ly.shape[-1]))
     low, high = torch.zeros_like(lx[..., :1] @ ly[..., :1, :]), torch.zeros_like(lx[..., :1] @ ly[..., :1, :])
     for first in range(0, lx.shape[-1], at_once):
         part = slice(first, first + at_once)
@@ -251,7 +257,7 @@ def _relax(call: Call, slope: Slope, alphas: Alphas, *operands: Interval) -> Rel
     middle, error = mx @ my, rx @ ry
 
     def plane(sign: int, s: Tensor | None) -> Plane:
-        """sign 1: the lower plane, −1: the upper."""
+        """Return the lower plane for sign 1, the upper plane for sign −1."""
         bias = -middle - sign * error
         if s is not None:
             bias = bias - s * (mx @ ry + sign * (rx @ my))
@@ -272,7 +278,7 @@ def _alphas(call: Call, *operands: Interval) -> Alphas:
 
 
 def _work(call: Call) -> int:
-    """The length of the sums, read off the constant factor."""
+    """Return the length of the sums, read from the constant factor."""
     constant = next((f for f in factors(call.node) if not call.is_operand(f)), None)
     if constant is None:
         return 1

@@ -1,4 +1,4 @@
-"""Convolutions and their transposes, in one and two dimensions.
+"""Convolutions and transposed convolutions, in one and two dimensions.
 
 Each linear map takes a `transform` of the weight: the identity, or abs for the magnitude.
 """
@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..graph import Call
-from ..patch import Pair, Patch, PatchRule, Reach, pair
+from ..patch import Pair, Patch, PatchRule, ReceptiveField, pair
 from .kernels import convolve, laid_out
-from .rule import Affine, Rule, vjp
+from .rule import Affine, Rule, TransposeRule, UnaryRule, vjp
 
 aten = torch.ops.aten
+Linear = UnaryRule[Tensor, Tensor]
 
 
 def _channel_bias(call: Call) -> Tensor | None:
@@ -25,7 +26,7 @@ def _channel_bias(call: Call) -> Tensor | None:
     return None if bias is None else bias.reshape(1, -1, *[1] * (len(call.shape) - 1))
 
 
-def _convolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+def _convolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Linear:
     def linear(call: Call, x: Tensor) -> Tensor:
         return conv(
             laid_out(x) if conv is F.conv2d else x,
@@ -41,15 +42,15 @@ def _convolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]
 
 
 def symmetric_geometry(call: Call) -> tuple[list[int], list[int], list[int]] | None:
-    """(stride, padding, dilation) of a convolution; None where 'same' pads one side more."""
+    """Return (stride, padding, dilation) of a convolution; None if 'same' pads one side more."""
     size = call.shapes[0][1:]
     stride, dilation = _each(call["stride"], size), _each(call["dilation"], size)
     padding = _padding(call["padding"], call["weight"], dilation)
     return None if padding is None else (stride, padding, dilation)
 
 
-def _convolve_back(back: Callable[..., Tensor]) -> Callable[[Call, Tensor], tuple[Tensor, ...]]:
-    """Lᵀ of a convolution is the transposed convolution, with output padding where the stride did not come out even."""
+def _convolve_back(back: Callable[..., Tensor]) -> TransposeRule:
+    """Return the transpose of a convolution, with output padding if the stride leaves a remainder."""
 
     def transpose(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
         weight, size, geometry = call["weight"], call.shapes[0][1:], symmetric_geometry(call)
@@ -78,9 +79,11 @@ def by_phases(
     groups: int,
     size: tuple[int, ...],
 ) -> Tensor:
-    """The transposed convolution as plain convolutions, one for each phase of the stride; 2–4× faster on a CPU.
+    """Compute the transposed convolution as plain convolutions, one per phase of the stride.
 
-    x[s·q + r − p] = Σₜ coef[q − t]·w[s·t + r]: the kernel's taps of one phase r, flipped.
+    On a CPU this was measured 2 to 4 times as fast as torch's operator; `peak` in benchmarks/README.md times
+    convolutions.
+    The sum x[s·q + r − p] = Σₜ coef[q − t]·w[s·t + r] uses the taps of one phase r of the kernel, flipped.
     """
     (sh, sw), (ph, pw), (h, w) = stride, padding, size
     if stride != [1, 1] and dilation != [1, 1]:
@@ -97,7 +100,9 @@ def by_phases(
         return _fit(pulled, 0, 0, h, w)
     phases = convolve(coef, kernel, full, dilation, groups)
     rows, columns = phases.shape[2:]
-    if phases.is_contiguous(memory_format=torch.channels_last):  # then runs of channels can be moved whole
+    if phases.is_contiguous(
+        memory_format=torch.channels_last
+    ):  # then all channels of a position are moved at once
         phases = phases.permute(0, 2, 3, 1).reshape(len(coef), rows, columns, groups, sh, sw, in_group)
         joined = phases.permute(0, 1, 4, 2, 5, 3, 6).reshape(
             len(coef), rows * sh, columns * sw, groups * in_group
@@ -108,7 +113,7 @@ def by_phases(
 
 
 def _spread(weight: Tensor, dilation: list[int]) -> Tensor:
-    """A dilated kernel with its zeros written out."""
+    """Return a dilated kernel with its zeros written out."""
     (dh, dw), (kh, kw) = dilation, weight.shape[2:]
     spread = F.pad(weight[..., None, :, None], (0, dw - 1, 0, 0, 0, dh - 1))
     spread = spread.reshape(*weight.shape[:2], kh * dh, kw * dw)
@@ -116,7 +121,7 @@ def _spread(weight: Tensor, dilation: list[int]) -> Tensor:
 
 
 def _fit(x: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """Rows top … top + height and columns left … left + width, zeros beyond the end."""
+    """Return rows top … top + height and columns left … left + width, with zeros beyond the end."""
     x = x[..., top : top + height, left : left + width]
     return (
         F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) if x.shape[-2:] != (height, width) else x
@@ -129,7 +134,7 @@ def _each(value: Any, size: tuple[int, ...]) -> list[int]:
 
 
 def _padding(padding: Any, weight: Tensor, dilation: list[int]) -> list[int] | None:
-    """Symmetric padding as numbers; None where 'same' pads one side more."""
+    """Return symmetric padding as numbers; None if 'same' pads one side more."""
     if padding == "valid":
         return [0] * len(dilation)
     if padding == "same":
@@ -138,7 +143,7 @@ def _padding(padding: Any, weight: Tensor, dilation: list[int]) -> list[int] | N
     return _each(padding, tuple(dilation))
 
 
-def _deconvolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+def _deconvolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tensor]) -> Linear:
     def linear(call: Call, x: Tensor) -> Tensor:
         geometry = [call[key] for key in ("stride", "padding", "output_padding", "groups", "dilation")]
         return conv(x, transform(call["weight"]), None, *geometry)
@@ -146,7 +151,7 @@ def _deconvolve(conv: Callable[..., Tensor], transform: Callable[[Tensor], Tenso
     return linear
 
 
-def _deconvolve_back(conv: Callable[..., Tensor]) -> Callable[[Call, Tensor], tuple[Tensor, ...]]:
+def _deconvolve_back(conv: Callable[..., Tensor]) -> TransposeRule:
     def transpose(call: Call, coef: Tensor) -> tuple[Tensor, ...]:
         pulled = conv(
             coef, call["weight"], None, call["stride"], call["padding"], call["dilation"], call["groups"]
@@ -162,14 +167,14 @@ def _same(weight: Tensor) -> Tensor:
     return weight
 
 
-def _reach_of_convolution(call: Call) -> Reach | None:
+def _receptive_field(call: Call) -> ReceptiveField | None:
     geometry = symmetric_geometry(call)
     if geometry is None:
         return None
     stride, padding, dilation = geometry
     kernel = call["weight"].shape[2:]
     span = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
-    return Reach(pair(stride), (-padding[0], -padding[1]), span, any(padding))
+    return ReceptiveField(pair(stride), (-padding[0], -padding[1]), span, any(padding))
 
 
 def _patch_convolved(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
@@ -189,7 +194,7 @@ def _conv_rule(conv: Callable[..., Tensor], back: Callable[..., Tensor]) -> Affi
         _channel_bias,
         _convolve(conv, torch.abs),
         _convolve_back(back),
-        patches=PatchRule(_reach_of_convolution, _patch_convolved),
+        patches=PatchRule(_receptive_field, _patch_convolved),
         work=_work,
     )
 

@@ -1,9 +1,10 @@
-"""Sound planes for any scalar function whose derivative can be solved: one method for all of them.
+"""Sound planes for any scalar function whose derivative can be solved for a value.
 
 For a line of slope s, the tightest intercepts on [l, u] are the extremes of f(x) − s·x, which lie at an end, at a kink
-or where f'(x) = s.  So any slope is sound once its intercept is taken there; the choice of slope only decides how
-tight the plane is.  A plane of least area is one that is highest (lowest) at the centre of [l, u], since an affine
-function's mean is its value there; the candidates are the chord, tangents, and the tangent through an end.
+or where f'(x) = s.  So any slope is sound with the intercept computed there, and the choice of slope decides only how
+tight the plane is.  A plane of least area is the highest lower plane (the lowest upper plane) at the centre of [l, u],
+since the mean of an affine function is its value there.  The candidates are the chord, tangents, and the tangent
+through an end.
 """
 
 from __future__ import annotations
@@ -22,35 +23,42 @@ from ..relaxation import Diagonal, Relaxation, Slope, sandwich
 from .rule import Alphas, Nonlinear
 
 Function = Callable[[Tensor], Tensor]
+"""An element-wise function."""
 Domain = Callable[[Tensor, Tensor], Tensor]
+"""Returns whether a function is defined on all of [l, u], from l and u."""
 BISECTIONS = {torch.float32: 32, torch.float64: 62}
+"""Bisection steps after which an interval is as small as the precision allows."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A scalar function.
-
-    value, slope: f and f'.  turns: where f' changes from rising to falling or jumps, ascending; between them f' is
-    monotone.  kinks: the turns where f' jumps.  extrema: where f itself turns.  stationary(s): points with f'(x) = s
-    in closed form, one for each piece (anything where there is none); None: they are bisected.  tangents: whether
-    tangents through an end are worth trying (f has inflections).  bend: f'', for their derivatives.
-    domain(l, u): whether f is defined on all of [l, u]; None: everywhere.  touchable(l, u): where planes can touch it
-    besides, its derivative finite.  1 lies in both.
-    """
+    """A scalar function f with all that its planes need."""
 
     value: Function
+    """f."""
     slope: Function
+    """The derivative f'."""
     turns: tuple[float, ...] = ()
+    """The points where f' changes from rising to falling or jumps, ascending; f' is monotone between them."""
     kinks: tuple[float, ...] = ()
+    """The turns where f' jumps."""
     extrema: tuple[float, ...] = ()
+    """The points where f itself changes from rising to falling or back."""
     stationary: Callable[[Tensor], Sequence[Tensor]] | None = None
+    """stationary(s): points with f'(x) = s in closed form, one per piece; None: found by bisection."""
     bend: Function | None = None
+    """The second derivative f''; given if f has inflections, so that tangents through an end are candidates."""
     fractions: tuple[float, ...] = field(default=(0.5,))
+    """The positions between l and u at which tangents are candidates."""
     domain: Domain | None = None
+    """domain(l, u): whether f is defined on all of [l, u]; None if it is defined everywhere.  It must contain 1."""
     touchable: Callable[[Tensor, Tensor], Tensor] | None = None
+    """touchable(l, u): whether planes may touch f, because f' is finite; None if they always may.  It must contain
+    1.
+    """
 
     def interval(self, x: Interval) -> Interval:
-        """The exact range on [l, u]; (−∞, ∞) where that leaves the domain: nothing is known of f there."""
+        """Return the exact range on [l, u]; (−∞, ∞) if [l, u] leaves the domain, where f is undefined."""
         if self.domain is None:
             return self._range(x)
         inside = self.domain(x.lower, x.upper)
@@ -67,10 +75,10 @@ class Curve:
         return Interval(stacked.amin(0), stacked.amax(0))
 
     def extremes(self, x: Interval, s: Tensor) -> tuple[Tensor, Tensor]:
-        """min and max of f(x) − s·x over [l, u]."""
+        """Return min and max of f(x) − s·x over [l, u]."""
         points = [x.lower.expand_as(s), x.upper.expand_as(s)]
         for point in self._interior(x.detach(), s.detach()):
-            # an end itself where the point is not strictly inside, so that a tie keeps the end's derivative
+            # a point that is not strictly inside becomes the end itself, so that a tie keeps the end's derivative
             points.append(
                 torch.where(point <= x.lower, x.lower, torch.where(point >= x.upper, x.upper, point))
             )
@@ -78,7 +86,7 @@ class Curve:
         return residual.amin(0), residual.amax(0)
 
     def _interior(self, x: Interval, s: Tensor) -> list[Tensor]:
-        """Points where f(x) − s·x may turn; those outside of [l, u] do no harm."""
+        """Return points where f(x) − s·x may have an extreme; points outside of [l, u] do no harm."""
         with torch.no_grad():
             points = [torch.full_like(s, kink) for kink in self.kinks]
             if self.stationary is not None:
@@ -90,7 +98,7 @@ class Curve:
             return points
 
     def _bisect(self, a: Tensor, b: Tensor, s: Tensor) -> Tensor:
-        """A point of [a, b], on which f' is monotone, with f' = s, or the end nearest to it."""
+        """Return a point of [a, b], on which f' is monotone, with f' = s, or the nearest end."""
         inner_a, inner_b = a + (b - a) * 1e-6, b - (b - a) * 1e-6  # f' may jump at the very ends
         rising = self.slope(inner_b) >= self.slope(inner_a)
         for _ in range(BISECTIONS.get(s.dtype, 62)):
@@ -100,7 +108,7 @@ class Curve:
         return (a + b) / 2
 
     def candidates(self, x: Interval) -> list[Tensor]:
-        """TargetAlphas worth trying: the chord, tangents at fractions of the way, tangents through the ends."""
+        """Return the candidate slopes: the chord, tangents between the ends, tangents through the ends."""
         l, u = x.lower, x.upper  # noqa: E741
         narrow = (u - l) <= 16 * torch.finfo(u.dtype).eps * (1 + u.abs().maximum(l.abs()))
         width = torch.where(narrow, 1, u - l)
@@ -111,10 +119,11 @@ class Curve:
         return slopes
 
     def _tangent(self, end: Tensor, other: Tensor) -> Tensor:
-        """f'(d) for the d on the far side of the inflection whose tangent passes through (end, f(end)).
+        """Return f'(d) for the point d beyond the inflection whose tangent passes through (end, f(end)).
 
-        Bisected without gradient, then one Newton step with it, so that the derivative w.r.t. `end` is the implicit
-        function's.  Where no such point exists the result is just another slope.
+        The point is found by bisection without gradient, then by one Newton step with gradient, so that the derivative
+        with respect to `end` is that of the implicit function.  If no such point exists, the result is just another
+        slope.
         """
         assert self.bend is not None
         middle = self.turns[0] if self.turns else 0.0
@@ -146,7 +155,7 @@ class Curve:
         return self.slope(point)
 
     def best(self, x: Interval) -> tuple[Tensor, Tensor]:
-        """(lower, upper) slopes of the planes of least area among the candidates."""
+        """Return the (lower, upper) slopes of the planes of least area among the candidates."""
         center = x.center
         slopes = torch.stack(self.candidates(x))
         bounds = [self.extremes(x, s) for s in slopes]
@@ -157,9 +166,9 @@ class Curve:
         return slopes.gather(0, pick_low).squeeze(0), slopes.gather(0, pick_high).squeeze(0)
 
     def tangents(self, x: Interval, alphas: Alphas) -> tuple[Tensor, Tensor]:
-        """(lower, upper) slopes on the way from the least to the greatest candidate.
+        """Return the (lower, upper) slopes that interpolate between the least and the greatest candidate.
 
-        Where the chord bounds f on a side, no line is tighter anywhere on [l, u], and it stays.
+        If the chord bounds f on a side, no line is tighter anywhere on [l, u], and the chord is used.
         """
         least, most = self.spread(x)
         chord = self.candidates(x)[0]
@@ -168,22 +177,22 @@ class Curve:
         slack = 64 * torch.finfo(chord.dtype).eps * (1 + at_end.abs())
         touches = (low.detach() >= at_end - slack, high.detach() <= at_end + slack)
         slopes = (least + (most - least) * t for t in alphas)
-        lower, upper = (torch.where(kept, chord, s) for kept, s in zip(touches, slopes, strict=True))
+        lower, upper = (torch.where(is_tight, chord, s) for is_tight, s in zip(touches, slopes, strict=True))
         return lower, upper
 
     def spread(self, x: Interval) -> tuple[Tensor, Tensor]:
-        """The least and the greatest of the candidate slopes: between them an optimiser may choose."""
+        """Return the least and the greatest candidate slope, between which an optimiser may choose."""
         slopes = torch.stack([*self.candidates(x), self.slope(x.lower), self.slope(x.upper)])
         return slopes.amin(0), slopes.amax(0)
 
 
 def _within(x: Interval, inside: Tensor) -> Interval:
-    """[l, u] where it is to be worked on, and [1, 1] elsewhere."""
+    """Return [l, u] if `inside`, and [1, 1] elsewhere."""
     return Interval(torch.where(inside, x.lower, 1.0), torch.where(inside, x.upper, 1.0))
 
 
 def _workable(function: Curve, x: Interval) -> Tensor | None:
-    """Where planes can touch the function: both ends finite, in its domain and touchable.  None: everywhere."""
+    """Return where planes can touch the function: both ends finite, in its domain and touchable.  None: everywhere."""
     inside = torch.isfinite(x.lower) & torch.isfinite(x.upper)
     for condition in (function.domain, function.touchable):
         inside = inside if condition is None else inside & condition(x.lower, x.upper)
@@ -191,7 +200,7 @@ def _workable(function: Curve, x: Interval) -> Tensor | None:
 
 
 def _planes(function: Curve, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
-    """Planes on bounded intervals in the domain."""
+    """Return planes on bounded intervals in the domain."""
     if slope is Slope.PARALLEL:
         shared = function.candidates(x)[0]
         low, high = function.extremes(x, shared)
@@ -201,7 +210,7 @@ def _planes(function: Curve, slope: Slope, alphas: Alphas, x: Interval) -> Relax
 
 
 def _levelled(planes: Relaxation, inside: Tensor, range_: Interval) -> Relaxation:
-    """The planes where `inside`; elsewhere level ones at the ends of the function's range."""
+    """Return the planes if `inside`; elsewhere level planes at the ends of the function's range."""
     low, high = planes.lower, planes.upper
     assert isinstance(low.map, Diagonal) and isinstance(high.map, Diagonal)
     lower_slope = torch.where(inside, low.map.slopes[0], 0.0)
@@ -213,7 +222,10 @@ def _levelled(planes: Relaxation, inside: Tensor, range_: Interval) -> Relaxatio
 
 
 def rule(curve: Callable[[Call], Curve], domain: Domain | None = None) -> Nonlinear:
-    """The record for an element-wise function; domain: its curve's."""
+    """Return the record of an element-wise function.
+
+    curve(call): the function, which may depend on constant arguments of the call.  domain: the domain of these curves.
+    """
 
     def interval(call: Call, x: Interval) -> Interval:
         return curve(call).interval(x)
@@ -224,7 +236,7 @@ def rule(curve: Callable[[Call], Curve], domain: Domain | None = None) -> Nonlin
         if inside is None:
             return _planes(function, slope, alphas, x)
         planes = _planes(function, slope, alphas, _within(x, inside))
-        return _levelled(planes, inside, function.interval(x).known())
+        return _levelled(planes, inside, function.interval(x).overflow_as_infinite())
 
     def alphas(call: Call, x: Interval) -> Alphas:
         function = curve(call)

@@ -1,8 +1,8 @@
-"""The greater or the lesser of two tensors, element by element with broadcasting; one of them may be constant.
+"""The maximum or minimum of two tensors, element by element with broadcasting; one of them may be constant.
 
 max(a, b) = a + relu(b − a), with d = b − a in [l, u] = [l_b − u_a, u_b − l_a] and λ = u / (u − l), the relu's chord:
     (1 − t)·a + t·b ≤ max(a, b) ≤ (1 − λ)·a + λ·b − λ·l   for any t in [0, 1].
-Where d has one sign the maximum is one of the two.  min(a, b) = −max(−a, −b).
+If d has one sign, the maximum is one of the two.  min(a, b) = −max(−a, −b).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from ..graph import Call
 from ..interval import Interval
 from ..relaxation import Diagonal, Plane, Relaxation, Slope
-from .rule import Alphas, Nonlinear, Rule
+from .rule import Alphas, AlphasRule, IntervalRule, Nonlinear, RelaxRule, Rule
 
 aten = torch.ops.aten
 
 
 def _both(call: Call, operands: tuple[Interval, ...], sign: int) -> tuple[Interval, Interval]:
-    """The intervals of sign·self and sign·other, constants as intervals of one number."""
+    """Return the intervals of sign·self and sign·other; a constant is an interval of one number."""
     given = dict(zip(call.node.operands, operands, strict=True))
     like = operands[0].lower
     found = []
@@ -36,7 +36,7 @@ def _both(call: Call, operands: tuple[Interval, ...], sign: int) -> tuple[Interv
     return found[0], found[1]
 
 
-def _interval(sign: int) -> Any:
+def _interval(sign: int) -> IntervalRule:
     def interval(call: Call, *operands: Interval) -> Interval:
         a, b = _both(call, operands, sign)
         low, high = torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper)
@@ -45,29 +45,31 @@ def _interval(sign: int) -> Any:
     return interval
 
 
-def _way(a: Interval, b: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """l and u of b − a; where the difference may have either sign; the share of b where it has one."""
+def _difference(a: Interval, b: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return l and u of b − a, the mask where its sign is undecided, and the weight of b where it is decided."""
     low, high = b.lower - a.upper, b.upper - a.lower
     return low, high, (low < 0) & (high > 0), (low >= 0).to(low.dtype)
 
 
 def _greater_center(a: Interval, b: Interval) -> Tensor:
-    """1 where b has the greater centre."""
+    """Return 1 if b has the greater centre, otherwise 0."""
     return ((b.lower + b.upper) >= (a.lower + a.upper)).to(a.lower.dtype)
 
 
-def _relax(sign: int) -> Any:
+def _relax(sign: int) -> RelaxRule:
     def relax(call: Call, slope: Slope, alphas: Alphas, *operands: Interval) -> Relaxation:
         a, b = _both(call, operands, sign)
-        low, high, open_, settled = _way(a, b)
-        width = torch.where(open_, high - low, 1.0)
-        across = torch.where(open_, high / width, settled)
-        lift = torch.where(open_, -across * low, 0.0)
-        free = alphas[0] if alphas else _greater_center(a, b)
-        below = torch.where(open_, across if slope is Slope.PARALLEL else free, settled)
+        low, high, undecided, decided_weight = _difference(a, b)
+        width = torch.where(undecided, high - low, 1.0)
+        chord_weight = torch.where(undecided, high / width, decided_weight)
+        bias = torch.where(undecided, -chord_weight * low, 0.0)
+        choice = alphas[0] if alphas else _greater_center(a, b)
+        lower_weight = torch.where(
+            undecided, chord_weight if slope is Slope.PARALLEL else choice, decided_weight
+        )
         # (1 − λ)·a + λ·b itself is below max(a, b), so both planes may share the chord's weights
-        lower = _plane(call, operands, (a, b), sign, below, torch.zeros_like(lift))
-        upper = _plane(call, operands, (a, b), sign, across, lift)
+        lower = _plane(call, operands, (a, b), sign, lower_weight, torch.zeros_like(bias))
+        upper = _plane(call, operands, (a, b), sign, chord_weight, bias)
         if slope is Slope.PARALLEL:
             upper = Plane(lower.map, upper.bias)
         return Relaxation(lower, upper) if sign > 0 else Relaxation(upper, lower)
@@ -80,13 +82,13 @@ def _plane(
     operands: tuple[Interval, ...],
     both: tuple[Interval, Interval],
     sign: int,
-    share: Tensor,
+    weight_of_other: Tensor,
     bias: Tensor,
 ) -> Plane:
-    """sign·((1 − share)·a + share·b + bias), of sign·self and sign·other; constants go into the bias."""
+    """Return the plane sign·((1 − w)·a + w·b + bias), w being `weight_of_other`; constants go into the bias."""
     slopes: dict[str, Tensor] = {}
     bias = sign * bias
-    for key, x, weight in zip(("self", "other"), both, (1 - share, share), strict=True):
+    for key, x, weight in zip(("self", "other"), both, (1 - weight_of_other, weight_of_other), strict=True):
         value = call.node.arguments[key]
         if call.is_operand(value):
             slopes[value.name] = slopes[value.name] + weight if value.name in slopes else weight
@@ -95,7 +97,7 @@ def _plane(
     return Plane(Diagonal(tuple(slopes[name] for name in call.node.operands), call.shapes), bias)
 
 
-def _alphas(sign: int) -> Any:
+def _alphas(sign: int) -> AlphasRule:
     def alphas(call: Call, *operands: Interval) -> Alphas:
         a, b = _both(call, operands, sign)
         return (_greater_center(a, b),)

@@ -1,4 +1,4 @@
-"""The convolution of stride 1 that transposed convolutions come down to, laid out as a CPU computes it fastest."""
+"""The convolution of stride 1 behind all transposed convolutions, computed in the fastest way on a CPU."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from torch import Tensor
 from ..memory_format import fastest_last
 
 BLOCK = 1 << 18
-"""Numbers that are convolved together in double precision, so that they stay in the cache."""
+"""Numbers convolved at a time in double precision, so that they stay in the cache.  Chosen by hand."""
 TINY = 80
-"""Numbers up to which an image, of very many, is best taken for a vector and a convolution for a matrix."""
+"""Largest image, in numbers, that is convolved as a vector times a matrix if there are many images.  Chosen by hand."""
 SMALL = 100
-"""Places up to which copying the windows of an image beats moving it in double precision."""
+"""Largest padded image, in positions, whose windows are copied in double precision.  Chosen by hand."""
 
 
 def convolve(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int], groups: int) -> Tensor:
-    """`torch.nn.functional.conv2d` of stride 1.  x [B, C, H, W], weight [K, C/groups, kh, kw] -> [B, K, oh, ow]
+    """Compute `torch.nn.functional.conv2d` of stride 1.  x [B, C, H, W], weight [K, C/groups, kh, kw] -> [B, K, oh, ow]
 
-    On a CPU, very small images go as vectors.  Else torch's single precision is 2 to 30 times faster with the channels
-    last; its double precision goes image by image: small ones take a third of the time in one product of all their
-    windows, and larger ones half of it as sums of shifted images, from five channels on.
+    On a CPU, very small images are convolved as vectors.  Otherwise torch's single precision is 2 to 30 times faster
+    with the channels last.  Its double precision works image by image: for small images one product of all their
+    windows takes a third of the time, and for larger ones sums of shifted images take half of it, from five channels
+    on.  `peak` in benchmarks/README.md times the convolutions.
     """
     if x.device.type != "cpu":
         return F.conv2d(x, weight, None, 1, padding, dilation, groups)
-    if groups == x.shape[1] < weight.shape[0]:  # slow: let each filter have a channel of its own
+    if groups == x.shape[1] < weight.shape[0]:  # this is slow, so each filter gets a channel of its own
         groups = weight.shape[0]
         x = x.repeat_interleave(groups // x.shape[1], 1)
     double, spatial = x.dtype == torch.float64, weight[0, 0].numel() > 1
@@ -44,12 +45,12 @@ def convolve(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int],
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """[B, C, H, W] as torch's own convolution is fastest on it."""
+    """Return [B, C, H, W] in the memory format in which torch's own convolution is fastest."""
     return x.contiguous(memory_format=torch.channels_last) if fastest_last(x) else x
 
 
 def _shifted(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int], depthwise: bool) -> Tensor:
-    """Σ over the taps of weight · image moved by the tap; in a padded image, flattened, a move is an offset."""
+    """Sum weight · shifted image over the taps.  In a padded, flattened image a shift is an offset."""
     (ph, pw), (dh, dw), (kh, kw) = padding, dilation, weight.shape[2:]
     height, width = x.shape[2] + 2 * ph, x.shape[3] + 2 * pw
     oh, ow = height - dh * (kh - 1), width - dw * (kw - 1)
@@ -74,7 +75,7 @@ def _shifted(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int],
 
 
 def _columns(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int]) -> Tensor:
-    """All windows beside each other, times the weight."""
+    """Multiply a matrix of all windows by the weight."""
     (ph, pw), (dh, dw), (kh, kw) = padding, dilation, weight.shape[2:]
     channels, height, width = x.shape[1], x.shape[2] + 2 * ph, x.shape[3] + 2 * pw
     oh, ow = height - dh * (kh - 1), width - dw * (kw - 1)
@@ -91,7 +92,7 @@ def _columns(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int])
 
 
 def _product(x: Tensor, weight: Tensor, padding: list[int], dilation: list[int]) -> Tensor:
-    """The images as vectors, times the matrix of the convolution."""
+    """Multiply the images as vectors by the matrix of the convolution."""
     channels, height, width = x.shape[1:]
     unit = (
         torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)

@@ -1,4 +1,4 @@
-"""Operators that only move units about: reshapes, slices, concatenation, padding, and those that do nothing."""
+"""Operators that only move units: reshapes, slices, concatenation, padding, and operators that do nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..graph import Call, resolve
-from ..patch import POINTWISE, Pair, Patch, PatchRule, Reach, pull_by, pull_unchanged, reach_everywhere
+from ..patch import POINTWISE, Pair, Patch, PatchRule, ReceptiveField, pointwise, pull_by, pull_unchanged
 from .affine import applied, at_zero
 from .rule import Affine, Rule
 
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def _reshaped(call: Call, x: Tensor) -> Tensor:
-    """Whatever the literal sizes say: the output's own shape, with the batch free."""
+    """Reshape to the output's own shape with a free batch, whatever sizes the arguments hold."""
     return x.reshape(len(x), *call.shape)
 
 
@@ -30,7 +30,7 @@ def _expanded(call: Call, x: Tensor) -> Tensor:
 
 
 def _joined(call: Call, *operands: Tensor) -> Tensor:
-    """The pieces in order, constants as zeros; an operand may come twice."""
+    """Return the linear part of a concatenation: constants count as zeros, and an operand may come twice."""
     given = dict(zip(call.node.operands, operands, strict=True))
     pieces = []
     for item in call.node.arguments["tensors"]:
@@ -49,7 +49,7 @@ def _joined_constants(call: Call) -> Tensor | None:
 
 
 def _stacked(call: Call, *operands: Tensor) -> Tensor:
-    """The linear part of a stack: constants as zeros, an operand may come twice."""
+    """Return the linear part of a stack: constants count as zeros, and an operand may come twice."""
     given = dict(zip(call.node.operands, operands, strict=True))
     zero = operands[0].new_zeros(()).expand_as(operands[0])
     pieces = [given[item.name] if call.is_operand(item) else zero for item in call.node.arguments["tensors"]]
@@ -79,7 +79,7 @@ def _axis(call: Call) -> int:
 
 
 def _unpadded(call: Call, x: Tensor) -> Tensor:
-    """Constant padding is a constant: its linear part pads with zeros."""
+    """Pad with zeros: a constant padding is no part of the linear map."""
     return aten.constant_pad_nd.default(x, call["pad"], 0)
 
 
@@ -95,27 +95,27 @@ def _pad_mode_constants(call: Call) -> Tensor | None:
     return _pad_constants(call) if call["mode"] == "constant" else None
 
 
-def _reach_of_joining(call: Call) -> Reach | None:
+def _field_of_joining(call: Call) -> ReceptiveField | None:
     return POINTWISE if call["dim"] in (1, -3) else None
 
 
-def _reach_of_slicing(call: Call) -> Reach | None:
+def _field_of_slicing(call: Call) -> ReceptiveField | None:
     start, step, axis = call["start"] or 0, call["step"], call["dim"] % (len(call.shape) + 1)
     size = call.shapes[0][axis - 1]
     start = max(0, start + size) if start < 0 else start
-    if axis < 2:  # of channels, or of all images
+    if axis < 2:  # a slice of channels, or of all images
         return POINTWISE
     vertical = axis == 2
-    return Reach((step, 1) if vertical else (1, step), (start, 0) if vertical else (0, start))
+    return ReceptiveField((step, 1) if vertical else (1, step), (start, 0) if vertical else (0, start))
 
 
-def _reach_of_padding(call: Call) -> Reach | None:
-    """By a constant, of whatever value: it is no part of the linear map."""
+def _field_of_padding(call: Call) -> ReceptiveField | None:
+    """Return the receptive field of padding by a constant, which is no part of the linear map."""
     pad = call["pad"]
     if len(pad) > 4 or ("mode" in call.node.arguments and call["mode"] != "constant"):
         return None
     left, top = pad[0], pad[2] if len(pad) == 4 else 0
-    return Reach(shift=(-top, -left), pads=True)
+    return ReceptiveField(shift=(-top, -left), pads=True)
 
 
 def _patch_sliced(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
@@ -132,7 +132,7 @@ def _patch_sliced(call: Call, patch: Patch, size: Pair) -> tuple[Tensor, ...]:
     return (spread,)
 
 
-_PADDING = PatchRule(_reach_of_padding, pull_unchanged)
+_PADDING = PatchRule(_field_of_padding, pull_unchanged)
 _RESHAPE = Affine(_reshaped, transpose=_reshaped_back, mixing=False, moves=True)
 _SELECT = Affine(applied, mixing=False, moves=True)
 _IDENTITY = Affine(
@@ -140,7 +140,7 @@ _IDENTITY = Affine(
     transpose=lambda call, coef: (coef,),
     mixing=False,
     moves=True,
-    patches=PatchRule(reach_everywhere, pull_unchanged),
+    patches=PatchRule(pointwise, pull_unchanged),
 )
 
 RESHAPES = (
@@ -163,7 +163,7 @@ IDENTITIES = (
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(RESHAPES, _RESHAPE),
     **dict.fromkeys(SELECTIONS, _SELECT),
-    aten.slice.Tensor: replace(_SELECT, patches=PatchRule(_reach_of_slicing, _patch_sliced)),
+    aten.slice.Tensor: replace(_SELECT, patches=PatchRule(_field_of_slicing, _patch_sliced)),
     **dict.fromkeys(IDENTITIES, _IDENTITY),
     aten.expand.default: Affine(_expanded, mixing=False, moves=True),
     aten.cat.default: Affine(
@@ -173,7 +173,7 @@ RULES: dict[Any, Rule] = {
         mixing=False,
         moves=True,
         variadic=True,
-        patches=PatchRule(_reach_of_joining, pull_by(_joined_back)),
+        patches=PatchRule(_field_of_joining, pull_by(_joined_back)),
     ),
     aten.stack.default: Affine(_stacked, _joined_constants, mixing=False, moves=True, variadic=True),
     aten.constant_pad_nd.default: Affine(_unpadded, _pad_constants, mixing=False, patches=_PADDING),

@@ -1,13 +1,13 @@
-"""Max pooling: any kernel, stride, padding and dilation, overlapping windows included.
+"""Max pooling with any kernel, stride, padding and dilation, overlapping windows included.
 
 Padding is −∞ and never selected.  For a window with inputs xᵢ ∈ [lᵢ, uᵢ]:
 
 lower   any convex combination of the inputs; by default the input with the greatest centre.
 upper   the family of CNN-Cert (Boopathy et al. 2019, max pooling), with its γ free:
             Σ wᵢ(xᵢ − lᵢ) + γ,  wᵢ = max(0, uᵢ − γ) / (uᵢ − lᵢ),  max l ≤ γ ≤ max u,
-        least in area for γ between the third and the second greatest u; or the tree max(a, b) = a + relu(b − a) with
-        the chord of each relu on [l_b − u_a, u_b − l_a]; whichever is lower at the centre of the box.
-An input whose l is at least every other u dominates: then the pool is that input, exactly.
+        whose area is least for γ between the third and the second greatest u; or the tree max(a, b) = a + relu(b − a)
+        with the chord of each relu on [l_b − u_a, u_b − l_a]; whichever is lower at the centre of the box.
+An input whose l is at least every other u dominates: then the output is that input, exactly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import InvalidInput
 from ..graph import Call
 from ..interval import Interval
-from ..patch import PatchRule, Reach
+from ..patch import PatchRule, ReceptiveField
 from ..relaxation import Plane, Relaxation, Slope, Window, Windowed
 from .rule import Alphas, Nonlinear, Rule
 
@@ -30,7 +30,10 @@ INF = float("inf")
 
 
 def window_of(call: Call) -> Window:
-    """The window's geometry; a one-dimensional pool is one of height 1.  ceil_mode pads on the far side."""
+    """Return the window's geometry.  A one-dimensional pool has height 1, and ceil_mode pads on the far side.
+
+    Raises InvalidInput if a window holds nothing but padding.
+    """
     flat = call.node.target is aten.max_pool1d.default
     shape, output = call.shapes[0], call.shape
 
@@ -58,7 +61,7 @@ def window_of(call: Call) -> Window:
 
 
 def _columns(call: Call, x: Interval) -> tuple[Window, Tensor, Tensor]:
-    """l and u of every window, [N, *, C, k, L]; padding is (−∞, −∞)."""
+    """Return l and u of every window, [N, *, C, k, L]; padding is (−∞, −∞)."""
     window = window_of(call)
     channels = call.shapes[0][0]
     lead = x.lower.shape[: x.lower.dim() - len(call.shapes[0])]
@@ -68,8 +71,8 @@ def _columns(call: Call, x: Interval) -> tuple[Window, Tensor, Tensor]:
 
 
 def _interval(call: Call, x: Interval) -> Interval:
-    """[max l, max u]; its radius from the centres and radii of the two inputs that these belong to."""
-    window_of(call)  # refuses windows of nothing but padding
+    """Return [max l, max u], with the radius computed from the two inputs that attain these."""
+    window_of(call)  # raises InvalidInput for a window of nothing but padding
     if not x.is_ball:
         return Interval(call.apply(x.lower), call.apply(x.upper))
     ends = (x.center - x.radius, x.center + x.radius)
@@ -79,7 +82,7 @@ def _interval(call: Call, x: Interval) -> Interval:
 
 
 def _winners(call: Call, by: Tensor, x: Interval) -> tuple[Tensor, Tensor]:
-    """Centre and radius of the input with the greatest value in each window."""
+    """Return centre and radius of the input with the greatest value in each window."""
     with torch.no_grad():
         arguments = [call[name] for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
         pool = F.max_pool1d if call.node.target is aten.max_pool1d.default else F.max_pool2d
@@ -94,7 +97,7 @@ def _winners(call: Call, by: Tensor, x: Interval) -> tuple[Tensor, Tensor]:
 
 
 def _dominating(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """(which input has the greatest l as one-hot, whether it dominates the window)."""
+    """Return (the input with the greatest l as one-hot, whether it dominates the window)."""
     best = low.argmax(-2, keepdim=True)
     one = torch.zeros_like(low).scatter_(-2, best, 1.0)
     others = high.masked_fill(one > 0, -INF).amax(-2, keepdim=True)
@@ -102,39 +105,39 @@ def _dominating(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
-    """Inputs that may win a window which no input dominates."""
+    """Return the mask of the inputs that may be the maximum of a window which no input dominates."""
     window, low, high = _columns(call, x)
-    _, settled = _dominating(low, high)
-    contenders = (high > low.amax(-2, keepdim=True)) & ~settled
+    _, dominated = _dominating(low, high)
+    contenders = (high > low.amax(-2, keepdim=True)) & ~dominated
     mask = window.scatter(contenders.to(x.lower.dtype)) > 0
     return (mask.reshape(x.lower.shape),)
 
 
 def _family(low: Tensor, high: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """CNN-Cert's upper plane for a γ: (weights [*, k, L], bias [*, L])."""
+    """Return CNN-Cert's upper plane for a γ: (weights [*, k, L], bias [*, L])."""
     width = high - low
-    live = (high > gamma) & (width > 0)
-    weights = torch.where(live, (high - gamma) / torch.where(live, width, 1), 0.0)
-    offset = torch.where(live, weights * torch.where(live, low, 0), 0.0)
+    active = (high > gamma) & (width > 0)
+    weights = torch.where(active, (high - gamma) / torch.where(active, width, 1), 0.0)
+    offset = torch.where(active, weights * torch.where(active, low, 0), 0.0)
     return weights, (gamma - offset.sum(-2, keepdim=True)).squeeze(-2)
 
 
 def _cnn_cert_gamma(low: Tensor, high: Tensor) -> Tensor:
-    """The γ for which the weights sum to 1, so that lower and upper plane share one slope; clamped as in CNN-Cert."""
+    """Return the γ for which the weights sum to 1, so that both planes share one slope; clamped as in CNN-Cert."""
     best = low.amax(-2, keepdim=True)
-    live = high > best
-    inverse = torch.where(live, 1 / torch.where(live, high - low, 1), 0.0)
+    active = high > best
+    inverse = torch.where(active, 1 / torch.where(active, high - low, 1), 0.0)
     total = inverse.sum(-2, keepdim=True)
-    gamma = ((torch.where(live, high, 0) * inverse).sum(-2, keepdim=True) - 1) / torch.where(
+    gamma = ((torch.where(active, high, 0) * inverse).sum(-2, keepdim=True) - 1) / torch.where(
         total > 0, total, 1
     )
-    ceiling = torch.where(live, high, INF).amin(-2, keepdim=True)
+    ceiling = torch.where(active, high, INF).amin(-2, keepdim=True)
     gamma = torch.maximum(torch.minimum(gamma, ceiling), best)
     return torch.where(total > 0, gamma, best)
 
 
 def _tree(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The upper plane of the tree, folded one input after another: max(a, b) ≤ a + λ(b − a − l), λ = u / (u − l)."""
+    """Return the upper plane of the tree, folded input by input: max(a, b) ≤ a + λ(b − a − l), λ = u / (u − l)."""
     size = low.shape[-2]
     weights = torch.zeros_like(low)
     weights[..., 0, :] = 1
@@ -159,26 +162,27 @@ def _finite(columns: Tensor) -> Tensor:
 
 def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
     window, low, high = _columns(call, x)
-    one, settled = _dominating(low, high)
+    greatest, dominated = _dominating(low, high)
     center = (_finite(low) + _finite(high)) / 2
     lead = low.shape[:2]
 
     def plane(weights: Tensor, bias: Tensor) -> Plane:
-        weights = torch.where(settled, one, weights)
-        bias = torch.where(settled.squeeze(-2), 0.0, bias)
+        weights = torch.where(dominated, greatest, weights)
+        bias = torch.where(dominated.squeeze(-2), 0.0, bias)
         return Plane(
             Windowed(weights, window, call.shapes[0], call.shape), bias.reshape(*bias.shape[:2], *call.shape)
         )
 
     if slope is Slope.PARALLEL:
         weights, bias = _family(low, high, _cnn_cert_gamma(low, high))
-        share = weights.sum(-2)
+        total = weights.sum(-2)
         # max − Σwx ≥ (1 − Σw)·max, and max lies in [max l, max u]: CNN-Cert's lower intercept
-        rest = 1 - share
+        rest = 1 - total
         floor = torch.where(rest >= 0, low.amax(-2), high.amax(-2)) * rest
         upper = plane(weights, bias)
         return Relaxation(
-            Plane(upper.map, torch.where(settled.squeeze(-2), 0.0, floor).reshape(*lead, *call.shape)), upper
+            Plane(upper.map, torch.where(dominated.squeeze(-2), 0.0, floor).reshape(*lead, *call.shape)),
+            upper,
         )
     upper_weights, upper_bias = _upper(low, high, center, alphas)
     chosen = _simplex(alphas[0], high) if alphas else _greatest_center(high, center)
@@ -186,13 +190,13 @@ def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
 
 
 def _greatest_center(high: Tensor, center: Tensor) -> Tensor:
-    """One-hot; padding, whose upper bound alone is −∞, is never chosen."""
+    """Return the input with the greatest centre as one-hot; padding, whose upper bound is −∞, is never chosen."""
     best = torch.where(high == -INF, -INF, center).argmax(-2, keepdim=True)
     return torch.zeros_like(high).scatter(-2, best, 1.0)
 
 
 def _simplex(weights: Tensor, high: Tensor) -> Tensor:
-    """Non-negative numbers made into a convex combination of the real inputs."""
+    """Turn non-negative numbers into a convex combination of the inputs that are not padding."""
     padding = high == -INF
     real = torch.where(padding, 0.0, weights.clamp(min=0))
     total = real.sum(-2, keepdim=True)
@@ -205,9 +209,9 @@ def _simplex(weights: Tensor, high: Tensor) -> Tensor:
 
 
 def _gammas(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """max l, max u, and a γ of least area: in the middle of the second and the third greatest u, neither below max l.
+    """Return max l, max u, and a γ of least area: the mean of the second and third greatest u, neither below max l.
 
-    Any γ between the two has the same area; at their ends the plane has a kink, where rounding would choose a side.
+    Any γ between the two has the same area.  At the two ends the plane has a kink, where rounding would choose a side.
     """
     floor, ceiling = low.amax(-2, keepdim=True), high.amax(-2, keepdim=True)
     top = high.topk(min(3, high.shape[-2]), dim=-2).values
@@ -220,10 +224,10 @@ def _upper(low: Tensor, high: Tensor, center: Tensor, alphas: Alphas) -> tuple[T
     if alphas:
         gamma = floor + (ceiling - floor) * alphas[1]
         family, tree = _family(low, high, gamma), _tree(low, high)
-        share = alphas[2]
-        weights = family[0] * (1 - share) + tree[0] * share
-        share = share.squeeze(-2)
-        return weights, family[1] * (1 - share) + tree[1] * share
+        tree_share = alphas[2]
+        weights = family[0] * (1 - tree_share) + tree[0] * tree_share
+        tree_share = tree_share.squeeze(-2)
+        return weights, family[1] * (1 - tree_share) + tree[1] * tree_share
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
     tree_wins = _tree_wins(heights, floor, ceiling)
@@ -234,31 +238,36 @@ def _upper(low: Tensor, high: Tensor, center: Tensor, alphas: Alphas) -> tuple[T
 
 
 def _tree_wins(heights: list[Tensor], floor: Tensor, ceiling: Tensor) -> Tensor:
-    """Whether the tree's plane is taken.  With two contenders the heights are equal, and rounding must not decide."""
+    """Return whether the tree's plane is used.
+
+    With two contenders the heights are equal, and rounding must not decide.
+    """
     return heights[1] <= heights[0] + 1e-5 * (ceiling - floor).squeeze(-2)
 
 
 def _alphas(call: Call, x: Interval) -> Alphas:
-    """(weights of the lower combination, γ between max l and max u, share of the tree)."""
+    """Return (weights of the lower combination, γ between max l and max u, weight of the tree)."""
     _, low, high = _columns(call, x)
     center = (_finite(low) + _finite(high)) / 2
     floor, ceiling, gamma = _gammas(low, high)
     span = torch.where(ceiling > floor, ceiling - floor, 1)
-    way = ((gamma - floor) / span).clamp(0, 1)
+    position = ((gamma - floor) / span).clamp(0, 1)
     planes = [_family(low, high, gamma), _tree(low, high)]
     heights = [(weights * center).sum(-2) + bias for weights, bias in planes]
-    share = _tree_wins(heights, floor, ceiling).to(low.dtype).unsqueeze(-2)
-    return _greatest_center(high, center), way, share
+    tree_share = _tree_wins(heights, floor, ceiling).to(low.dtype).unsqueeze(-2)
+    return _greatest_center(high, center), position, tree_share
 
 
-def _reach(call: Call) -> Reach:
+def _receptive_field(call: Call) -> ReceptiveField:
     window = window_of(call)
     (kh, kw), (dh, dw) = window.kernel, window.dilation
     span = (dh * (kh - 1) + 1, dw * (kw - 1) + 1)
-    return Reach(window.stride, (-window.padding[0], -window.padding[2]), span, any(window.padding))
+    return ReceptiveField(window.stride, (-window.padding[0], -window.padding[2]), span, any(window.padding))
 
 
-_MAX_POOL = Nonlinear(_interval, _relax, _alphas, _unstable, elementwise=False, patches=PatchRule(_reach))
+_MAX_POOL = Nonlinear(
+    _interval, _relax, _alphas, _unstable, elementwise=False, patches=PatchRule(_receptive_field)
+)
 
 RULES: dict[Any, Rule] = {
     aten.max_pool1d.default: _MAX_POOL,

@@ -1,7 +1,8 @@
-"""The element-wise functions: for each its value, derivative, and where the derivative turns."""
+"""The element-wise functions: for each its value, its derivative, and the turns of the derivative."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf, isinf, sqrt
 from typing import Any
@@ -20,8 +21,9 @@ from .rule import Nonlinear, Rule
 aten = torch.ops.aten
 TINY = 1e-300
 FLAT = 1e-6
-"""Up to here a square root's interval is as good as its steep planes, and rounds less."""
+"""Up to this upper bound a square root's planes are level: its tangents would be steep and round.  Chosen by hand."""
 EIGHTHS = tuple(i / 8 for i in range(9))
+"""Positions of tangents for functions that are neither convex nor concave on either side of zero."""
 
 
 def _logit_pair(s: Tensor) -> list[Tensor]:
@@ -132,7 +134,7 @@ MISH = Curve(
     extrema=(-1.1924312145154955,),
     fractions=EIGHTHS,
 )
-"""x·tanh(log(1 + e^x)).  Misra 2019."""
+"""The function x·tanh(log(1 + e^x)).  Misra 2019."""
 HARDSWISH = Curve(
     F.hardswish, _hardswish_slope, (-3.0, 3.0), kinks=(-3.0, 3.0), extrema=(-1.5,),
     stationary=lambda s: [(3 * s - 1.5).clamp(-3, 3)], fractions=EIGHTHS,
@@ -150,7 +152,7 @@ def _elu(call: Call) -> Curve:
 
 
 def _exponential_below(alpha: float, outer: float, inner: float) -> Curve:
-    """outer·x for x > 0, else outer·α(e^(inner·x) − 1)."""
+    """Return the function outer·x for x > 0, otherwise outer·α(e^(inner·x) − 1)."""
 
     def value(x: Tensor) -> Tensor:
         return outer * torch.where(x > 0, x, alpha * torch.expm1(inner * x.clamp(max=0)))
@@ -175,7 +177,7 @@ SELU = _exponential_below(1.6732632423543772848170429916717, 1.05070098735548049
 
 
 class PiecewiseCurve(Curve):
-    """Straight pieces: the hull of f on [l, u] has corners at the ends and the kinks, so its slopes are theirs."""
+    """A function of straight pieces.  The hull of f on [l, u] has corners at the ends and the kinks."""
 
     def candidates(self, x: Interval) -> list[Tensor]:
         inner = [torch.full_like(x.lower, k).maximum(x.lower).minimum(x.upper) for k in self.kinks]
@@ -192,7 +194,7 @@ class PiecewiseCurve(Curve):
 
 
 def _piecewise(low: float, high: float, gain: float = 1.0, shift: float = 0.0) -> Curve:
-    """min(max(gain·x + shift, low), high): three straight pieces."""
+    """Return the function min(max(gain·x + shift, low), high) of three straight pieces."""
     kinks = tuple((edge - shift) / gain for edge in (low, high) if not isinf(edge))
 
     def value(x: Tensor) -> Tensor:
@@ -210,8 +212,8 @@ def _bounds_of(call: Call) -> Curve:
     return _piecewise(-inf if low is None else float(low), inf if high is None else float(high))
 
 
-def _straight(curve: Any) -> Nonlinear:
-    """Straight pieces: unstable where [l, u] has a kink inside."""
+def _straight(curve: Callable[[Call], Curve]) -> Nonlinear:
+    """Return the record of a function of straight pieces, which is unstable if [l, u] has a kink inside."""
     record = rule(curve)
 
     def unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
@@ -234,7 +236,7 @@ def _positive(low: Tensor, high: Tensor) -> Tensor:
 
 
 def _root(x: Tensor) -> Tensor:
-    """√x for x ≥ 0, with the derivative zero where it has none."""
+    """Return √x for x ≥ 0, with derivative zero at x = 0."""
     return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), 0.0)
 
 
@@ -266,7 +268,7 @@ LOG = Curve(
 
 
 def _partial(curve: Curve) -> Nonlinear:
-    """A function that is not defined everywhere."""
+    """Return the record of a function that is not defined everywhere."""
     return rule(lambda call: curve, curve.domain)
 
 

@@ -1,9 +1,9 @@
 """Softplus as torch computes it: a smooth curve that becomes the identity, with a jump, beyond a threshold.
 
-    f(x) = x where βx > t, else log(1 + e^(βx)) / β.
+    f(x) = x if βx > t, otherwise log(1 + e^(βx)) / β.
 
-Both pieces rise.  The curve is convex for β > 0 and concave for β < 0.  Where βx > t, the identity lies below it for
-β > 0 and above it for β < 0, by log(1 + e^(−βx)) / |β|, at most log(1 + e^(−t)) / |β|.
+Both pieces rise.  The curve is convex for β > 0 and concave for β < 0.  If βx > t, the identity lies below the curve
+for β > 0 and above it for β < 0, by log(1 + e^(−βx)) / |β|, which is at most log(1 + e^(−t)) / |β|.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .rule import Alphas, Nonlinear
 
 
 def _parameters(call: Call) -> tuple[float, float]:
-    """β and t.  Raises UnsupportedOp where they give no function of finite values."""
+    """Return β and t.  Raises UnsupportedOp if they give no function of finite values."""
     beta, threshold = float(call["beta"]), float(call["threshold"])
     if not isfinite(beta) or beta == 0 or isnan(threshold):
         raise UnsupportedOp(
@@ -34,7 +34,7 @@ def _parameters(call: Call) -> tuple[float, float]:
 
 
 def _curve(call: Call) -> Curve:
-    """log(1 + e^(βx)) / β, without torch's jump at `threshold`: `_rule` sees to that."""
+    """Return the curve log(1 + e^(βx)) / β without torch's jump at `threshold`, which `_relax` and `_interval` add."""
     beta, _ = _parameters(call)
 
     def value(x: Tensor) -> Tensor:
@@ -48,19 +48,19 @@ def _curve(call: Call) -> Curve:
 
 
 def _jump(beta: float, threshold: float) -> float:
-    """How far the identity may be from the curve, log(1 + e^(−t)) / |β|."""
+    """Return the largest distance of the identity from the curve, log(1 + e^(−t)) / |β|."""
     return (max(-threshold, 0.0) + log1p(exp(-abs(threshold)))) / abs(beta)
 
 
 def _straight(call: Call, x: Interval) -> tuple[Tensor, Tensor]:
-    """(units that are the identity all over their interval, units that are so somewhere)."""
+    """Return (units that are the identity on their whole interval, units that are the identity somewhere on it)."""
     beta, threshold = _parameters(call)
     least, most = (x.lower, x.upper) if beta > 0 else (x.upper, x.lower)
     return least * beta > threshold, most * beta > threshold
 
 
 def _interval(call: Call, x: Interval) -> Interval:
-    """From f at both ends, and at the jump where it falls there."""
+    """Return the range from f at both ends and, if it lies inside, at the jump."""
     beta, threshold = _parameters(call)
     everywhere, somewhere = _straight(call, x)
     jumps = somewhere & ~everywhere
@@ -80,7 +80,7 @@ _SMOOTH = rule(_curve)
 
 
 def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
-    """The curve's planes; where [l, u] holds the jump, that on the identity's side gives way by its height."""
+    """Return the curve's planes; if [l, u] holds the jump, the plane on the identity's side is moved by its height."""
     beta, threshold = _parameters(call)
     everywhere, somewhere = _straight(call, x)
     planes = _SMOOTH.relax(call, slope, alphas, x)

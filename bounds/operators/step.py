@@ -1,9 +1,9 @@
-"""The sign: −1, 0 or 1, with a jump at zero.
+"""The sign function: −1, 0 or 1, with a jump at zero.
 
 On [l, u] with l < 0 < u, for any t in [0, 1],
     sign(x) ≥ −1 + t·2x/u,    sign(x) ≤ 1 − t·2x/l,
-lines through (0, ∓1) that reach the other piece at the far end for t = 1.  Where an end is zero, sign(0) = 0 takes the
-place of the piece that is missing.
+which are lines through (0, ∓1) that meet the other piece at the far end for t = 1.  If an end is zero, sign(0) = 0
+replaces the missing piece.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ def _unstable(call: Call, x: Interval) -> tuple[Tensor, ...]:
 
 
 def _steepest(x: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """TargetAlphas of the lower and the upper line for t = 1, and their values at zero; level where the sign is one."""
-    open_ = (x.lower <= 0) & (x.upper >= 0)
-    low, high = torch.sign(x.lower), torch.sign(x.upper)  # what the lines have at zero, from either side
-    up, down = open_ & (x.upper > 0), open_ & (x.lower < 0)
+    """Return the slopes of both lines for t = 1, and their values at zero; the lines are level if the sign is
+    decided.
+    """
+    undecided = (x.lower <= 0) & (x.upper >= 0)
+    low, high = torch.sign(x.lower), torch.sign(x.upper)  # the values of the lines at zero, from either side
+    up, down = undecided & (x.upper > 0), undecided & (x.lower < 0)
     lower = torch.where(up, (1 - low) / torch.where(up, x.upper, 1.0), 0.0)
     upper = torch.where(down, (1 + high) / torch.where(down, -x.lower, 1.0), 0.0)
-    finite = torch.isfinite(lower) & torch.isfinite(upper)  # of an end next to zero
+    finite = torch.isfinite(lower) & torch.isfinite(upper)  # infinite if an end is next to zero
     return torch.where(finite, lower, 0.0), torch.where(finite, upper, 0.0), low, high
 
 
@@ -51,7 +53,7 @@ def _relax(call: Call, slope: Slope, alphas: Alphas, x: Interval) -> Relaxation:
 
 
 def _alphas(call: Call, x: Interval) -> Alphas:
-    """The steeper line where it is the tighter one at the centre."""
+    """Return the alphas that take the steeper line if it is the tighter one at the centre."""
     center = x.lower + x.upper
     return (center > 0).to(x.lower.dtype), (center < 0).to(x.lower.dtype)
 

@@ -1,5 +1,5 @@
-"""The passes: functions of intervals and relaxations that know no method and hold no state of their own.
+"""The passes are functions of intervals and relaxations.  They know no method and hold no state of their own.
 
-`ibp` and `zonotope` go forward, `crown` goes backward.  `patches` takes rows through operators as windows of an image,
-`early_stop` lets go of rows whose sign is decided.
+`ibp` and `zonotope` go forward, `crown` goes backward.  `patches` takes coefficients through operators as patches of an
+image, and `early_stop` removes rows whose sign is decided.
 """

@@ -1,7 +1,8 @@
-"""Where a network may have no value: what reads a unit that its operator may be given from outside of its domain.
+"""Where a network may have no value: the outputs that depend on a unit outside of its operator's domain.
 
-A bound says that the network has a value throughout the region.  Rules take a unit of which nothing is known for any
-number, and a sigmoid of any number lies in [0, 1]; but of log(x) for x < 0 it is NaN, and so is 0·log(x).
+A bound claims that the network has a value throughout the region.  Rules treat a unit without finite bounds as an
+arbitrary number, and a sigmoid of any number lies in [0, 1].  But the log of a negative number is NaN, and so are
+sigmoid(log(x)) and 0·log(x).
 """
 
 from __future__ import annotations
@@ -13,42 +14,44 @@ from ..graph import Node
 from ..memory_format import flat
 from ..operators import Affine, Nonlinear, rule_for
 from ..operators.affine import SUMS
-from .held import Held
+from .held import IntervalStore
 
 
 @torch.no_grad()
-def undefined(held: Held) -> Tensor | None:
-    """The outputs [N, *out] that may have no value somewhere in the region; None where there are none."""
-    network, outside = held.network, {}
-    for name in held.facts.partial:
+def undefined(store: IntervalStore) -> Tensor | None:
+    """Return the outputs [N, *out] that may have no value somewhere in the region; None if there are none."""
+    network, undefined_at = store.network, {}
+    for name in store.facts.partial:
         node = network.graph.nodes[name]
         rule = rule_for(node)
         assert isinstance(rule, Nonlinear) and rule.domain is not None
-        inside = rule.domain(network.call(node), *(held.interval(operand) for operand in node.operands))
+        inside = rule.domain(network.call(node), *(store.interval(operand) for operand in node.operands))
         if not bool(inside.all()):
-            outside[name] = ~inside
-    if not outside and network.is_finite:
+            undefined_at[name] = ~inside
+    if not undefined_at and network.is_finite:
         return None
 
     def read_as(node: Node, value: Tensor) -> Tensor:
-        lost = outside.get(node.name, torch.zeros((), dtype=torch.bool, device=value.device))
+        undefined_units = undefined_at.get(node.name, torch.zeros((), dtype=torch.bool, device=value.device))
         if not _may_be_infinite(node):
-            lost = lost | ~torch.isfinite(value)
-        return value.masked_fill(lost, torch.nan)
+            undefined_units = undefined_units | ~torch.isfinite(value)
+        return value.masked_fill(undefined_units, torch.nan)
 
-    *_, (_, value) = network.run(held.region.x, read_as=read_as)
-    lost = value.isnan()
-    return lost if bool(lost.any()) else None
+    *_, (_, value) = network.run(store.region.x, read_as=read_as)
+    undefined_units = value.isnan()
+    return undefined_units if bool(undefined_units.any()) else None
 
 
-def without(lost: Tensor | None, coef: Tensor, lower: Tensor) -> Tensor:
-    """Lower bounds [N, S] of rows [N, S, *out], −∞ where one reads an output that is `lost` [N, *out]."""
-    if lost is None:
+def without(undefined_units: Tensor | None, coef: Tensor, lower: Tensor) -> Tensor:
+    """Return lower bounds [N, S] of a specification [N, S, *out], −∞ for rows that read an output that is `lost` [N,
+    *out].
+    """
+    if undefined_units is None:
         return lower
-    return torch.where(flat((coef != 0) & lost.unsqueeze(1), 2).any(-1), -torch.inf, lower)
+    return torch.where(flat((coef != 0) & undefined_units.unsqueeze(1), 2).any(-1), -torch.inf, lower)
 
 
 def _may_be_infinite(node: Node) -> bool:
-    """Whether an infinity that a constant brings in has a meaning here: masks add −∞ to what a softmax reads."""
+    """Return whether a constant infinity has a meaning at a node: masks add −∞ to the input of a softmax."""
     rule = rule_for(node)
     return node.target in SUMS or (isinstance(rule, Affine) and rule.moves)

@@ -1,4 +1,4 @@
-"""The intermediate bounds of one call, as far as a forward pass needs them."""
+"""The interface of the intermediate bounds that a forward pass reads and writes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..interval import Interval
 from ..region import Region
 
 
-class Held(Protocol):
-    """Reads intervals, and takes tighter ones; `bounds.intermediate.IntermediateBounds` is one."""
+class IntervalStore(Protocol):
+    """Holds the intermediate bounds of one call; `bounds.intermediate.IntermediateBounds` is one."""
 
     network: Network
     region: Region
@@ -21,13 +21,13 @@ class Held(Protocol):
 
     @property
     def intervals(self) -> Mapping[str, Interval]:
-        """The intervals that are known so far."""
+        """The intervals that are held at present."""
 
     def interval(self, name: str) -> Interval:
-        """The interval of a tensor, by interval arithmetic where none is held.  [N, *shape]"""
+        """Return the interval of a tensor, by interval arithmetic if none is held.  [N, *shape]"""
 
-    def hold(self, found: Mapping[str, Interval]) -> None:
-        """Take these for the intervals of their tensors."""
+    def hold(self, new: Mapping[str, Interval]) -> None:
+        """Store intervals by tensor name."""
 
     def naming(self, name: str) -> AbstractContextManager[None]:
-        """A context in which a BoundsError says of which tensor it is."""
+        """Return a context in which a BoundsError names the tensor."""

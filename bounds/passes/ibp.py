@@ -1,4 +1,4 @@
-"""Interval arithmetic from the input to chosen tensors, holding no more than is still to be read."""
+"""Interval arithmetic from the input to chosen tensors, with no more intervals in memory than are still read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Callable, Collection
 
 from ..interval import Interval
 from ..operators import Nonlinear, rule_for
-from .held import Held
+from .held import IntervalStore
 
 
 def interval_bounds(
-    state: Held, wanted: Collection[str], read: Callable[[Interval], Interval] = Interval.known
+    state: IntervalStore,
+    wanted: Collection[str],
+    read: Callable[[Interval], Interval] = Interval.overflow_as_infinite,
 ) -> dict[str, Interval]:
-    """The intervals of the tensors `wanted`, as `state.interval` gives them; all others are dropped once read.
+    """Return the intervals of the tensors `wanted`, as `state.interval` gives them; others are dropped after use.
 
-    read: what a nonlinear operator sees of an operand's interval; it may change derivatives, not values.
+    read: maps an operand's interval to the one that a nonlinear operator receives.  It may change derivatives, not
+    values.
     """
     network, facts = state.network, state.facts
     graph = network.graph
@@ -24,20 +27,20 @@ def interval_bounds(
         if name not in needed:
             needed.add(name)
             stack += () if name in facts.prefix or name in state.intervals else graph.nodes[name].operands
-    held: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = {}
     for name in facts.order:
         if name not in needed:
             continue
         if name in facts.prefix or name in state.intervals:
-            held[name] = state.interval(name)
+            intervals[name] = state.interval(name)
             continue
         node = graph.nodes[name]
-        operands = [held[operand] for operand in node.operands]
+        operands = [intervals[operand] for operand in node.operands]
         rule = rule_for(node)
-        if isinstance(rule, Nonlinear):  # an affine rule hands NaN on, so it is enough to look here
+        if isinstance(rule, Nonlinear):  # affine rules propagate NaN, so replacing it here is enough
             operands = [read(operand) for operand in operands]
-        held[name] = rule.interval(network.call(node), *operands).ordered(node.where())
+        intervals[name] = rule.interval(network.call(node), *operands).ordered(node.where())
         for operand in graph.last_reads.get(name, ()):
             if operand not in wanted:
-                held.pop(operand, None)
-    return {name: held[name].known() for name in wanted}
+                intervals.pop(operand, None)
+    return {name: intervals[name].overflow_as_infinite() for name in wanted}

@@ -1,7 +1,7 @@
-"""Rows that are windows (patches) of an image, through operators and relaxations.
+"""Backward passes of patches: coefficients on windows of an image, through operators and relaxations.
 
-How an operator takes them is part of its record (`patches`).  Where it has no such rule, or a window has grown to the
-size of the image, rows are written out as dense coefficients.
+The record of an operator says how patches pass it (`patches`).  If it has no such rule, or a window has grown to the
+size of the image, the coefficients become dense.
 """
 
 from __future__ import annotations
@@ -12,48 +12,51 @@ from torch import Tensor
 
 from ..graph import Call
 from ..operators import rule_for
-from ..patch import Grid, Pair, Patch, Reach, dot, flat
+from ..patch import Grid, Pair, Patch, ReceptiveField, dot, flat
 from ..region import Region
 from ..relaxation import Diagonal, Relaxation, Windowed
 
 
-def reach_of(call: Call) -> Reach | None:
-    """What a node reads, None where its rows have to be written out."""
-    rule = rule_for(call.node).patches
-    return None if rule is None or len(call.shape) != 3 else rule.reach(call)
+def receptive_field_of(call: Call) -> ReceptiveField | None:
+    """Return the receptive field of a node's outputs; None if its coefficients must be dense."""
+    patch_rule = rule_for(call.node).patches
+    return None if patch_rule is None or len(call.shape) != 3 else patch_rule.receptive_field(call)
 
 
 def pull(call: Call, patch: Patch) -> tuple[Patch, ...] | None:
-    """Masked rows pulled back through an affine node; None where they have to be written out first."""
-    reach = reach_of(call)
-    grids = _grids(call, patch, reach)
-    if reach is None or grids is None:
+    """Return masked patches pulled back through an affine node; None if they must become dense first."""
+    field = receptive_field_of(call)
+    grids = _grids(call, patch, field)
+    if field is None or grids is None:
         return None
-    rule = rule_for(call.node).patches
-    assert rule is not None and rule.pull is not None
-    pulled = rule.pull(call, patch, grids.size)
-    return tuple(_moved(patch, c, grids, reach, s) for c, s in zip(pulled, call.shapes, strict=True))
+    patch_rule = rule_for(call.node).patches
+    assert patch_rule is not None and patch_rule.pull is not None
+    pulled = patch_rule.pull(call, patch, grids.size)
+    return tuple(_moved(patch, c, grids, field, s) for c, s in zip(pulled, call.shapes, strict=True))
 
 
-def _grids(call: Call, patch: Patch, reach: Reach | None) -> Grid | None:
-    """The grid of the operands' windows; None where these are too large to keep."""
-    if reach is None:
+def _grids(call: Call, patch: Patch, field: ReceptiveField | None) -> Grid | None:
+    """Return the grid of the operands' windows; None if these are too large to keep."""
+    if field is None:
         return None
-    grid = reach.on(patch.grid)
+    grid = field.on(patch.grid)
     return grid if all(len(shape) == 3 and grid.small(shape) for shape in call.shapes) else None
 
 
-def _moved(patch: Patch, coef: Tensor, grid: Grid, reach: Reach, shape: tuple[int, ...]) -> Patch:
+def _moved(patch: Patch, coef: Tensor, grid: Grid, field: ReceptiveField, shape: tuple[int, ...]) -> Patch:
     unfolded = coef.unflatten(0, patch.coef.shape[:2])
-    return replace(patch, coef=unfolded, grid=grid, shape=shape, masked=patch.masked and not reach.pads)
+    return replace(patch, coef=unfolded, grid=grid, shape=shape, masked=patch.masked and not field.pads)
 
 
 def relax(call: Call, relaxation: Relaxation, patch: Patch) -> tuple[tuple[Patch, ...], Tensor] | None:
-    """`Relaxation.pull` on windows: (the rows on each operand, const [N, S]); None where they are to be written out."""
-    reach = reach_of(call)
-    grid = _grids(call, patch, reach)
+    """Apply `Relaxation.pull` to patches.
+
+    Returns (the patches on each operand, const [N, S]); None if the coefficients must be dense.
+    """
+    field = receptive_field_of(call)
+    grid = _grids(call, patch, field)
     low, high = relaxation.lower, relaxation.upper
-    if reach is None or grid is None or not _windowed(relaxation, patch):
+    if field is None or grid is None or not _windowed(relaxation, patch):
         return None
     coef = patch.by_unit()
     negative = coef.clamp(max=0)
@@ -66,23 +69,25 @@ def relax(call: Call, relaxation: Relaxation, patch: Patch) -> tuple[tuple[Patch
         assert isinstance(low.map, Windowed) and isinstance(high.map, Windowed)
         pulled = (_through_windows(patch, coef, negative, low.map, high.map, grid.size),)
     moved = tuple(
-        _moved(replace(patch, masked=True), p.flatten(0, 2), grid, reach, s)
+        _moved(replace(patch, masked=True), p.flatten(0, 2), grid, field, s)
         for p, s in zip(pulled, call.shapes, strict=True)
     )
     return moved, const
 
 
 def minimum(region: Region, patch: Patch) -> Tensor:
-    """`Region.minimum` of rows that are windows of the image, of each of the N or one for all.  [N, S]"""
+    """Return `Region.minimum` of patches on the image, which belong to each of the N images or to all of them.  [N,
+    S]
+    """
     n, shape = len(region.x), region.x.shape[1:]
     patch = patch.expanded(n)
-    known = [region.x, region.radii.expand(n, *shape), *(region.reach() if region.clipped else ())]
-    x, radii, *reach = (flat(windows) for windows in patch.gather(*(image.unsqueeze(1) for image in known)))
-    return region.minimum_on(flat(patch.by_unit()), x, radii, *reach).flatten(1)
+    tensors = [region.x, region.radii.expand(n, *shape), *(region.room() if region.clipped else ())]
+    x, radii, *room = (flat(windows) for windows in patch.gather(*(image.unsqueeze(1) for image in tensors)))
+    return region.minimum_on(flat(patch.by_unit()), x, radii, *room).flatten(1)
 
 
 def _windowed(relaxation: Relaxation, patch: Patch) -> bool:
-    """Whether there is a way for windows: planes of their own are for each unit, and of element-wise operators."""
+    """Return whether patches pass the relaxation: all rows share it, or it is element-wise and per unit."""
     maps = [relaxation.lower.map, relaxation.upper.map]
     if relaxation.rows == 1:
         return all(isinstance(map, Diagonal | Windowed) for map in maps)
@@ -106,7 +111,7 @@ def _through_slopes(
 def _through_windows(
     patch: Patch, coef: Tensor, negative: Tensor, low: Windowed, high: Windowed, size: Pair
 ) -> Tensor:
-    """Rows times the weights of each window, overlaps added.  [N, k, M, C, *size]"""
+    """Return the coefficients times the weights of each window, overlaps added.  [N, k, M, C, *size]"""
     window, (channels, taps) = low.window, low.weights.shape[2:4]
 
     def spread(rows: Tensor, map: Windowed) -> Tensor:

@@ -1,9 +1,10 @@
-"""The forward pass: every tensor as an affine form of the input plus error symbols (a zonotope).
+"""The forward pass: it writes every tensor as an affine form of the input plus error symbols (a zonotope).
 
     x = A·input + Σ Eₖ·εₖ + center ± box,   εₖ ∈ [−1, 1].
 
-A nonlinear operator with planes of one slope adds the gap between them as fresh symbols: the `errors` largest of each
-layer are kept (correlations survive), the rest go into `box`.  DeepZ (Singh et al. 2018) for its relu and sigmoid.
+A nonlinear operator is relaxed by two planes of one slope, and the gap between them adds new error symbols.  The
+`errors` largest of each layer are kept, which preserves correlations; the others are added to `box`.  For relu and
+sigmoid this is DeepZ (Singh et al. 2018).
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ from ..memory_format import flat
 from ..operators import Affine, Nonlinear, rule_for
 from ..region import Region
 from ..relaxation import Slope
-from .held import Held
+from .held import IntervalStore
 
 
 @dataclass(frozen=True)
 class AffineForm:
-    """linear [N or 1, D, *shape]: coefficients of the input's D elements.  symbols: error coefficients by the node
-    that made them, [N, k, *shape] each.  center, box [N or 1, *shape]."""
+    """An affine form of the input with error symbols: A·input + Σ Eₖ·εₖ + center ± box."""
 
     linear: Tensor | None
+    """The coefficients A of the input's D elements, [N or 1, D, *shape]; None for zero."""
     symbols: dict[str, Tensor]
+    """The error coefficients E by the node that introduced them, [N, k, *shape] each."""
     center: Tensor
+    """The constant part, [N or 1, *shape]."""
     box: Tensor | None
+    """The joined errors, [N or 1, *shape]; None for zero."""
 
     def interval(self, region: Region) -> Interval:
-        """The form's exact range over the region.  [N, *shape]"""
+        """Return the form's exact range over the region.  [N, *shape]"""
         n, shape = len(region.x), self.center.shape[1:]
         spread = torch.zeros_like(self.center) if self.box is None else self.box
         for coefficients in self.symbols.values():
@@ -49,15 +53,15 @@ class AffineForm:
 
 
 class ZonotopePass:
-    """Forms of every tensor of one state; `run` leaves the intervals of all that nonlinearities read there."""
+    """Affine forms of every tensor of one state.  `run` stores the intervals of all pre-activations in the state."""
 
-    def __init__(self, state: Held, errors: int | None) -> None:
+    def __init__(self, state: IntervalStore, errors: int | None) -> None:
         self.state = state
         self.errors = errors
         self.forms: dict[str, AffineForm] = {}
 
     def run(self) -> AffineForm:
-        """Push forms from the input to the output, whose form it returns; a form is dropped after its last reader."""
+        """Push forms from the input to the output and return the output's.  A form is dropped after its last reader."""
         state = self.state
         graph, network = state.network.graph, state.network
         self.forms[graph.input] = self._input()
@@ -83,15 +87,15 @@ class ZonotopePass:
         return AffineForm(identity, {}, torch.zeros_like(x[:1]), None)
 
     def _tighten(self, name: str) -> None:
-        """The tighter of the zonotope's range and interval arithmetic's."""
-        local = self.state.interval(name)
+        """Store the intersection of the zonotope's range and interval arithmetic's."""
+        by_intervals = self.state.interval(name)
         state = self.state
-        form = self.forms[name].interval(state.region).known()
+        form = self.forms[name].interval(state.region).overflow_as_infinite()
         with state.naming(name):
-            state.hold({name: local.intersect(form)})
+            state.hold({name: by_intervals.intersect(form)})
 
     def _affine(self, rule: Affine, call: Call, operands: list[AffineForm]) -> AffineForm:
-        """The linear part on every block, the constant on the centre, the magnitude on the box."""
+        """Apply the linear part to every block, the constant to the centre, and the magnitude to the box."""
 
         def pushed(parts: list[Tensor | None]) -> Tensor | None:
             present = [part for part in parts if part is not None]
@@ -125,7 +129,7 @@ class ZonotopePass:
         )
 
     def _relaxed(self, rule: Nonlinear, call: Call, operands: list[AffineForm]) -> AffineForm:
-        """One slope for both planes; half of what lies between them is a fresh error."""
+        """Apply planes of one slope; half of the gap between them becomes a new error."""
         intervals = [self.state.interval(operand).unsqueeze(1) for operand in call.node.operands]
         planes = rule.relax(call, Slope.PARALLEL, (), *intervals)
         assert planes.lower.map is planes.upper.map
@@ -139,9 +143,9 @@ class ZonotopePass:
         center = shared.apply(*(form.center.unsqueeze(1) for form in operands)).squeeze(1)
         low, high = planes.lower.bias.squeeze(1), planes.upper.bias.squeeze(1)
         error = (high - low) / 2
-        fresh, rest = _split(error, self.errors)
-        if fresh is not None:
-            symbols[call.node.name] = fresh
+        new, rest = _split(error, self.errors)
+        if new is not None:
+            symbols[call.node.name] = new
         if any(form.box is not None for form in operands):
             spread = shared.magnitude().apply(
                 *(None if form.box is None else form.box.unsqueeze(1) for form in operands)
@@ -155,7 +159,7 @@ class ZonotopePass:
         )
 
     def lower(self, form: AffineForm, coef: Tensor) -> Tensor:
-        """Lower bounds of rows of the output.  coef [N, S, *out] -> [N, S]"""
+        """Return lower bounds of a specification.  coef [N, S, *out] -> [N, S]"""
         rows = flat(coef, 2)
         total = (rows * flat(form.center, 1).unsqueeze(1)).sum(-1)
         if form.box is not None:
@@ -170,21 +174,21 @@ class ZonotopePass:
 
 
 def _split(error: Tensor, errors: int | None) -> tuple[Tensor | None, Tensor | None]:
-    """(the largest errors as symbols [N, k, *shape], the others as a box).  None keeps all of them."""
+    """Return (the largest errors as symbols [N, k, *shape], the others as a box).  errors None keeps all of them."""
     errors_of = flat(error, 1)
-    live = errors_of.detach() > 0
-    most = int(live.sum(1).max()) if errors_of.numel() else 0
-    kept = most if errors is None else min(errors, most)
-    if most == 0:
+    nonzero = errors_of.detach() > 0
+    count = int(nonzero.sum(1).max()) if errors_of.numel() else 0
+    kept_count = count if errors is None else min(errors, count)
+    if count == 0:
         return None, None
-    if kept == 0:
+    if kept_count == 0:
         return None, error
-    top = errors_of.detach().topk(kept, dim=1).indices
+    top = errors_of.detach().topk(kept_count, dim=1).indices
     values = errors_of.gather(1, top)
-    blocks = torch.zeros(len(error), kept, errors_of.shape[1], dtype=error.dtype, device=error.device)
+    blocks = torch.zeros(len(error), kept_count, errors_of.shape[1], dtype=error.dtype, device=error.device)
     symbols = blocks.scatter(2, top.unsqueeze(2), values.unsqueeze(2)).reshape(
-        len(error), kept, *error.shape[1:]
+        len(error), kept_count, *error.shape[1:]
     )
-    if kept == most:
+    if kept_count == count:
         return symbols, None
     return symbols, errors_of.scatter(1, top, 0.0).reshape(error.shape)

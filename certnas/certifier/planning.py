@@ -33,6 +33,11 @@ class MethodPlan:
     """The reasons, as lines for the user."""
 
 
+def method_names() -> tuple[str, ...]:
+    """The names that `certify` accepts as its method: those of `bounds.METHODS`, and AUTO."""
+    return (*bounds.METHODS, AUTO)
+
+
 def predicted(cost: bounds.Estimate) -> float:
     """The predicted time of one image's radius, in seconds."""
     multiplications = cost.multiplications - (1 - UNSTABLE) * cost.per_unstable

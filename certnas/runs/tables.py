@@ -1,13 +1,14 @@
 """Configurations: frozen dataclasses in Python, TOML tables on disk, KEY=VALUE on a command line."""
 
 import dataclasses
-import json
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
 
 from certnas.errors import UserError
 
@@ -82,23 +83,8 @@ def to_table(value: Any) -> Any:
 
 
 def to_toml(table: Mapping[str, Any]) -> str:
-    """A table as TOML text, nested tables last; `tomllib` reads it back as an equal table."""
-    return "\n".join(_lines(table, ())) + "\n"
-
-
-def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [f"{key} = {_scalar(v)}" for key, v in table.items() if not isinstance(v, Mapping)]
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            inner = (*path, key)
-            lines += ["", f"[{'.'.join(inner)}]", *_lines(value, inner)]
-    return lines
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_scalar, value))}]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | str) else repr(value)
+    """A table as TOML text; `tomllib` reads it back as an equal table."""
+    return tomli_w.dumps(table)
 
 
 def read_toml(path: Path) -> Table:

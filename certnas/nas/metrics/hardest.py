@@ -22,7 +22,7 @@ class LeastRow(bounds.IBP):
     steady: bool
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
-        read = steadied if self.steady else bounds.Interval.known
+        read = steadied if self.steady else bounds.Interval.overflow_as_infinite
         state.derive(interval_bounds(state, state.facts.tail_ends, read))
         if self.hardest:
             with torch.no_grad():
@@ -43,7 +43,7 @@ def steadied(interval: bounds.Interval) -> bounds.Interval:
     order 1/r: a spike of any height at the radii of deep networks, which says only that the unit may change its sign.
     It is limited to what changes log ε* by 1 as c moves by the mean size of the image's centres.
     """
-    interval = interval.known()
+    interval = interval.overflow_as_infinite()
     return bounds.Interval.around(*_Steadied.apply(interval.center, interval.radius))
 
 

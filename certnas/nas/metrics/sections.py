@@ -84,7 +84,9 @@ class _Sections(ZonotopePass):
         self.forms[name] = form
         if name in self.read:
             radius = _radius(form)
-            self.state.hold({name: Interval(form.center - radius, form.center + radius).known()})
+            self.state.hold(
+                {name: Interval(form.center - radius, form.center + radius).overflow_as_infinite()}
+            )
 
 
 def _radius(form: AffineForm) -> Tensor:
