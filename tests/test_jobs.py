@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from certnas.certifier.certification import Batch, Certification, batches, certification
+from certnas.certifier.certification import Certification, ImageBatch, batches, certification
 from certnas.engine import Job
 from certnas.errors import UserError
 from certnas.jobs import verify as verify_job
@@ -21,7 +21,7 @@ from certnas.verifier.instances import Instance
 from tests.test_verify_cli import network, prop
 
 
-def small() -> tuple[Certification, list[Batch]]:
+def small() -> tuple[Certification, list[ImageBatch]]:
     """A network whose interval bounds are loose, and two batches of its images."""
     torch.manual_seed(2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
