@@ -266,7 +266,7 @@ def test_gamma_scale_balances_gradients() -> None:
         ("cb", {"reading": "margin", "eps": "big"}, "eps is 'big'; give a value like float"),
         ("cb", {"method": "alpha-crown"}, "method is 'alpha-crown'; accepted: ibp, crown-ibp, zonotope"),
         ("cb", {"errors": 3}, "errors are a zonotope's"),
-        ("cb", {"reading": "margin", "step": 0.1}, "step is of the adaptive schedule"),
+        ("cb", {"reading": "margin", "step": 0.1}, "step is a setting of the adaptive schedule"),
         ("jacobian", {"norm": "l1"}, "norm is 'l1'; accepted: linf, l2"),
         ("curvature", {"h": 0.0}, "h is 0.0; give a finite number above 0"),
         ("curvature", {"h": float("inf")}, "h is inf; give a finite number above 0"),
