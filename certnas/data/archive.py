@@ -1,4 +1,4 @@
-"""An .npz file of images `x` and labels `y`."""
+"""Reader of .npz files with images `x` and labels `y`."""
 
 import zipfile
 import zlib
@@ -15,7 +15,7 @@ from certnas.errors import UserError
 CHANNELS = (1, 3)
 LAYOUTS = ("nchw", "nhwc")
 LARGEST = 2**32
-"""Bytes that an array may take, uncompressed."""
+"""Largest uncompressed size of an array, in bytes."""
 DAMAGE = (
     OSError,
     ValueError,
@@ -27,14 +27,16 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""Errors that a damaged file raises in zipfile and numpy."""
 
 
 def archive(request: Request) -> Dataset:
-    """x [N, C, H, W], [N, H, W, C], [N, H, W], or rows [N, K], uint8 or floats in [0, 1]; y [N] integers from 0.
+    """Read an .npz file with images x and labels y [N], integers from 0.
 
-    Channels are looked for first or last, 1 or 3 of them; where both fit `layout` must say, where neither does they are
-    first unless it says otherwise.
-    Python objects in the file are refused, never unpickled.  Raises UserError for anything else.
+    x is [N, C, H, W], [N, H, W, C], [N, H, W] or rows [N, K], uint8 or floats in [0, 1]. The axis with 1 or
+    3 entries, first or last, is the channel axis. If both axes fit, `layout` is required; if neither fits,
+    channels are first unless `layout` says otherwise. Files with Python objects are refused and never
+    unpickled. Raises UserError for anything else.
     """
     arrays = read(request.name)
     x, y = arrays["x"], arrays["y"]
@@ -60,9 +62,9 @@ def archive(request: Request) -> Dataset:
 
 
 def read(name: str) -> dict[str, NDArray[np.generic]]:
-    """The arrays x and y of the file, judged by their headers before anything is inflated.
+    """The arrays x and y of the file; their headers are checked before anything is decompressed.
 
-    Raises UserError when it cannot be read, lacks one, or an array takes more than LARGEST bytes.
+    Raises UserError if the file cannot be read, lacks an array, or has one larger than LARGEST bytes.
     """
     try:
         with open(name, "rb") as file:
@@ -81,7 +83,9 @@ def read(name: str) -> dict[str, NDArray[np.generic]]:
 
 
 def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
-    """Raises UserError unless a member is a plain array of the bytes that its header claims, at most LARGEST."""
+    """Raises UserError unless a member is a plain array with the size that its header claims, at most
+    LARGEST bytes.
+    """
     names = members.namelist()
     if f"{key}.npy" not in names:
         if key in names:
@@ -119,7 +123,9 @@ def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
 
 
 def channels_first(request: Request, x: NDArray[np.generic]) -> NDArray[np.generic]:
-    """x as [N, C, H, W], or rows as they are.  Raises UserError for what is no batch of images, or could be two."""
+    """x as [N, C, H, W]; rows [N, K] stay as they are. Raises UserError for another shape, or an ambiguous
+    one.
+    """
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise UserError(f"data {request.name}: x is {x.dtype}, accepted: uint8 in 0..255 or floats in [0, 1]")
     if x.ndim == 3 and request.layout is None and x.size:
@@ -144,7 +150,7 @@ def channels_first(request: Request, x: NDArray[np.generic]) -> NDArray[np.gener
 
 
 def checked_range(name: str, x: torch.Tensor) -> None:
-    """Raises UserError unless every pixel is a number in [0, 1]."""
+    """Raises UserError unless every pixel is in [0, 1]."""
     if not bool(x.isfinite().all()):
         raise UserError(f"data {name}: x holds NaN or infinity in image {broken(~x.isfinite())}")
     outside = (x < 0) | (x > 1)
@@ -156,5 +162,5 @@ def checked_range(name: str, x: torch.Tensor) -> None:
 
 
 def broken(mask: torch.Tensor) -> int:
-    """The first image, among those read, with a marked pixel."""
+    """The index of the first image with a marked pixel."""
     return int(mask.flatten(1).any(1).nonzero()[0])

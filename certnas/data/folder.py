@@ -1,4 +1,4 @@
-"""A folder of images, one subfolder per class."""
+"""Reader of image folders with one subfolder per class."""
 
 from pathlib import Path
 
@@ -12,10 +12,11 @@ GRAY, COLOUR = ("1", "L"), ("RGB", "P")
 
 
 def folder(request: Request) -> Dataset:
-    """FOLDER/class/image.png, classes in alphabetical order; [N, 1, H, W] if all are grey, else [N, 3, H, W].
+    """Read FOLDER/class/image.png; classes are in alphabetical order. [N, 1, H, W] if all images are grey,
+    else [N, 3, H, W]
 
-    Raises UserError for a folder without class folders or images, a file that is no 8-bit grey or RGB image,
-    and images of different sizes.
+    Raises UserError for a folder without class folders or images, a file that is not an 8-bit grey or RGB
+    image, and images of different sizes.
     """
     from PIL import Image
     from torchvision.datasets import ImageFolder
@@ -38,7 +39,7 @@ def folder(request: Request) -> Dataset:
                 images.append(file.convert("L" if file.mode in GRAY else "RGB"))
         except UserError:
             raise
-        except (OSError, SyntaxError, ValueError) as error:  # what the readers of single formats raise
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's format readers raise any of these
             raise UserError(f"data {path}: not a readable image") from error
     size = images[0].size
     for row, image in zip(rows.tolist(), images, strict=True):

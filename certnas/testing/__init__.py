@@ -1,8 +1,9 @@
-"""Assertions about bounds for other projects' test suites; `certnas.testing.plugin` brings them as a pytest fixture.
+"""Assertions about bounds for the test suites of other projects; `certnas.testing.plugin` offers them as a
+pytest fixture.
 
     from certnas.testing import assert_bounds_sound, assert_matches_auto_lirpa
 
-torch is loaded when they are first used, not when pytest loads the plugin.
+torch is imported at the first use of an assertion, not when pytest loads the plugin.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Weights from a CNN-Cert-style .npz: Keras arrays layer0_kernel, layer0_bias, …"""
+"""Reading of weights from a CNN-Cert .npz: Keras arrays layer0_kernel, layer0_bias, …"""
 
 import re
 import zipfile
@@ -19,8 +19,8 @@ _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # [kh, kw, in, out] -> [out, in, kh, kw] a
 def read_keras_npz(path: Path) -> StateDict:
     """Arrays layerI_kernel and layerI_bias as tensors layerI.weight and layerI.bias, in torch's axis order.
 
-    The rows of a dense kernel stay as they are: after a Keras Flatten they are in H, W, C order, and the
-    architecture must flatten so.  Raises UserError for another file, other names or other ranks.
+    The rows of a dense kernel keep their order. After a Keras Flatten this is H, W, C order, and the
+    architecture must flatten accordingly. Raises UserError for another file, other names or other ranks.
     """
     checked_members(path)
     try:

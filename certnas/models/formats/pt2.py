@@ -1,4 +1,6 @@
-"""Networks saved by torch.export: the archive is read here, because torch.export.load runs code from it."""
+"""Reading of torch.export archives. This module parses the archive, because torch.export.load runs code
+from it.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,11 @@ _HARMLESS = ("user_output", "user_input_mutation")  # of outputs, those that the
 
 
 def read_pt2(path: Path) -> Architecture:
-    """The network in a .pt2 archive of torch 2.8 or later, built of the operators on a list.
+    """The network in a .pt2 archive of torch 2.8 or later, restricted to allowed operators.
 
-    Nothing in the archive is unpickled or run: weights must be plain tensors, operators those in
-    `program.TARGETS`; sample inputs and anything else are not looked at.  A fixed batch is made free.
-    Raises UserError for whatever is not so.
+    Nothing in the archive is unpickled or executed. Weights must be plain tensors, operators must be in
+    `program.TARGETS`, and sample inputs and other members are ignored. A fixed batch size becomes free.
+    Raises UserError for any other archive.
     """
     if not checked_members(path):
         raise UserError(f"cannot read '{path}' as .pt2: it is truncated or in another format")
@@ -45,7 +47,9 @@ def read_pt2(path: Path) -> Architecture:
 
 
 def read_program(file: IO[bytes], what: str, shape: tuple[int, ...] | None = None) -> ProgramNetwork:
-    """The network in an open archive; `what` names it in messages, `shape` is that of images of free size."""
+    """The network in an open archive. `what` names it in messages; `shape` is the shape of images of free
+    size.
+    """
     try:
         network = _Archive(file, what).network(shape)
     except UserError as error:
@@ -63,7 +67,7 @@ def read_program(file: IO[bytes], what: str, shape: tuple[int, ...] | None = Non
 
 
 def run_pt2(path: Path, shape: tuple[int, ...] | None) -> Architecture:
-    """The network as torch.export.load gives it: runs code that the archive may hold."""
+    """The network that torch.export.load returns. This runs code that the archive may have."""
     try:
         program = torch.export.load(str(path))
         loaded = program.module()
@@ -78,14 +82,14 @@ def run_pt2(path: Path, shape: tuple[int, ...] | None) -> Architecture:
 
 
 class Exported(nn.Module):
-    """An exported module, which is in evaluation mode as it was exported."""
+    """An exported module in evaluation mode, the mode of its export."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.inner = module
 
     def train(self, mode: bool = True) -> Exported:
-        """Marks this module alone: what torch.export made refuses to change."""
+        """Set the mode of this module only, because an exported module refuses to change its mode."""
         self.training = mode
         return self
 
@@ -180,7 +184,9 @@ class _Archive:
         return found
 
     def _pickled(self, kind: str) -> dict[str, Tensor]:
-        """The same where they lie in one torch.save file, as torch 2.8 left them: read by torch as weights alone."""
+        """The plain tensors in a torch.save file of the archive, as torch 2.8 writes them; torch reads it
+        in weights-only mode.
+        """
         name = f"data/{kind}/{self.model}.pt"
         if name not in self.members:
             return {}
@@ -196,7 +202,7 @@ class _Archive:
 
 
 def _tensor(data: bytes, meta: dict[str, Any], name: str) -> Tensor:
-    """A tensor from its bytes.  Raises UserError where its sizes and strides reach beyond them."""
+    """A tensor from its bytes. Raises UserError if its sizes and strides exceed them."""
     kind = _TYPES.get(meta["dtype"])
     sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
     offset = meta["storage_offset"]["as_int"]
@@ -262,7 +268,9 @@ def _size(value: dict[str, Any]) -> Any:
 
 
 def _check_operators(network: ProgramNetwork, what: str) -> None:
-    """The network must give what the archive's own operators give, and leave its tensors as they are."""
+    """Raises UserError unless the network agrees with the archive's own operators and leaves its tensors
+    unchanged.
+    """
     x = torch.rand((2, *network.input_shape), generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
@@ -274,7 +282,7 @@ def _check_operators(network: ProgramNetwork, what: str) -> None:
 
 
 def _check_batch(network: ProgramNetwork, what: str) -> None:
-    """Where a fixed batch was made free, images together must give what they give as it was exported."""
+    """Raises UserError unless a batch of free size gives the same outputs as batches of the exported size."""
     if network.batch is None:
         return
     generator = torch.Generator().manual_seed(0)

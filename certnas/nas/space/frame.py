@@ -105,8 +105,8 @@ class AuxiliaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < self.side:
             raise UserError(
-                f"auxiliary head: its input is {x.shape[2]}×{x.shape[3]}, but it needs {self.side}×{self.side} or more; "
-                "use larger images or auxiliary=False"
+                f"auxiliary head: its input is {x.shape[2]}×{x.shape[3]}, but it needs {self.side}×{self.side} or "
+                "more; use larger images or auxiliary=False"
             )
         return self.classifier(self.features(x))
 

@@ -1,4 +1,4 @@
-"""ONNX local functions: each call replaced by the function's own nodes, within limits."""
+"""Inlining of ONNX local functions within limits."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BYTES = 2**30
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without local functions, by onnx's own inliner; the model itself where it has none.
+    """The model without local functions, by onnx's inliner; a model without any is returned as it is.
 
-    Raises UserError for functions that call each other in a circle, nest deeper than DEEPEST, come to more than PLACES
-    nodes and attributes or BYTES when inlined, hold graphs, or are of another opset than the model.
+    Raises UserError for functions that call each other in a cycle, nest deeper than DEEPEST, exceed PLACES
+    nodes and attributes or BYTES after inlining, have subgraphs, or use another opset than the model.
     """
     if not len(model.functions):
         return model
@@ -42,14 +42,14 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class Size:
-    """What nodes come to once all calls in them are replaced.
-
-    depth: calls within calls; places: nodes, calls and attributes; size: bytes.
-    """
+    """The size of a list of nodes after inlining."""
 
     depth: int = 0
+    """Depth of nested calls."""
     places: int = 0
+    """Number of nodes, calls and attributes."""
     size: int = 0
+    """Size in bytes."""
 
 
 class _Sizes:

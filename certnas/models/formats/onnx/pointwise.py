@@ -1,4 +1,4 @@
-"""ONNX operators that work on each unit by itself."""
+"""Importers of ONNX's elementwise operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def _divided(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _setting(function: Callable[..., Tensor], **defaults: float) -> Callable[[Site], Step]:
-    """An operator of one input whose float attributes the function takes in this order."""
+    """The importer of an operator with one input whose float attributes are the function's arguments, in
+    this order.
+    """
 
     def importer(site: Site) -> Step:
         values = [float(site.attributes.get(name, default)) for name, default in defaults.items()]
@@ -34,7 +36,9 @@ def _hard_sigmoid(x: Tensor, slope: float, offset: float) -> Tensor:
 
 
 def _softsign(x: Tensor) -> Tensor:
-    """x / (1 + |x|), as 1/(1 + relu(−x)) − 1/(1 + relu(x)): each part is monotone, so intervals of it are exact."""
+    """x / (1 + |x|), as 1/(1 + relu(−x)) − 1/(1 + relu(x)). Each part is monotone, so its intervals are
+    exact.
+    """
     return torch.reciprocal(1 + F.relu(-x)) - torch.reciprocal(1 + F.relu(x))
 
 
@@ -78,7 +82,7 @@ def _clip(site: Site) -> Step:
 def _extreme(
     function: Callable[[Tensor, Tensor], Tensor], clamp: Callable[[Tensor, float], Tensor]
 ) -> Callable[[Site], Step]:
-    """Max or Min: with one number a clamp, which has tight bounds."""
+    """Max or Min. With one scalar input it becomes a clamp, which has tight bounds."""
 
     def importer(site: Site) -> Step:
         count = len(site.present(len(site.inputs)))

@@ -1,4 +1,4 @@
-"""ONNX operators that move units about, and the integer arithmetic that computes where to."""
+"""Importers of ONNX's operators that move units, and of the integer arithmetic for their arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from certnas.models.formats.onnx.site import Site, Step, plain
 
 
 def _reshape(site: Site) -> Step:
-    """A zero keeps a size (unless allowzero), a -1 takes what is left."""
+    """Reshape: 0 keeps a size (unless allowzero), −1 stands for the remaining size."""
     before, target = site.shape(), site.ints("shape", 1)
     if target is None:
         raise site.refuse("has no shape")
@@ -245,7 +245,7 @@ def _range(site: Site) -> Step:
 
 
 def _fixed(function: Callable[..., Tensor], inputs: int) -> Callable[[Site], Step]:
-    """An operator that is followed on constants alone."""
+    """The importer of an operator that is supported for constants only."""
 
     def importer(site: Site) -> Step:
         for i in range(inputs):
