@@ -76,7 +76,7 @@ REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
         nothing,
         "digits",
         {},
-        f"cannot open 'digits': it is no embedded network (digits-cnn, digits-cell), no file ({SUFFIXES}) and no "
+        f"cannot open 'digits'; accepted: an embedded network (digits-cnn, digits-cell), a file ({SUFFIXES}) or a "
         "factory package.module:function",
     ),
     "missing file": (nothing, "net.pth", FC, "cannot read 'net.pth': No such file or directory"),
@@ -183,7 +183,7 @@ REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
         saved(fc),
         "net.pth",
         {},
-        "'net.pth' holds weights alone; name the network they belong to with arch: they fit mnist-fc-3layer",
+        "'net.pth' has weights only; name the network they belong to with arch: they fit mnist-fc-3layer",
     ),
     "unknown architecture": (
         saved(fc),

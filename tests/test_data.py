@@ -106,7 +106,7 @@ def test_failed_download_is_one_line(
     with pytest.raises(UserError) as caught:
         load("cifar10", root=tmp_path, download=True)
     folder = tmp_path / "cifar-10-batches-py"
-    assert str(caught.value) == f"data cifar10: could not be fetched into {folder}: no network"
+    assert str(caught.value) == f"data cifar10: could not be downloaded into {folder}: no network"
 
 
 SHAPES = {
@@ -268,9 +268,12 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
         "data imagenet: unknown; accepted: digits, mnist, fashion-mnist, cifar10, cifar100, svhn, "
         "a folder of class folders, or an .npz file",
     ),
-    "root": ({"name": "digits", "root": "."}, "data digits: takes no option 'root'"),
-    "download": ({"name": "digits", "download": True}, "data digits: takes no option 'download'"),
-    "layout": ({"name": "mnist", "root": ".", "layout": "nchw"}, "data mnist: takes no option 'layout'"),
+    "root": ({"name": "digits", "root": "."}, "data digits: does not accept the option 'root'"),
+    "download": ({"name": "digits", "download": True}, "data digits: does not accept the option 'download'"),
+    "layout": (
+        {"name": "mnist", "root": ".", "layout": "nchw"},
+        "data mnist: does not accept the option 'layout'",
+    ),
     "too many": (
         {"name": "digits", "count": 600},
         "data digits: 600 images asked for, it has 599; ask for 1 to 599",
@@ -280,7 +283,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"name": "digits", "indices": [-1]}, "data digits: no image -1, it has images 0 to 598"),
     "both": (
         {"name": "digits", "indices": [1], "count": 1},
-        "data digits: images are either listed or counted, not both",
+        "data digits: got both indices and a count or seed; give one of them",
     ),
 }
 
@@ -297,7 +300,7 @@ def test_bad_options_of_an_archive(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, x=X, y=Y)
     for options, message in (
-        ({"train": True}, "takes no option 'train'"),
+        ({"train": True}, "does not accept the option 'train'"),
         ({"layout": "chw"}, "unknown layout 'chw'; accepted: nchw, nhwc"),
     ):
         with pytest.raises(UserError) as caught:

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ MODULES = (
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if name.startswith("certnas.crosscheck"):
-        pytest.importorskip("auto_LiRPA")
+    if name.startswith("certnas.crosscheck") and importlib.util.find_spec("auto_LiRPA") is None:
+        pytest.skip("auto_LiRPA is not installed")
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0
     assert result.failed == 0

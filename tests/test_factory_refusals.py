@@ -54,7 +54,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "not a function": (
         "factories:constant",
         {},
-        "'factories:constant' is an object of type int, not a function that returns a network",
+        "'factories:constant' is an object of type int; give a function that returns a network",
     ),
     "not a network": (
         "factories:seventeen",

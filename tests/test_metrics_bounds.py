@@ -15,7 +15,7 @@ from certnas.nas.metrics import Session, build_metric
 from certnas.nas.metrics.certified import Margins
 from certnas.nas.metrics.evaluation import classifier
 from certnas.nas.metrics.gain import cell_ends
-from certnas.nas.metrics.hardest import steadied
+from certnas.nas.metrics.hardest import without_spikes
 from certnas.nas.metrics.sections import Arrival, sections
 from certnas.nas.metrics.traced import Traced
 
@@ -398,7 +398,7 @@ def test_more_evaluations_come_closer() -> None:
 def test_a_unit_on_its_kink_makes_no_spike() -> None:
     """A centre of exactly zero amid an interval of 10⁻²⁰: the derivative of log ε* would be of the order 10²⁰."""
     center = torch.tensor([[0.0, 1.0, -1.0]], requires_grad=True)
-    steady = steadied(Interval.around(center, torch.full((1, 3), 1e-20)))
+    steady = without_spikes(Interval.around(center, torch.full((1, 3), 1e-20)))
     upper = torch.relu(steady.center + steady.radius)
     radius = torch.where(steady.center >= steady.radius, steady.radius, upper / 2)
     radius.sum().log().backward()

@@ -98,7 +98,7 @@ REFUSALS: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = {
     "an architecture": (
         (3, 2, 4),
         {"arch": "resnet20"},
-        "holds its own architecture: it takes no arch; leave it out",
+        "has its own architecture: it takes no arch; leave it out",
     ),
     "unsafe": (
         (3, 2, 4),

@@ -139,7 +139,7 @@ MISTAKES = [
     ({"objective": {"name": "pgd-at", "eps": 0}}, "eps: got 0; give more than 0"),
     ({"objective": {"name": "ibp", "kappa": 2}}, "kappa: got 2; give a number from 0 to 1"),
     ({"objective": {"name": "ibp", "warmup": [0.5, 0.5]}}, "warmup: got 0.5 to 0.5; give rising fractions"),
-    ({"objective": {"name": "ibp"}}, "drop_path: got 0.3; a bound is of one network"),
+    ({"objective": {"name": "ibp"}}, "drop_path: got 0.3; a bound holds for one network"),
 ]
 
 
@@ -284,7 +284,7 @@ def test_a_loss_that_is_not_finite_stops_with_what_was_kept(tmp_path: Path) -> N
             self.calls += 1
 
     keeper = Kept()
-    with pytest.raises(UserError, match=r"training: .* at step 1 of 15 \(epoch 1\); what was kept after"):
+    with pytest.raises(UserError, match=r"training: .* at step 1 of 15 \(epoch 1\); the state stored after"):
         fit(network.requires_grad_(), bars(), bars(9), tiny(epochs=5), keeper=keeper)
     assert keeper.calls == 0
     assert same(weights(tmp_path / "run"), kept)
@@ -374,15 +374,15 @@ DAMAGE = {
     "bad sizes": (lambda f: written(f, network={"channels": 2}), "network.layers: is missing; give it"),
     "other weights": (
         lambda f: written(f, genotype=GENOTYPES["DARTS_V2"].record()),
-        "does not hold the weights of network.json: Error",
+        "does not have the weights of network.json: Error",
     ),
     "no weights": (
         lambda f: (f / "weights.safetensors").unlink(),
-        "does not hold the weights of network.json",
+        "does not have the weights of network.json",
     ),
     "cut weights": (
         lambda f: (f / "weights.safetensors").write_bytes((f / "weights.safetensors").read_bytes()[:-8]),
-        "does not hold the weights of network.json",
+        "does not have the weights of network.json",
     ),
 }
 

@@ -79,7 +79,7 @@ def test_torchscript_that_cannot_be_converted_says_so(tmp_path: Path) -> None:
 
 
 def test_only_files_can_be_loaded_unsafely() -> None:
-    with pytest.raises(UserError, match=r"'digits-cnn' is no file: it takes no unsafe_load"):
+    with pytest.raises(UserError, match=r"'digits-cnn' is not a file: it takes no unsafe_load"):
         open_model("digits-cnn", unsafe_load=True)
 
 

@@ -27,9 +27,9 @@ class CertifyConfig:
     images: int = 20
     """Number of test images, drawn by the seed."""
     tol: float = 1e-3
-    """Relative tolerance of a certified radius."""
+    """Relative tolerance of the search for a certified radius."""
     eps_max: float | None = None
-    """Largest radius to search, in [0, 1] pixels (None: no limit but the box)."""
+    """Largest radius to try, in [0, 1] pixels (None: no limit but the box)."""
     attack: bool = True
     """True: also attack the images, for an upper bound of each radius."""
 

@@ -76,8 +76,8 @@ def fit(
     """Train the network in place by the recipe.
 
     Args:
-        network: a classifier of images; one with drop-path or an auxiliary head must be a `DiscreteNetwork`.  It ends in
-            evaluation mode, with the weights of the last epoch.
+        network: a classifier of images; one with drop-path or an auxiliary head must be a `DiscreteNetwork`.
+            It ends in evaluation mode, with the weights of the last epoch.
         data: training images [N,C,H,W] in [0, 1] with labels.
         held: held-out images.  After each epoch they select the best network: the highest value of the objective's
             measure, then the highest accuracy, then the latest epoch.
