@@ -15,6 +15,13 @@ from torch import Tensor, nn
 Edit = Callable[[dict[str, bytes], Path], None]
 
 
+WEIGHTS, CONSTANTS, MODEL = (
+    "data/weights/model_weights_config.json",
+    "data/constants/model_constants_config.json",
+    "models/model.json",
+)
+
+
 class Malice:
     """Unpickled, it makes a folder."""
 

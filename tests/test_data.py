@@ -1,4 +1,4 @@
-"""Data sets by name, folders and archives: what they become, and the one line every bad one gets."""
+"""Data sets by name and image folders, and the one-line errors for wrong requests."""
 
 import gzip
 import subprocess
@@ -97,11 +97,6 @@ def test_failed_download_is_one_line(
         load("cifar10", root=tmp_path, download=True)
     folder = tmp_path / "cifar-10-batches-py"
     assert str(caught.value) == f"data cifar10: could not be downloaded into {folder}: no network"
-
-
-X, Y = np.zeros((4, 3, 8, 8)), np.arange(4)
-NAN, LARGE = X.copy(), X.copy()
-NAN[2, 0, 0, 0], LARGE[1] = np.nan, 255
 
 
 def pictures(folder: Path, *, mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> None:

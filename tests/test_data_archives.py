@@ -39,6 +39,9 @@ def test_archive_layouts(case: str, dtype: Any, tmp_path: Path) -> None:
     assert np.array_equal((data.x * 255).round().numpy(), first)
 
 
+X, Y = np.zeros((4, 3, 8, 8)), np.arange(4)
+NAN, LARGE = X.copy(), X.copy()
+NAN[2, 0, 0, 0], LARGE[1] = np.nan, 255
 BAD_ARCHIVES: dict[str, tuple[dict[str, Any], str]] = {
     "no y": ({"x": X}, "no array 'y', it holds x; expected x and y"),
     "empty": ({"x": X[:0], "y": Y[:0]}, "x holds 0 images, y 0 labels; expected as many, not 0"),

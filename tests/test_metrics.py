@@ -1,4 +1,4 @@
-"""Robustness metrics: derivatives, what they leave alone, what they carry on, what they refuse."""
+"""All robustness metrics: derivatives, side effects, resumed sessions, refused settings."""
 
 import random
 

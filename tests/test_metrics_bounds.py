@@ -1,4 +1,4 @@
-"""The certified-bound metric: sound, the root where it says, one row or all, ε that follows, cells one by one."""
+"""The certified-bound metric: sound margins, one row against all, schedules of ε, unsupported networks."""
 
 import copy
 

@@ -132,7 +132,7 @@ REFUSALS = {
     "a graph": (
         [call("f")],
         [function("f", [node("If", "x", then_branch=BRANCH, else_branch=BRANCH)])],
-        "the ONNX model has local functions beside nodes that hold graphs",
+        "the ONNX model has local functions and nodes with graphs",
     ),
     "one name twice": (
         [call("f")],

@@ -1,4 +1,4 @@
-"""torch.export archives: read as they were written, and never run; each known way to hide code in one is refused."""
+"""torch.export archives: the networks that were exported, old layouts, and in-place writes."""
 
 import io
 from collections.abc import Callable
@@ -94,13 +94,6 @@ def test_the_layout_of_torch_28_hides_no_code(
         open_model(str(path))
     assert line in str(refusal.value) and "\n" not in str(refusal.value)
     assert not marker.exists()
-
-
-WEIGHTS, CONSTANTS, MODEL = (
-    "data/weights/model_weights_config.json",
-    "data/constants/model_constants_config.json",
-    "models/model.json",
-)
 
 
 class Alone(nn.Module):

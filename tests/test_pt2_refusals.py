@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pt2_archives import Edit, Malice, Mixed, changed, exported, in_json, pickled
+from pt2_archives import CONSTANTS, MODEL, WEIGHTS, Edit, Malice, Mixed, changed, exported, in_json, pickled
 from torch import Tensor, nn
 
 from certnas.errors import UserError
@@ -114,7 +114,7 @@ REFUSALS: dict[str, tuple[Edit, str]] = {
         "accepted: at most 134217728 elements",
     ),
     "half a graph": (cut, "is no archive that torch.export of torch 2.8 or later wrote"),
-    "no graph": (without(MODEL), "holds 0 models in the format of torch 2.8 and later"),
+    "no graph": (without(MODEL), "has 0 models in the format of torch 2.8 and later"),
     "a missing weight": (without("data/weights/weight_0"), "has no data/weights/weight_0"),
     "a path out of the archive": (
         in_json(WEIGHTS, lambda c: c["config"]["scale"].update(path_name="../../../etc/passwd")),
@@ -158,7 +158,7 @@ def test_absurd_work_is_refused_before_it_is_done(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "net.pt2"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"is empty|cannot read|holds 0 models"):
+    with pytest.raises(UserError, match=r"is empty|cannot read|has 0 models"):
         open_model(str(path))
 
 

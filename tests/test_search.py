@@ -1,4 +1,4 @@
-"""The search: every algorithm with every metric, the same after a kill, each gradient by an oracle."""
+"""The search: every algorithm with every metric, each gradient against an oracle, batches and processes."""
 
 import copy
 import re

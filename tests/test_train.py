@@ -1,4 +1,4 @@
-"""Training as a library: recipes, splits, the loop, what is kept, resumed and refused."""
+"""Training as a library: splits, the loop, checkpoints and resumption, losses."""
 
 import json
 import math

@@ -218,14 +218,14 @@ def _theirs(
     allow_unsound: bool = False,
 ) -> LirpaBounds:
     """auto_LiRPA's bounds, computed one image at a time."""
-    alone = [
+    by_image = [
         auto_lirpa_bounds(
             model, x[n : n + 1], eps, norm, method=method, rows=rows[n : n + 1], allow_unsound=allow_unsound
         )
         for n in range(len(x))
     ]
     lower, upper, clean = (
-        torch.cat([getattr(one, name) for one in alone]) for name in ("lower", "upper", "clean")
+        torch.cat([getattr(one, name) for one in by_image]) for name in ("lower", "upper", "clean")
     )
-    seconds, cpu_seconds = sum(one.seconds for one in alone), sum(one.cpu_seconds for one in alone)
-    return LirpaBounds(lower, upper, clean, alone[0].version, seconds, cpu_seconds)
+    seconds, cpu_seconds = sum(one.seconds for one in by_image), sum(one.cpu_seconds for one in by_image)
+    return LirpaBounds(lower, upper, clean, by_image[0].version, seconds, cpu_seconds)

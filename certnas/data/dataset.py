@@ -31,13 +31,21 @@ class Request:
     """The arguments of `certnas.data.load`, as a reader gets them."""
 
     name: str
+    """Name or path of the data set."""
     root: Path | None
+    """Folder of a torchvision data set."""
     train: bool
+    """True: the training part."""
     download: bool
+    """True: download into `root`."""
     layout: str | None
+    """"nchw", "nhwc" or None."""
     indices: tuple[int, ...] | None
+    """Positions of the images, or None."""
     count: int | None
+    """Number of images, or None."""
     seed: int | None
+    """Seed of a sample, or None for the first images."""
 
     def chosen(self, size: int) -> Tensor:
         """The positions to read from a data set of `size` images. int64 [N]"""

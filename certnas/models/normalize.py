@@ -16,7 +16,9 @@ class Normalize(nn.Module):
     """
 
     mean: Tensor
+    """Mean per channel, [C, 1, 1]."""
     std: Tensor
+    """Standard deviation per channel, [C, 1, 1]."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

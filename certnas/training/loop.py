@@ -73,7 +73,7 @@ def fit(
     keeper: Keeper | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Train the network in place by the recipe.
+    """Train the network in position by the recipe.
 
     Args:
         network: a classifier of images; one with drop-path or an auxiliary head must be a `DiscreteNetwork`.
@@ -184,16 +184,15 @@ class _Training:
         self.network.train()
         loss_sum = right = seen = 0.0
         figures: dict[str, float] = {}
-        for place, (rows, random) in enumerate(batches(len(self.data.y), recipe.batch, self.seed, epoch)):
-            step = epoch * self.per_epoch + place
+        for position, (rows, random) in enumerate(batches(len(self.data.y), recipe.batch, self.seed, epoch)):
+            step = epoch * self.per_epoch + position
             x = recipe.augmentation(self.data.x[rows].to(self.device), self.fill, random)
             loss, correct = self._step(laid_out(x), self.data.y[rows].to(self.device), step, steps)
             loss_sum, right, seen = loss_sum + loss * len(rows), right + correct, seen + len(rows)
             figures = {"loss": loss_sum / seen, "accuracy": right / seen, "lr": recipe.rate(step / steps)}
             figures |= recipe.objective.schedule(step / steps)
-            if (
-                place + 1 < self.per_epoch
-            ):  # `fit` reports the last step, once the epoch is measured and stored
+            # `fit` reports the last step, once the epoch is measured and stored
+            if position + 1 < self.per_epoch:
                 tell(self.progress(step + 1, figures))
         return figures
 

@@ -99,17 +99,17 @@ def train(
         "genotype": genotype.record(),
         "recipe": recipe_table(recipe),
     }
-    with processes(torch.device(device)) as (group, place):
+    with processes(torch.device(device)) as (group, local_device):
         trained = None
         if group.rank:
-            fit(network, images, held, recipe, seed=seed, device=place, processes=group)
+            fit(network, images, held, recipe, seed=seed, device=local_device, processes=group)
         else:
-            environment = {"device": str(place), "processes": group.size}
+            environment = {"device": str(local_device), "processes": group.size}
             folder = RunFolder.open(Path(out), config, resume=resume, environment=environment)
             keeper = _Folder(folder, genotype, sizes, recipe)
             kept: dict[str, Any] = {"keeper": keeper, "progress": progress}
             try:
-                fit(network, images, held, recipe, seed=seed, device=place, processes=group, **kept)
+                fit(network, images, held, recipe, seed=seed, device=local_device, processes=group, **kept)
             finally:
                 folder.close()
             trained = keeper.trained(f"{data.name} · {recipe.objective.measure.replace('_', ' ')}")

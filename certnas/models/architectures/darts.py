@@ -20,10 +20,7 @@ def darts(
     genotype is a published name, a file or a text, as in `certnas.nas.space.open_genotype`. Raises
     UserError for an unknown genotype, and for numbers that give no network. Liu et al. 2019, section 3.2.
     """
-    from certnas.nas.space import (
-        DiscreteNetwork,
-        open_genotype,
-    )  # imported here because it imports this package
+    from certnas.nas.space import DiscreteNetwork, open_genotype  # here because it imports this package
 
     module = DiscreteNetwork(
         open_genotype(genotype),

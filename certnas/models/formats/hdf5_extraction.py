@@ -73,6 +73,7 @@ def _text(value: Any) -> str:
 
 
 def main(path: str, largest: str, memory: str) -> int:
+    """Run the program: write the .npz, or one line of refusal, and return the exit code."""
     resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

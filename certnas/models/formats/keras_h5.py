@@ -114,7 +114,7 @@ class _Builder:
         return Architecture(nn.Sequential(OrderedDict(self.modules)), input_shape)
 
     def add(self, name: str, module: nn.Module) -> None:
-        if any(name == taken for taken, _ in self.modules):
+        if any(name == other for other, _ in self.modules):
             raise UserError(f"'{self.path}' has two layers called {name!r}")
         self.modules.append((name.replace(".", "_"), module))
         state = {key: value.to("meta") for key, value in module.state_dict().items()}

@@ -37,6 +37,7 @@ def read_keras_npz(path: Path) -> StateDict:
 
 
 def keras_tensor(path: Path, name: str, array: np.ndarray) -> tuple[str, Tensor]:
+    """An array as a tensor in torch's axis order. Raises UserError for another name, rank or type."""
     match = re.fullmatch(r"(layer\d+)_(kernel|bias)", name)
     ranks = (2, 4) if name.endswith("kernel") else (1,)
     if match is None or array.ndim not in ranks or array.dtype.kind != "f":

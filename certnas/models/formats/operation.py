@@ -12,6 +12,7 @@ class Name:
     """The name of a value or tensor of the network, as an argument of an operation."""
 
     name: str
+    """The name."""
 
 
 @dataclass(frozen=True)

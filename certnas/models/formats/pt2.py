@@ -22,14 +22,18 @@ from certnas.models.formats.limits import LARGEST, check_limits
 from certnas.models.formats.operation import Name, Operation
 from certnas.models.formats.program import ProgramNetwork
 
-SCHEMA = 8  # of torch 2.8 and later
+SCHEMA = 8  # the schema version of torch 2.8 and later
 _TYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16,
     7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
-_IGNORED = ("as_device", "as_layout", "as_memory_format")  # where and how a tensor lies, not what it holds
+_IGNORED = (
+    "as_device",
+    "as_layout",
+    "as_memory_format",
+)  # arguments for the storage of a tensor, not its values
 
-_HARMLESS = ("user_output", "user_input_mutation")  # of outputs, those that the next call does not read
+_HARMLESS = ("user_output", "user_input_mutation")  # kinds of output that the next call does not read
 
 
 def read_pt2(path: Path) -> Architecture:
@@ -107,7 +111,7 @@ class _Archive:
         models = [name for name in self.members if name.startswith("models/") and name.endswith(".json")]
         if len(models) != 1:
             raise UserError(
-                f"{what} holds {len(models)} models in the format of torch 2.8 and later; accepted: one"
+                f"{what} has {len(models)} models in the format of torch 2.8 and later; accepted: one"
             )
         self.model = models[0].removeprefix("models/").removesuffix(".json")
         self.program = parse_json(self._read(models[0]))

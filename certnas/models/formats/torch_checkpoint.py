@@ -17,13 +17,13 @@ from certnas.models.formats.contents import StateDict
 from certnas.models.formats.pt2 import read_pt2, run_pt2
 from certnas.models.formats.torchscript import run_script
 
-_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "ema")  # the first of these that is there
-_PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "ema")  # the first one present counts
+_PREFIXES = ("module.", "_orig_mod.")  # prefixes from DataParallel and torch.compile
 _AGAIN = (
     "it is truncated or in another format; save its weights again: "
     "torch.save(model.state_dict(), 'weights.pth')"
 )
-_DEPTH = 8  # deeper nesting than this is no state dict; a pickled list can even hold itself
+_DEPTH = 8  # no state dict nests deeper; a pickled list may even contain itself
 
 
 def read_torch_checkpoint(path: Path) -> StateDict | Architecture:
@@ -143,7 +143,7 @@ def _code_in(path: Path, message: str) -> list[str]:
     """The sorted names that the pickle would import beyond those of tensors; empty if it cannot be parsed."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a file older than torch's zip format: the refusal itself names the first
+    except Exception:  # a file older than torch's zip format; torch's message names the first one
         return re.findall(r"GLOBAL ([\w.]+)", message)
 
 

@@ -24,6 +24,7 @@ class Adversarial(Momentary):
     """
 
     replaces_loss: ClassVar[bool] = True
+    """True: the search minimises −R instead of L − γ·R."""
     bn: str = "batch"
     """Statistics of batch normalisation in attack and evaluation: `batch`, as in training, or `running`."""
     eps: float = 0.031

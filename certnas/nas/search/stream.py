@@ -37,13 +37,21 @@ class Stream:
     """
 
     x: Tensor
+    """Images [N,C,H,W]."""
     y: Tensor
+    """Labels [N]."""
     part: int
+    """TRAIN or HELD_OUT, part of the seed."""
     seed: int
+    """Seed of permutations and augmentation."""
     batch_size: int
+    """Number of images per batch, over all processes."""
     augmentation: Augmentation
+    """Augmentation of the images."""
     fill: Tensor
+    """Colour of the cutout, [C]."""
     processes: Processes
+    """The processes that share each batch."""
     _epoch: int = -1
     _order: Tensor | None = None
 

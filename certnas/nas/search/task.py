@@ -60,16 +60,27 @@ class Task:
     """One search with checked settings: images, metric, device, run folder and callbacks."""
 
     config: SearchConfig
+    """The configuration with every default filled in."""
     metric: Metric
+    """The metric R."""
     train: Stream
+    """Batches that train the weights."""
     held_out: Stream
+    """Batches that train the architecture variables."""
     classes: int
+    """Number of classes."""
     device: torch.device
+    """Device of the supernet and the images."""
     processes: Processes
+    """The processes that share each batch."""
     folder: RunFolder | None = None
+    """Run folder for checkpoints and logs (None: none)."""
     progress: Callable[[Progress], None] | None = None
+    """Callback after every step."""
     checkpoint_every: int | None = None
+    """Steps between two checkpoints (None: only at the end of an epoch)."""
     pictures: bool = True
+    """True: write pictures after every epoch."""
 
     @property
     def space(self) -> SearchSpace:

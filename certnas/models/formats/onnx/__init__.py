@@ -67,7 +67,7 @@ def _imported(
         warnings.warn(f"'{path}': {line}", OutputChosen, stacklevel=4)
     note = f", output {output or names[0]!r} of {', '.join(names)}" if len(names) > 1 else ""
     if note and output is None:
-        others = f"'{path}' has {len(names)} outputs: {', '.join(names)}; {names[0]!r} is taken"
+        others = f"'{path}' has {len(names)} outputs: {', '.join(names)}; this uses {names[0]!r}"
         warnings.warn(f"{others}; name one with --output, or output=", OutputChosen, stacklevel=4)
     model = inlined(stored)
     whole = _reading(stored, model, f"'{path}'", inputs)
@@ -101,12 +101,12 @@ def _network(stored: "onnx.ModelProto", model: "onnx.ModelProto", what: str, *, 
     """The imported network, compared with onnxruntime on the model, and on the stored model if the two
     differ.
     """
-    from certnas.models.formats.onnx.checking import StoredFile  # here: onnxruntime loads slowly
+    from certnas.models.formats.onnx.checking import StoredFile  # imported here because it loads slowly
     from certnas.models.formats.onnx.importing import import_graph
 
     network = import_graph(model, whole=whole)
     StoredFile(network, model, what).check(network)
     network.file = file = StoredFile(network, stored, what)
-    if model is not stored:  # onnxruntime replaces the functions by code of its own
+    if model is not stored:  # onnxruntime has its own implementations of some functions
         file.check(network)
     return network

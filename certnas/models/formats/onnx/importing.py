@@ -51,7 +51,7 @@ def import_graph(model: onnx.ModelProto, *, whole: bool = False) -> OnnxNetwork:
         return _Importer(model, whole=whole).network()
     except UserError:
         raise
-    except Exception as error:  # names that are no text, sizes that are no numbers
+    except Exception as error:  # names that are not text, sizes that are not numbers
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the ONNX graph is malformed: {reason}") from error
 
@@ -250,4 +250,4 @@ def _literal(attributes: dict[str, Any], where: str) -> Tensor:
         if name in attributes:
             value = attributes[name]
             return value if isinstance(value, Tensor) else torch.tensor(value, dtype=kind)
-    raise UserError(f"ONNX Constant at {where} holds none of: a tensor, floats, integers")
+    raise UserError(f"ONNX Constant at {where} has no tensor, floats or integers")

@@ -24,7 +24,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if not len(model.functions):
         return model
-    from onnx import inliner  # here: few files have functions
+    from onnx import inliner  # imported here because few files have functions
 
     _Sizes(model).check(node for part in (model.graph, *model.functions) for node in part.node)
     try:
@@ -72,7 +72,7 @@ class _Sizes:
         for node in nodes:
             if any(item.HasField("g") or len(item.graphs) for item in node.attribute):
                 raise UserError(
-                    "the ONNX model has local functions beside nodes that hold graphs; accepted: either alone"
+                    "the ONNX model has local functions and nodes with graphs; accepted: one of the two"
                 )
             key = _key(node.domain, node.op_type)
             if key not in self.functions:
@@ -82,7 +82,7 @@ class _Sizes:
             called = self._of(key, calls)
             depth = max(depth, 1 + called.depth)
             places += 1 + called.places
-            # what a call is given may be read everywhere in the function
+            # every node of the function may read the arguments of a call
             size += called.size + called.places * node.ByteSize()
         return Size(depth, places, size)
 

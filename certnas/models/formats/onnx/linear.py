@@ -41,7 +41,7 @@ def _conv_transpose(site: Site) -> Step:
     kernel = site.shape(1)[2:]
     convolve = _rank(site, _TRANSPOSED, len(kernel))
     geometry, extra = _transposed_window(site, kernel)
-    # the full result is cut at both ends; what the far end keeps more than the near one is output padding
+    # the full result is cropped at both ends; the output padding is what the far end keeps beyond the near one
     cut = tuple(min(a, b) for a, b in zip(geometry.before, geometry.after, strict=True))
     lengths = [
         stride * (size - 1) + more + reach - a - b
@@ -154,7 +154,7 @@ def _layer_norm(site: Site) -> Step:
     axis = site.axis(site.attributes.get("axis", -1))
     epsilon = site.attributes.get("epsilon", 1e-5)
     if site.attributes["outputs"] > 1:
-        raise site.refuse("names its mean or deviation; accepted: the normalised tensor alone")
+        raise site.refuse("names its mean or deviation; accepted: the normalised tensor only")
     shape = site.shape()[axis:]
 
     def apply(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:

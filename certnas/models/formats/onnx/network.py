@@ -107,9 +107,9 @@ class OnnxNetwork(nn.Module):
                     values.pop(name, None)
 
 
-def _free(key: str, taken: nn.ParameterDict) -> str:
+def _free(key: str, used: nn.ParameterDict) -> str:
     """The key; if another name already has it, the key with a number."""
     found, number = key, 1
-    while found in taken:
+    while found in used:
         found, number = f"{key}_{number}", number + 1
     return found

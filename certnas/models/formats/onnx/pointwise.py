@@ -62,7 +62,7 @@ def _gelu(site: Site) -> Step:
 def _prelu(site: Site) -> Step:
     slope, x = list(site.constant(1).shape), site.shape()
     channels = x[1] if len(x) > 1 else 1
-    aligned = [1] * (len(x) - len(slope)) + slope  # as numpy broadcasts
+    aligned = [1] * (len(x) - len(slope)) + slope  # numpy's broadcasting
     if site.constant(1).numel() != 1 and aligned != [1, channels] + [1] * (len(x) - 2):
         raise site.refuse(f"slope {slope}; accepted: one number, or one per channel ({channels})")
     return Step(lambda x, slope: F.prelu(x, slope.reshape(-1)), (0, 1))

@@ -46,7 +46,7 @@ def _max_pool(site: Site) -> Step:
                 return Step(
                     partial(pool, stride=geometry.strides, padding=padding, ceil_mode=ceil, **settings)
                 )
-    # every place of the window, of which the strided ones are kept
+    # every position of the window; the stride then selects some of them
     padding = tuple(max(a, b) for a, b in zip(geometry.before, geometry.after, strict=True))
     if any(p > h for p, h in zip(padding, half, strict=True)):
         raise site.refuse(f"pads {[*geometry.before, *geometry.after]} of more than half a kernel")
@@ -85,7 +85,7 @@ def _average_pool(site: Site) -> Step:
 
     def apply(x: Tensor) -> Tensor:
         ones = torch.ones((1, 1, *sizes), dtype=x.dtype, device=x.device)
-        # where pads count, all of the declared padding counts and nothing beyond it
+        # if pads count, exactly the declared padding counts
         ones = F.pad(ones, real, value=1.0)
         rest = [p - r for p, r in zip(pads, real, strict=True)]
         return over(F.pad(x, pads)) / over(F.pad(ones, rest))
@@ -135,14 +135,14 @@ def _product(site: Site) -> Step:
     values = site.constant(0)
     if not bool(site.attributes.get("keepdims", 1)) and values.dim() == 1:
         return Step(torch.prod)
-    raise site.refuse("is supported for the product of a whole list alone")
+    raise site.refuse("is supported only for the product of a whole list")
 
 
 def _resize(site: Site) -> Step:
     """Nearest and linear interpolation, for coordinates that torch supports."""
     sizes, before = _new_sizes(site), site.shape()
     if len(before) not in (3, 4) or list(before[:2]) != sizes[:2]:
-        raise site.refuse(f"from {list(before)} to {sizes}; accepted: spatial dimensions alone")
+        raise site.refuse(f"from {list(before)} to {sizes}; accepted: spatial dimensions only")
     site.bounded(sizes)
     new = sizes[2:]
     mode = site.attributes.get("mode", b"nearest").decode()

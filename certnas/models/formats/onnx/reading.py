@@ -30,7 +30,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     data = _bytes(path)
     try:
         model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's DecodeError, and what its parsers raise besides
+    except Exception as error:  # protobuf's DecodeError, and other errors of its parsers
         raise UserError(f"cannot read '{path}' as ONNX: it is truncated or in another format") from error
     if not len(model.graph.node):
         raise UserError(f"cannot read '{path}' as ONNX: it has no graph")
@@ -80,7 +80,7 @@ def without_unread(model: onnx.ModelProto) -> list[str]:
         if any(unread) and node.op_type == "BatchNormalization" and opset < TRAINING_IS_AN_ATTRIBUTE:
             notes.append(
                 f"BatchNormalization at node {position} also names {', '.join(reversed(unread))}, which nothing reads: "
-                "it is taken in evaluation mode, by its stored statistics, where onnxruntime takes the batch's"
+                "it is imported in evaluation mode with its stored statistics, while onnxruntime uses the batch's"
             )
     return notes
 

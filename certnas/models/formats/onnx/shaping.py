@@ -122,24 +122,24 @@ def _slice(site: Site) -> Step:
     shape, cuts = site.shape(), []
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = axis % len(shape)
-        taken = range(
+        kept = range(
             *slice(start, end if step > 0 or end >= -shape[place] else None, step).indices(shape[place])
         )
         if place == 0 and site.computed():
-            if taken != range(shape[0]):
+            if kept != range(shape[0]):
                 raise site.refuse("cuts the batch dimension")
             continue
-        cuts.append((place, taken))
+        cuts.append((place, kept))
 
     def apply(x: Tensor) -> Tensor:
-        for axis, taken in cuts:
-            if taken.step < 0:
-                first = x.shape[axis] - 1 - taken.start
+        for axis, kept in cuts:
+            if kept.step < 0:
+                first = x.shape[axis] - 1 - kept.start
                 x = x.flip(axis)
             else:
-                first = taken.start
-            stride = abs(taken.step)
-            x = x[(slice(None),) * axis + (slice(first, first + len(taken) * stride, stride),)]
+                first = kept.start
+            stride = abs(kept.step)
+            x = x[(slice(None),) * axis + (slice(first, first + len(kept) * stride, stride),)]
         return x
 
     return Step(apply)

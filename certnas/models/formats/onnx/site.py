@@ -146,6 +146,7 @@ def plain(function: Function, inputs: int = 1) -> Callable[[Site], Step]:
 
 
 def integral(*tensors: Tensor) -> bool:
+    """True if all tensors have integers or booleans."""
     return not any(tensor.is_floating_point() for tensor in tensors)
 
 

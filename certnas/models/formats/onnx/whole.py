@@ -193,7 +193,7 @@ def _gemm(site: Site, importer: Importer) -> Step:
     if len(site.shape(0)) != 2 or len(site.shape(1)) != 2 or (site.has(2) and len(site.shape(2)) > 2):
         raise site.refuse("takes two matrices, and a matrix to add")
     if site.has(2) and site.computed(2) and len(site.shape(2)) != 2:
-        raise site.refuse("adds what depends on the image and is no matrix")
+        raise site.refuse("adds a tensor that depends on the image and is not a matrix")
 
     def apply(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
         a, b = (x.transpose(-1, -2) if t else x for x, t in zip((a, b), turned, strict=True))

@@ -44,7 +44,7 @@ class Window:
         ):
             span = size + a + b - reach
             count = -(-span // stride) + 1 if ceil else span // stride + 1
-            if ceil and (count - 1) * stride >= size + a:  # a window that starts in the far padding is none
+            if ceil and (count - 1) * stride >= size + a:  # no window starts in the far padding
                 count -= 1
             counts.append(count)
         return counts
