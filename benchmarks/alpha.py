@@ -66,8 +66,7 @@ def theirs(converted: Converted, x: Tensor, rows: Tensor, eps: float) -> Run:
 
 
 def measure(name: str, place: int, budgets: Iterable[int]) -> dict[str, Any]:
-    """The curves of both libraries for one test image. Budgets alternate, and within a budget the
-    libraries.
+    """The curves of both libraries for one test image. Budgets alternate, and within a budget the libraries.
 
     bound and worst are the mean and the smallest lower bound of the nine margins, in logits.
     """

@@ -1,5 +1,4 @@
-"""One CROWN call at a fixed ε against auto_LiRPA, in turns in the same process: the same bounds, and their
-times.
+"""One CROWN call at a fixed ε against auto_LiRPA, in turns in the same process: the same bounds, and their times.
 
 A record is named after the version of auto_LiRPA that Python imports. A checkout at the start of PYTHONPATH
 comes first.
@@ -95,8 +94,7 @@ def theirs(
 def compare(
     model: nn.Module, x: Tensor, y: Tensor, eps: float, tried: tuple[str, ...], runs: int
 ) -> dict[str, Any]:
-    """Median times of all contestants, which take turns, and the differences between their bounds, in
-    float32.
+    """Median times of all contestants, which take turns, and the differences between their bounds, in float32.
 
     against is the median over the turns of (certnas's time / auto_LiRPA's time), wall and CPU. above and
     below are the largest amounts by which a bound of certnas exceeds or falls short of auto_LiRPA's,

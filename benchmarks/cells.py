@@ -19,9 +19,7 @@ def warmed(network: DiscreteNetwork, shape: tuple[int, int, int], batch: int) ->
 
 
 def linear_width(network: bounds.Network, x: Tensor, eps: float) -> Tensor:
-    """2 ε ‖∇f_k‖₁: the width of each logit's range over the l∞ ball if f were linear around x [N, *shape].
-    [N, K]
-    """
+    """2 ε ‖∇f_k‖₁: the width of each logit's range over the l∞ ball if f were linear around x [N, *shape]. [N, K]"""
     point = x.clone().requires_grad_(True)
     logits = network(point)
     slopes = [torch.autograd.grad(column.sum(), point, retain_graph=True)[0] for column in logits.unbind(1)]

@@ -76,9 +76,7 @@ def _certify(question: Question, model: nn.Module, x: Tensor, y: Tensor, batch: 
 
 @dataclass(frozen=True)
 class Found:
-    """Radii [N] and correctness [N] of the certified images, from the first one on, and the time for all of
-    them.
-    """
+    """Radii [N] and correctness [N] of the certified images, from the first one on, and the time for all of them."""
 
     radius: np.ndarray
     correct: np.ndarray
@@ -90,9 +88,7 @@ class Found:
         return Found(self.radius[:count], self.correct[:count], self.seconds, self.cpu_seconds)
 
     def mean(self, *, over_all: bool = False) -> float:
-        """The mean radius over correctly classified images, or over all images with 0 for misclassified
-        ones.
-        """
+        """The mean radius over correctly classified images, or over all images with 0 for misclassified ones."""
         chosen = self.radius if over_all else self.radius[self.correct]
         return float(chosen.mean()) if len(chosen) else float("nan")
 

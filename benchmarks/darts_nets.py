@@ -1,6 +1,4 @@
-"""Every published genotype at three sizes by each method: time, memory and radius, or the reason of a
-refusal.
-"""
+"""Every published genotype at three sizes by each method: time, memory and radius, or the reason of a refusal."""
 
 import math
 import re
@@ -99,8 +97,8 @@ class Run:
 
 
 def tables(record: Record, names: Sequence[str]) -> list[Table]:
-    """For each size one line per genotype; then auto_LiRPA's refusals, without node names and numbers, and
-    their counts.
+    """For each size one line per genotype; then auto_LiRPA's refusals, without names and numbers, and their
+    counts.
     """
     result = []
     for size in SIZES:
@@ -144,8 +142,8 @@ def _cell(record: Record, key: str) -> str:
 
 
 def picture(record: Record, names: Sequence[str]) -> bytes:
-    """Seconds of a bound by each method over the genotypes, one panel per size; a cross at the limit marks
-    a refusal.
+    """Seconds of a bound by each method over the genotypes, one panel per size; a cross at the limit is a
+    refusal.
     """
     from matplotlib.figure import Figure
 

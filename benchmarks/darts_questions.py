@@ -1,6 +1,4 @@
-"""The measurements of one published genotype at one size: bounds, radii, and auto_LiRPA's result for
-comparison.
-"""
+"""The measurements of one published genotype at one size: bounds, radii, and auto_LiRPA's result for comparison."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,8 +109,7 @@ def opened(name: str, size: str, device: str) -> dict[str, Any]:
 
 
 def bounded(name: str, size: str, device: str, method: str) -> dict[str, Any]:
-    """Bounds of all logits of one image in float32, tested at points evaluated in float64; medians of
-    `runs`.
+    """Bounds of all logits of one image in float32, tested at points evaluated in float64; medians of `runs`.
 
     ratio is width over local-linear width, inside is true if every point lies within the bounds, and filled
     is the largest share of a bound's width that the points span.

@@ -52,9 +52,7 @@ def compared(seed: int) -> tuple[str, str]:
 @click.option("--first", default=0, show_default=True, help="The first seed.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder for the results.")
 def main(count: int, first: int, out: Path) -> None:
-    """Compare, and print the numbers of equal and refused forwards and of violations, of which there must
-    be none.
-    """
+    """Compare, and print the numbers of equal and refused forwards and of violations, of which there must be none."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []

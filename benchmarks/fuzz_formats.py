@@ -1,5 +1,6 @@
-"""Malformed files of every format. Each must be opened, or refused on one line, within limits of time and
-memory, and without running code.
+"""Malformed files of every format.
+
+Each must be opened, or refused on one line, within limits of time and memory, and without running code.
 """
 
 from __future__ import annotations

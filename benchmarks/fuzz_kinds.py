@@ -106,8 +106,10 @@ SAFETENSORS = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A format under test. `file` is its path within the folder, `open` does what a command does with it,
-    and `hostile` are whole contents designed to do harm.
+    """A format under test.
+
+    `file` is its path within the folder, `open` does what a command does with it, and `hostile` are whole
+    contents designed to do harm.
 
     `sealed` is true for a certificate whose seal is to be recomputed after a change.
     """

@@ -1,6 +1,4 @@
-"""Detection of slower bounds: short jobs, relative to a plain computation next to them, against stored
-ratios.
-"""
+"""Detection of slower bounds: short jobs, relative to a plain computation next to them, against stored ratios."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

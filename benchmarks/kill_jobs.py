@@ -58,8 +58,9 @@ SMALL = [
 
 @dataclass(frozen=True)
 class Job:
-    """A command's arguments, with {out} for its folder. `resume` is true if --resume continues it, false if
-    it starts again.
+    """A command's arguments, with {out} for its folder.
+
+    `resume` is true if --resume continues it, false if it starts again.
     """
 
     arguments: tuple[str, ...]
@@ -184,9 +185,7 @@ def _command(words: Sequence[str], said: Sequence[Path]) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every file of a folder without its times, except TensorBoard's events and hidden files left by a
-    kill.
-    """
+    """Every file of a folder without its times, except TensorBoard's events and hidden files left by a kill."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))

@@ -85,8 +85,7 @@ def _traceback(ended: Ended) -> list[str]:
 
 
 def undisturbed(job: Job, out: Path) -> tuple[dict[str, Any], float]:
-    """The result of the job and its seconds. It runs twice, because a result that varies by itself cannot
-    be compared.
+    """The result of the job and its seconds. It runs twice, because a result that varies by itself cannot be compared.
 
     Raises RuntimeError if the job fails or varies.
     """

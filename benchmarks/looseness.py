@@ -1,6 +1,4 @@
-"""Looseness of each method on normal cells of DARTS_V2, with auto_LiRPA on the same networks for
-comparison.
-"""
+"""Looseness of each method on normal cells of DARTS_V2, with auto_LiRPA on the same networks for comparison."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,9 +37,7 @@ ORACLES: dict[str, Method] = {
 
 
 def build(cells: int, seed: int) -> tuple[nn.Module, Tensor]:
-    """A warmed network of normal cells, and the images [IMAGES, *SHAPE] float64 at the centres of the
-    balls.
-    """
+    """A warmed network of normal cells, and the images [IMAGES, *SHAPE] float64 at the centres of the balls."""
     torch.manual_seed(seed)
     genotype = published_genotype("DARTS_V2")
     network = DiscreteNetwork(genotype, CHANNELS, cells, CLASSES, reductions=())
@@ -58,9 +54,7 @@ def ours(method: bounds.Method, model: nn.Module, x: Tensor, eps: float) -> dict
 
 
 def theirs(method: Method, model: nn.Module, x: Tensor, eps: float) -> dict[str, Any]:
-    """Looseness and cost of auto_LiRPA in matrix mode, one image at a time, because its bounds depend on
-    the batch.
-    """
+    """Looseness and cost of auto_LiRPA in matrix mode, one image at a time, because its bounds depend on the batch."""
     network = bounds.trace(model, x.float()).bind(dtype=torch.float64)
     with measured() as cost:
         try:

@@ -182,8 +182,7 @@ def attempt(
 
 
 class _Unmutated:
-    """The tests without a mutant, run once for all mutants with the same tests and stored on disk for the
-    next run.
+    """The tests without a mutant, run once for all mutants with the same tests and stored on disk for the next run.
 
     A stored result is valid as long as the sources and the test files do not change.
     """
@@ -292,8 +291,7 @@ def _read(record: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def report(
     entries: Iterable[dict[str, Any]], equivalent: Sequence[dict[str, str]], known: Iterable[Mutant]
 ) -> str:
-    """The score by folder and in total, the survivors, and the entries of `equivalent` that match no
-    mutant.
+    """The score by folder and in total, the survivors, and the entries of `equivalent` that match no mutant.
 
     `equivalent` lists mutants that no test can kill, with file, scope, before, after and the reason.
     `known` has all mutants of the files in that list. The score is the share of killed or timed-out mutants

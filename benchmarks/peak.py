@@ -1,6 +1,4 @@
-"""The throughput of CROWN's backward pass relative to that of the machine's convolutions, and a profile of
-its time.
-"""
+"""The throughput of CROWN's backward pass relative to that of the machine's convolutions, and a profile of its time."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -46,8 +44,9 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channel
 
 @dataclass(frozen=True)
 class Convolution:
-    """The properties that determine a convolution's time; `arguments` are those of `aten.convolution` after
-    the bias.
+    """The properties that determine a convolution's time.
+
+    `arguments` are those of `aten.convolution` after the bias.
     """
 
     x: tuple[int, ...]
@@ -89,9 +88,7 @@ class Convolutions(TorchDispatchMode):
 
 
 def timed(work: Callable[[], Any], device: str, least: float = 0.0) -> float:
-    """Seconds of one call, the mean of as many as take `least` seconds: CPU time of this process, or wall
-    time on a GPU.
-    """
+    """Mean seconds of one call, of as many as take `least` seconds: CPU time, or wall time on a GPU."""
     on_gpu = torch.device(device).type == "cuda"
     clock, count = perf_counter if on_gpu else process_time, 0
     if on_gpu:
@@ -157,8 +154,8 @@ def measure(name: str, device: str, runs: int) -> dict[str, Any]:
 
 
 def shares(work: Callable[[], None], device: str) -> dict[str, float]:
-    """Each operator's share of the time, without the operators that it calls; sorted, and without shares
-    below SMALL.
+    """Each operator's own share of the time, without the operators that it calls; sorted, and without
+    shares below SMALL.
     """
     on_gpu = torch.device(device).type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu

@@ -1,6 +1,4 @@
-"""Certified radii of many images: certnas against auto_LiRPA's CROWN with bisection, by the image or by the
-batch.
-"""
+"""Certified radii of many images: certnas against auto_LiRPA's CROWN with bisection, by the image or by the batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +31,7 @@ IMAGES = {
     "cifar_2c2f": 100,
     "resnet2b": 8,
 }
-NORMS: tuple[auto_lirpa.Norm, ...] = ("linf", "l2")
+NORMS: tuple[str, ...] = ("linf", "l2")
 START = {"linf": 0.01, "l2": 0.1}
 """The radius at which every bisection starts to search its bracket, by doubling or halving."""
 MODES: tuple[auto_lirpa.ConvMode, ...] = ("patches", "matrix")
@@ -43,8 +41,7 @@ CONTESTANTS = ("ours", "batched", "one by one")
 
 
 def bisect(lower_margin: Callable[[Tensor, Tensor], Tensor], count: int, start: float) -> Tensor:
-    """The largest ε [count] found with `lower_margin(ε [M], image [M]) [M]` > 0, to the relative tolerance
-    TOL.
+    """The largest ε [count] found with `lower_margin(ε [M], image [M]) [M]` > 0, to the relative tolerance TOL.
 
     The search doubles or halves `start` to a bracket and then bisects it; images with a narrow bracket drop
     out.
@@ -69,9 +66,7 @@ class Peer:
     calls: int = 0
 
     def lower_margin(self, x: Tensor, rows: Tensor, eps: Tensor, image: Tensor) -> Tensor:
-        """The smallest lower bound [M] of the rows over balls of radius eps [M] around x[image], by one
-        call.
-        """
+        """The smallest lower bound [M] of the rows over balls of radius eps [M] around x[image], by one call."""
         found = self.converted.bounds(x[image], eps, method="CROWN", rows=rows[image])
         self.seconds += found.seconds
         self.cpu_seconds += found.cpu_seconds
@@ -81,7 +76,7 @@ class Peer:
     def afresh(self) -> "Peer":
         return Peer(self.converted, self.mode)
 
-    def timed(self, x: Tensor, rows: Tensor, norm: auto_lirpa.Norm) -> "Peer":
+    def timed(self, x: Tensor, rows: Tensor, norm: str) -> "Peer":
         """The same peer after one bound of every image at START, which warms it up and is not counted."""
         eps, every = torch.full((len(x),), START[norm]), torch.arange(len(x))
         self.lower_margin(x, rows, eps, every)
@@ -90,7 +85,7 @@ class Peer:
         return again
 
 
-def peer(model: nn.Module, x: Tensor, rows: Tensor, norm: auto_lirpa.Norm) -> Peer:
+def peer(model: nn.Module, x: Tensor, rows: Tensor, norm: str) -> Peer:
     """auto_LiRPA for batches like x [N, *shape] in its faster mode, warmed up. Raises OracleUnusable.
 
     A mode that needs more than SLOWER times the other's time for a single image is not tried on the batch.
@@ -110,19 +105,17 @@ def peer(model: nn.Module, x: Tensor, rows: Tensor, norm: auto_lirpa.Norm) -> Pe
 
 @dataclass
 class Job:
-    """One network's correctly classified images, a norm, and the peers for batches of each size, built on
-    demand.
-    """
+    """One network's correctly classified images, a norm, and the peers for batches of each size, built on demand."""
 
     name: str
-    norm: auto_lirpa.Norm
+    norm: str
     model: nn.Module
     x: Tensor
     y: Tensor
     peers: dict[int, Peer] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, norm: auto_lirpa.Norm, count: int) -> "Job":
+    def of(cls, name: str, norm: str, count: int) -> "Job":
         model, (x, y) = NETWORKS[name].module(), NETWORKS[name].images(count)
         right = classified(model, x, y)
         return cls(name, norm, model, x[right], y[right])

@@ -1,6 +1,4 @@
-"""A projection, not a measurement: the cost of certifying CIFAR-10's test set for the published cells at
-paper size.
-"""
+"""A projection, not a measurement: the cost of certifying CIFAR-10's test set for the published cells at paper size."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

@@ -1,6 +1,4 @@
-"""The cost of certified radii by width, depth, image size, classes and images, and the cost model of
-`auto`.
-"""
+"""The cost of certified radii by width, depth, image size, classes and images, and the cost model of `auto`."""
 
 import math
 from collections.abc import Sequence
@@ -71,9 +69,7 @@ def build(sizes: Sizes) -> nn.Module:
 
 
 def measure(sizes: Sizes, method: bounds.Method) -> dict[str, Any]:
-    """CPU seconds per image of the l∞ radii of a batch without tracing, peak memory, and the estimated
-    cost.
-    """
+    """CPU seconds per image of the l∞ radii of a batch without tracing, peak memory, and the estimated cost."""
     model = build(sizes)
     x = torch.rand(sizes.images, 1, sizes.side, sizes.side, generator=torch.Generator().manual_seed(SEED))
     y = model(x).argmax(1)

@@ -1,6 +1,4 @@
-"""Networks of standard shapes for 32×32 images with torch's default initialisation, for measurements of
-cost only.
-"""
+"""Networks of standard shapes for 32×32 images with torch's default initialisation, for measurements of cost only."""
 
 from collections.abc import Callable
 

@@ -53,9 +53,7 @@ def answer(instance: Instance, opened: Opened, timeout: float) -> dict[str, Any]
 
 
 def certificate(instance: Instance, opened: Opened, timeout: float) -> dict[str, Any]:
-    """The certificate of a proved instance, and the checker's result in float64, and in integers if that is
-    fast.
-    """
+    """The certificate of a proved instance, and the checker's result in float64, and in integers if that is fast."""
     prop, subject = read_vnnlib(DATA / instance.prop), opened(instance.network)
     verdict = verify(subject.network, prop, replay=subject.replay, timeout=timeout, proof=True)
     if verdict.proof is None:
@@ -126,9 +124,7 @@ def table(record: Record) -> Table:
 @options
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for each property.")
 def main(out: Path, quick: bool, threads: int, timeout: float) -> None:
-    """Attack, prove or branch on every listed property; one record each, with a certificate for proved
-    ones.
-    """
+    """Attack, prove or branch on every listed property; one record each, with a certificate for proved ones."""
     torch.set_num_threads(threads)
     record = Record.open(out, "verify_instances", {"timeout": timeout, "quick": quick})
     console, opened = Console(), Opened()

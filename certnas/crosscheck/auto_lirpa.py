@@ -1,5 +1,6 @@
-"""auto_LiRPA as an oracle: an independent implementation of the same bounds. It refuses cases with known
-wrong results.
+"""auto_LiRPA as an oracle: an independent implementation of the same bounds.
+
+It refuses cases with known wrong results.
 
 The adapter supports 0.3 and 0.7.1.  Both have these errors and limits:
 
@@ -50,8 +51,9 @@ class OracleUnusable(ValueError):
 
 @dataclass(frozen=True)
 class Ascent:
-    """Settings of CROWN-Optimized's search for slopes; the defaults are auto_LiRPA's. Raises UserError for
-    a value out of range.
+    """Settings of CROWN-Optimized's search for slopes; the defaults are auto_LiRPA's.
+
+    Raises UserError for a value out of range.
     """
 
     iterations: int = 20
@@ -131,9 +133,7 @@ def auto_lirpa_bounds(
 
 
 class Converted:
-    """A model in auto_LiRPA's form. It is converted once for batches like x, and can be bounded any number
-    of times.
-    """
+    """A model in auto_LiRPA's form. It is converted once for batches like x, and can be bounded any number of times."""
 
     def __init__(
         self,
@@ -144,8 +144,9 @@ class Converted:
         conv_mode: ConvMode = "matrix",
         allow_unsound: bool = False,
     ) -> None:
-        """Convert the model; only shape, dtype and device of x [N, *shape] matter. Raises as
-        `auto_lirpa_bounds` does.
+        """Convert the model; only shape, dtype and device of x [N, *shape] matter.
+
+        Raises as `auto_lirpa_bounds` does.
         """
         if norm not in bounds.NORMS:
             raise UserError(f"norm {norm!r} of auto_lirpa_bounds is not one of {', '.join(bounds.NORMS)}")

@@ -35,9 +35,7 @@ CLEAN = 1e-9
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of one method at one radius. NaN stands for values that need auto_LiRPA's bounds but
-    lack them.
-    """
+    """The comparison of one method at one radius. NaN stands for values that need auto_LiRPA's bounds but lack them."""
 
     method: str
     """Name of the method, a key of METHODS."""
@@ -84,8 +82,8 @@ class Comparison:
         return "auto_LiRPA" if self.looser > 0 else "certnas"
 
     def failures(self, tolerance: float = TOLERANCE) -> list[str]:
-        """Messages about unsound bounds and excess width beyond the tolerance; a known error of auto_LiRPA
-        is no failure.
+        """Messages about unsound bounds and too much excess width; a known error of auto_LiRPA is no
+        failure.
         """
         found = []
         if not self.clean <= CLEAN:

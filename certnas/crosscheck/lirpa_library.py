@@ -1,6 +1,4 @@
-"""Import of auto_LiRPA, old or new, under the installed torch and numpy; all changes to the process are
-undone.
-"""
+"""Import of auto_LiRPA, old or new, under the installed torch and numpy; all changes to the process are undone."""
 
 import contextlib
 import importlib
@@ -47,8 +45,9 @@ def lirpa_version() -> str:
 
 
 def _version_found() -> str | None:
-    """The version that the package states. The metadata of an installed copy may belong to another copy
-    than Python imports.
+    """The version that the package states.
+
+    The metadata of an installed copy may belong to another copy than Python imports.
     """
     loaded = sys.modules.get(_NAME)
     if loaded is not None:
@@ -162,8 +161,7 @@ def _slopes_that_move() -> Iterator[None]:
 def _lower_slopes(
     lower: Tensor, upper: Tensor, *slopes: Tensor | None, leaky_alpha: float = 0.0
 ) -> tuple[Tensor | None, Tensor | None, Tensor | bool]:
-    """Lower slopes of a ReLU on [lower, upper]: free where unstable, 1 where active, `leaky_alpha` where
-    inactive.
+    """Lower slopes of a ReLU on [lower, upper]: free where unstable, 1 where active, `leaky_alpha` where inactive.
 
     The third result is True if every slope is zero, so that the rows end at this layer.
     """

@@ -83,9 +83,7 @@ def read(name: str) -> dict[str, NDArray[np.generic]]:
 
 
 def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
-    """Raises UserError unless a member is a plain array with the size that its header claims, at most
-    LARGEST bytes.
-    """
+    """Raises UserError unless a member is a plain array with the size that its header claims, at most LARGEST bytes."""
     names = members.namelist()
     if f"{key}.npy" not in names:
         if key in names:
@@ -123,9 +121,7 @@ def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
 
 
 def channels_first(request: Request, x: NDArray[np.generic]) -> NDArray[np.generic]:
-    """x as [N, C, H, W]; rows [N, K] stay as they are. Raises UserError for another shape, or an ambiguous
-    one.
-    """
+    """x as [N, C, H, W]; rows [N, K] stay as they are. Raises UserError for another shape, or an ambiguous one."""
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise UserError(f"data {request.name}: x is {x.dtype}, accepted: uint8 in 0..255 or floats in [0, 1]")
     if x.ndim == 3 and request.layout is None and x.size:

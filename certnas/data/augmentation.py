@@ -50,9 +50,7 @@ class Augmentation:
         return x
 
     def _band(self, centre: np.ndarray, size: int, device: torch.device) -> Tensor:
-        """True for each pixel along one side of length `size` that the cutout of each centre covers.
-        [N,size]
-        """
+        """True for each pixel along one side of length `size` that the cutout of each centre covers. [N,size]"""
         first = torch.from_numpy(centre - self.cutout // 2).to(device)[:, None]
         at = torch.arange(size, device=device)
         return (at >= first) & (at < first + self.cutout)

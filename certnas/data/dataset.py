@@ -76,8 +76,7 @@ def sampled(name: str, size: int, count: int, seed: int | None) -> Tensor:
 
 
 def select(dataset: Dataset, count: int, seed: int | None = None) -> Dataset:
-    """Select `count` images: the first ones, or with a seed a sample without replacement, in their original
-    order.
+    """Select `count` images: the first ones, or with a seed a sample without replacement, in their original order.
 
     Raises UserError if the data set has fewer images.
     """

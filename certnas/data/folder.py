@@ -12,8 +12,9 @@ GRAY, COLOUR = ("1", "L"), ("RGB", "P")
 
 
 def folder(request: Request) -> Dataset:
-    """Read FOLDER/class/image.png; classes are in alphabetical order. [N, 1, H, W] if all images are grey,
-    else [N, 3, H, W]
+    """Read FOLDER/class/image.png; classes are in alphabetical order.
+
+    [N, 1, H, W] if all images are grey, else [N, 3, H, W]
 
     Raises UserError for a folder without class folders or images, a file that is not an 8-bit grey or RGB
     image, and images of different sizes.

@@ -105,7 +105,7 @@ def matching_architectures(contents: StateDict) -> list[str]:
 
 def _load(module: nn.Module, contents: StateDict, path: Path, arch: str) -> None:
     """Load the tensors of the file into the module. Raises UserError, which names the difference, if they
-    do not fit.
+    differ.
     """
     tensors = dict(contents.tensors)
     try:

@@ -87,8 +87,9 @@ def first_line(error: Exception) -> str:
 
 
 def _digest(module: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers in the order of their names. Equal networks have equal digests
-    everywhere.
+    """SHA-256 of all parameters and buffers in the order of their names.
+
+    Equal networks have equal digests on every machine.
     """
     digest = hashlib.sha256()
     for key, value in sorted([*module.named_parameters(), *module.named_buffers()]):

@@ -1,6 +1,4 @@
-"""Preprocessing from [0, 1] RGB pixels to the network's input, as layers of the model: radii stay in
-pixels.
-"""
+"""Preprocessing from [0, 1] RGB pixels to the network's input, as layers of the model: radii stay in pixels."""
 
 from __future__ import annotations
 
@@ -69,8 +67,7 @@ class Row(nn.Module):
 def preprocessed(
     architecture: Architecture, asked: Preprocessing, images: tuple[int, ...] | None, name: str
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """The module with its preprocessing, and the shape of its images (C, H, W), or of its own input without
-    a layout.
+    """The module with its preprocessing, and the shape of its images (C, H, W), or of its own input without a layout.
 
     `images` is the shape of the images to certify, or None. Raises UserError if settings or shapes do not
     fit.

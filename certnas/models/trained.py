@@ -1,6 +1,4 @@
-"""Storage of a trained network of cells: a folder with network.json, its description, and
-weights.safetensors.
-"""
+"""Storage of a trained network of cells: a folder with network.json, its description, and weights.safetensors."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ class Sizes:
     """Standard deviation per channel of the normalisation, in [0, 1] pixels."""
 
     def build(self, genotype: Genotype | RobNet, *, auxiliary: bool = False) -> DiscreteNetwork:
-        """Build the untrained network with torch's random state. Raises UserError for sizes that give no
-        network.
-        """
+        """Build the untrained network with torch's random state. Raises UserError for sizes that give no network."""
         from certnas.nas.space import DiscreteNetwork  # imported here because it imports certnas.models
 
         return DiscreteNetwork(

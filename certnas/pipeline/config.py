@@ -16,8 +16,9 @@ from certnas.training import VALIDATION, Recipe, recipe, recipe_table
 
 @dataclass(frozen=True)
 class CertifyConfig:
-    """Settings of the certification of the trained network; see `certnas.certify`. Raises UserError for a
-    wrong value.
+    """Settings of the certification of the trained network; see `certnas.certify`.
+
+    Raises UserError for a wrong value.
     """
 
     norm: str = "linf"

@@ -24,8 +24,8 @@ def report(
     trained: Trained,
     certificates: Certificates,
 ) -> str:
-    """The Markdown text: tables of the search, the training and the certification, with the pictures in the
-    folder `out`.
+    """The Markdown text: tables of the search, the training and the certification, with the pictures in
+    `out`.
     """
     search = config.search
     parts = [

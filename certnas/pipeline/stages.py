@@ -1,5 +1,6 @@
-"""The stages of a run, from the search to the report. Each has its own folder, so that a run resumes at the
-stage it reached.
+"""The stages of a run, from the search to the report.
+
+Each has its own folder, so that a run resumes at the stage it reached.
 """
 
 from __future__ import annotations
@@ -71,8 +72,7 @@ def run(
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
 ) -> Outcome:
-    """Search for a genotype, train its network, certify the best network on test images, and write a
-    report.
+    """Search for a genotype, train its network, certify the best network on test images, and write a report.
 
     Args:
         config: the settings of all stages; see `run_config`.

@@ -1,5 +1,4 @@
-"""Assertions about bounds for the test suites of other projects; `certnas.testing.plugin` offers them as a
-pytest fixture.
+"""Assertions about bounds for the test suites of other projects, also as a fixture of the pytest plugin.
 
     from certnas.testing import assert_bounds_sound, assert_matches_auto_lirpa
 

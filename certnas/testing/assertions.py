@@ -28,8 +28,7 @@ def assert_bounds_sound(
     samples: int = 100,
     seed: int = 0,
 ) -> None:
-    """Assert that no point of the region that a search finds has a logit outside its bounds, for every
-    bound method.
+    """Assert that no point of the region that a search finds has a logit outside its bounds, for every bound method.
 
     Args:
         model: maps [N, *shape] to [N, K].  It is copied to float64 and never changed.

@@ -26,8 +26,9 @@ class Reached:
 
 
 def lowest_point(region: bounds.Region, direction: Tensor) -> Tensor:
-    """argmin over the region of ⟨direction, x'⟩, which is the derivative of that minimum. [N, S, *shape] ->
-    [N, S, *shape]
+    """argmin over the region of ⟨direction, x'⟩, which is the derivative of that minimum.
+
+    [N, S, *shape] -> [N, S, *shape]
     """
     with torch.enable_grad():
         coef = direction.detach().requires_grad_()
@@ -38,8 +39,7 @@ def lowest_point(region: bounds.Region, direction: Tensor) -> Tensor:
 def reached(
     function: Function, region: bounds.Region, rows: Tensor, *, samples: int = 100, seed: int = 0
 ) -> Reached:
-    """The extreme values of rows·f over random points, extreme points and Frank-Wolfe descents (1956) in
-    the region.
+    """The extreme values of rows·f over random points, extreme points and Frank-Wolfe descents (1956) in the region.
 
     function maps [N, *shape] to [N, K] in the region's dtype; rows is [N, S, K]. The result is a function
     of the seed.

@@ -8,8 +8,7 @@ from torch.nn import functional
 def pgd(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps: int, start: Tensor
 ) -> Tensor:
-    """Adversarial examples x' with ‖x' − x‖∞ ≤ eps in [0, 1], by projected gradient ascent on the
-    cross-entropy.
+    """Adversarial examples x' with ‖x' − x‖∞ ≤ eps in [0, 1], by projected gradient ascent on the cross-entropy.
 
     x, start and x' are [N,C,H,W] in [0, 1] pixels, y [N] the labels, eps and step in pixels. The attack
     takes `steps` sign steps of size `step`, from `start` projected onto ball and box. The model is attacked

@@ -13,8 +13,8 @@ from certnas.bounds.extend import BoundState
 
 @dataclass(frozen=True)
 class BoxedCrossEntropy(bounds.Method):
-    """A lower bound of −CE(f(x'), y) over the ball: −log(1 + Σ_j exp(−l_j)), with interval bounds l_j ≤ m_j
-    of the margins.
+    """A lower bound of −CE(f(x'), y) over the ball: −log(1 + Σ_j exp(−l_j)), with interval bounds l_j ≤ f_y
+    − f_j.
 
     The specification must be `bounds.margins(y, K)`. [N, K−1, K] -> [N, 1]. Gowal et al. 2018.
     """
@@ -25,8 +25,7 @@ class BoxedCrossEntropy(bounds.Method):
 
 @dataclass(frozen=True)
 class FusedCrossEntropy(bounds.Method):
-    """−β·(fused upper bound of CE) − (1 − β)·(boxed upper bound of CE), with one specification row per
-    image.
+    """−β·(fused upper bound of CE) − (1 − β)·(boxed upper bound of CE), with one specification row per image.
 
     CE = log(1 + Σ_j exp(v_j)), where v_j = f_j − f_y lies in [a_j, b_j] by interval arithmetic. Each
     exponential lies below its chord on [a_j, b_j] with slope s_j, so that over the ball
@@ -53,8 +52,9 @@ class FusedCrossEntropy(bounds.Method):
 
     @staticmethod
     def _fused(state: BoundState, coef: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """The fused bound of CE; a, b [N, K−1] are the bounds of v. All exponentials are in units of
-        exp(shift). [N, 1]
+        """The fused bound of CE; a, b [N, K−1] are the bounds of v.
+
+        All exponentials are in units of exp(shift). [N, 1]
         """
         shift = b.amax(1, keepdim=True).clamp(min=0).detach()
         top = (b - shift).exp()

@@ -177,9 +177,7 @@ class _Training:
         return state["epoch"], state["best"]
 
     def epoch(self, epoch: int, tell: Callable[[Progress], None]) -> dict[str, float]:
-        """Run one pass over the images: returns the mean loss, the accuracy before each step, and the
-        schedules.
-        """
+        """Run one pass over the images: returns the mean loss, the accuracy before each step, and the schedules."""
         recipe, steps = self.recipe, self.per_epoch * self.recipe.epochs
         self.network.train()
         loss_sum = right = seen = 0.0

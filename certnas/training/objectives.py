@@ -225,9 +225,7 @@ class _Attacked(_Clean):
 
 
 class _Bounded(Aim):
-    """Bounds of a network that is traced once in each mode and bound to its current parameters at every
-    step.
-    """
+    """Bounds of a network that is traced once in each mode and bound to its current parameters at every step."""
 
     def __init__(self, network: nn.Module, objective: Certified, example: Tensor) -> None:
         self.objective = objective

@@ -47,9 +47,7 @@ def mnist_cnn_small(*, classes: int = 10) -> Architecture:
 
 
 def mnist_cnn_a(*, classes: int = 10) -> Architecture:
-    """CNN-A for MNIST: 4x4 stride-2 convolutions (16, 32) and 100-K with ReLU. Wong & Kolter 2018
-    ("small").
-    """
+    """CNN-A for MNIST: 4x4 stride-2 convolutions (16, 32) and 100-K with ReLU. Wong & Kolter 2018 ("small")."""
     return Architecture(_two_convolutions(MNIST, (16, 32), 4, 2, 1, 100, classes, nn.ReLU), MNIST)
 
 

@@ -11,8 +11,7 @@ CIFAR10 = (3, 32, 32)
 
 
 class ZeroPadShortcut(nn.Module):
-    """Shortcut of option A: every second pixel, with zero channels, half of them before and half behind.
-    [N, C, H, W]
+    """Shortcut of option A: every second pixel, with zero channels, half of them before and half behind. [N, C, H, W]
 
     It has no parameters. He et al. 2016, section 4.2.
     """

@@ -11,9 +11,7 @@ from certnas.models.embedded.digits import ARCHITECTURES
 
 
 def _load(name: str) -> nn.Module:
-    """The network with this name and its trained weights, in evaluation mode. Torch's random state is
-    restored.
-    """
+    """The network with this name and its trained weights, in evaluation mode. Torch's random state is restored."""
     weights = files("certnas.models.embedded") / f"{name.replace('-', '_')}.safetensors"
     with torch.random.fork_rng(devices=[]):
         network = ARCHITECTURES[name]()

@@ -30,9 +30,7 @@ def digits_cnn() -> nn.Module:
 
 
 def digits_cell() -> nn.Module:
-    """A normal and a reduction cell of two nodes each, from 8×8 to 4×4: pooling, skip, separable and
-    dilated edges.
-    """
+    """A normal and a reduction cell of two nodes each, from 8×8 to 4×4: pooling, skip, separable and dilated edges."""
     return DiscreteNetwork(CELL, 6, 2, 10, in_channels=1, reductions=(1,))
 
 

@@ -16,8 +16,7 @@ from certnas.models.formats.operation import Operation, resolved
 def evaluated(
     operations: Iterable[Operation], tensors: Mapping[str, Tensor], input: str, x: Tensor
 ) -> Iterator[tuple[Operation, dict[str, Any]]]:
-    """Yields each operation after it ran, with all values by name. Later operations may still write to
-    these values.
+    """Yields each operation after it ran, with all values by name. Later operations may still write to these values.
 
     torch runs every operator by its own schema, on copies of x and of the tensors. The caller must ensure
     that the operators may be called. Raises UserError if the run changes a tensor of the file, because the

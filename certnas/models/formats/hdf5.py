@@ -1,6 +1,4 @@
-"""Reading of Keras .h5 files as plain arrays, in a separate process that may crash, hang or run out of
-memory.
-"""
+"""Reading of Keras .h5 files as plain arrays, in a separate process that may crash, hang or run out of memory."""
 
 from __future__ import annotations
 
@@ -33,8 +31,9 @@ class KerasArrays:
 
 
 def read_hdf5(path: Path) -> KerasArrays:
-    """The contents of a Keras file, with layers and weights in the file's order. Links to other files are
-    not followed.
+    """The contents of a Keras file, with layers and weights in the file's order.
+
+    Links to other files are not followed.
 
     Raises UserError for a damaged file, and for one that needs more than SECONDS (plus one second per
     BYTES_A_SECOND) or more than MEMORY bytes (plus 8 times its size) to read.

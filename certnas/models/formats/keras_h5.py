@@ -38,8 +38,7 @@ _LAST = (
 
 
 def read_keras_h5(path: Path) -> Architecture | StateDict:
-    """A Keras Sequential with convolutions, dense layers, batch norms, pools and activations, for images
-    [N, C, H, W].
+    """A Keras Sequential with convolutions, dense layers, batch norms, pools and activations, for images [N, C, H, W].
 
     The network follows the structure in the file, without a final softmax. A file without a structure gives
     arrays layer0.weight, … as an .npz does. Raises UserError for another layer, data outside the file, or a

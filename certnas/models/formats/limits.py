@@ -59,9 +59,7 @@ class Limits(TorchDispatchMode):
 
 
 def check_limits(module: torch.nn.Module, shape: tuple[int, ...], what: str) -> None:
-    """Evaluate a module on meta tensors [2, *shape]. Raises UserError if that fails, or if the network is
-    too large.
-    """
+    """Evaluate a module on meta tensors [2, *shape]. Raises UserError if that fails, or if the network is too large."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     state = {name: value.to("meta") for name, value in tensors.items()}
     x = torch.empty((2, *shape), device="meta")

@@ -150,8 +150,8 @@ class ProgramNetwork(nn.Module):
         return values[self.output]
 
     def _callable(self) -> Iterator[Operation]:
-        """The stored operations without those that a file may not call and whose results are unused, such
-        as size checks.
+        """The stored operations without those that a file may not call, if nothing uses their results; size
+        checks are such.
         """
         known = {self.input, *self.keys}
         for operation in self.stored:
@@ -229,8 +229,9 @@ def _needed(operations: Sequence[Operation], output: str) -> list[Operation]:
 
 
 def _writes(operation: Operation) -> bool:
-    """True if an operation changes an argument: by the schema of an operator on the allowlist, by the name
-    of any other.
+    """True if an operation changes an argument.
+
+    The schema tells this of an operator on the allowlist, the name of any other.
     """
     schema = getattr(TARGETS.get(operation.target), "_schema", None)
     if schema is not None:
@@ -248,8 +249,9 @@ def _dependent(operations: Sequence[Operation], input: str) -> frozenset[str]:
 
 
 def _called(target: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """The operator with arguments by name. Those before a `*` in its schema go by position, for names such
-    as `self`.
+    """Call the operator with arguments by name.
+
+    Arguments before a `*` in its schema go by position, because they may have names such as `self`.
     """
     schema = getattr(target, "_schema", None)
     if schema is None:

@@ -1,6 +1,4 @@
-"""Reading of torch.export archives. This module parses the archive, because torch.export.load runs code
-from it.
-"""
+"""Reading of torch.export archives. This module parses the archive, because torch.export.load runs code from it."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ def read_pt2(path: Path) -> Architecture:
 
 
 def read_program(file: IO[bytes], what: str, shape: tuple[int, ...] | None = None) -> ProgramNetwork:
-    """The network in an open archive. `what` names it in messages; `shape` is the shape of images of free
-    size.
-    """
+    """The network in an open archive. `what` names it in messages; `shape` is the shape of images of free size."""
     try:
         network = _Archive(file, what).network(shape)
     except UserError as error:
@@ -188,8 +184,8 @@ class _Archive:
         return found
 
     def _pickled(self, kind: str) -> dict[str, Tensor]:
-        """The plain tensors in a torch.save file of the archive, as torch 2.8 writes them; torch reads it
-        in weights-only mode.
+        """The plain tensors in a torch.save file of the archive, torch 2.8's layout; torch reads it in
+        weights-only mode.
         """
         name = f"data/{kind}/{self.model}.pt"
         if name not in self.members:
@@ -272,9 +268,7 @@ def _size(value: dict[str, Any]) -> Any:
 
 
 def _check_operators(network: ProgramNetwork, what: str) -> None:
-    """Raises UserError unless the network agrees with the archive's own operators and leaves its tensors
-    unchanged.
-    """
+    """Raises UserError unless the network agrees with the archive's own operators and leaves its tensors unchanged."""
     x = torch.rand((2, *network.input_shape), generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():

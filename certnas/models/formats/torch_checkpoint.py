@@ -27,8 +27,7 @@ _DEPTH = 8  # no state dict nests deeper; a pickled list may even contain itself
 
 
 def read_torch_checkpoint(path: Path) -> StateDict | Architecture:
-    """The state dict of a .pt, .pth or .th file, or the network of a torch.export archive with such a
-    suffix.
+    """The state dict of a .pt, .pth or .th file, or the network of a torch.export archive with such a suffix.
 
     The state dict may be under the keys state_dict, model_state_dict, model, net or ema (tried in that
     order), or at entry 0 of a list. A `module.` or `_orig_mod.` prefix that all names share is removed, and
@@ -47,8 +46,7 @@ def read_torch_checkpoint(path: Path) -> StateDict | Architecture:
 
 
 def run_torch_checkpoint(path: Path, shape: tuple[int, ...] | None) -> StateDict | Architecture | nn.Module:
-    """The contents of the file, which may also be a pickled module, or TorchScript as far as torch can
-    convert it.
+    """The contents of the file, which may also be a pickled module, or TorchScript as far as torch can convert it.
 
     This runs code in the file.
     """

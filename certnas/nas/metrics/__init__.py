@@ -1,5 +1,6 @@
-"""Robustness metrics for architecture search. A metric is a function of (network, batch) and does not
-depend on the search algorithm.
+"""Robustness metrics for architecture search.
+
+A metric is a function of (network, batch) and does not depend on the search algorithm.
 
     metric = build_metric("cb", {"reading": "radius", "images": 16})
     session = metric.session()

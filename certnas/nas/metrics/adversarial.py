@@ -14,11 +14,11 @@ from certnas.nas.metrics.metric import Momentary, at_least, draws, one_of, posit
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial(Momentary):
-    """R = −(1/N) Σ_i ℓ(f(x'_i), y_i), where x'_i is an adversarial example of x_i; −R replaces the loss in
-    the objective.
+    """R = −(1/N) Σ_i ℓ(f(x'_i), y_i), where x'_i is an adversarial example of x_i.
 
-    ℓ is the cross-entropy in nats. x' lies within l∞ distance `eps` of x and in [0, 1], and is a constant
-    of the derivative. The operator `none` keeps its weight, as it does in L.
+    −R replaces the loss in the objective. ℓ is the cross-entropy in nats. x' lies within l∞ distance `eps`
+    of x and in [0, 1], and is a constant of the derivative. The operator `none` keeps its weight, as it
+    does in L.
 
     AdvRush leaves two choices open, which are the settings `bn` and `on`.
     """
@@ -66,9 +66,7 @@ class Adversarial(Momentary):
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(Adversarial):
-    """The fast gradient sign method: x' = clip(x + ε·sign ∇_x ℓ). Goodfellow et al. 2015; `eps` is
-    AdvRush's.
-    """
+    """The fast gradient sign method: x' = clip(x + ε·sign ∇_x ℓ). Goodfellow et al. 2015; `eps` is AdvRush's."""
 
     def _attack(self, f: Classifier, x: Tensor, y: Tensor, step: int) -> Tensor:
         return self._ascend(f, x, x, y, self.eps)
@@ -76,8 +74,7 @@ class FGSM(Adversarial):
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(Adversarial):
-    """Projected gradient descent: `steps` sign steps in the ball, from x + start·N(0, 1). Madry et al.
-    2018.
+    """Projected gradient descent: `steps` sign steps in the ball, from x + start·N(0, 1). Madry et al. 2018.
 
     The defaults are AdvRush's.
     """

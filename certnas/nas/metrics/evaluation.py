@@ -1,6 +1,4 @@
-"""Evaluation of a network for a metric: modes, buffers and gradients stay unchanged, and `none` gets no
-weight.
-"""
+"""Evaluation of a network for a metric: modes, buffers and gradients stay unchanged, and `none` gets no weight."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +19,7 @@ MASKED = 1e3
 
 
 def without_none(network: nn.Module) -> dict[str, Tensor]:
-    """The architecture variables α of a supernet with `none` masked, by parameter name; {} for other
-    networks.
+    """The architecture variables α of a supernet with `none` masked, by parameter name; {} for other networks.
 
     The masked α' satisfies softmax(α')_o = softmax(α)_o / Σ_{o' ≠ none} softmax(α)_o' and softmax(α')_none
     = 0 exactly. A derived cell never contains `none`, so weight on it would shrink every bound, derivative
@@ -42,8 +39,8 @@ def without_none(network: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def normalising(network: nn.Module, bn: str) -> Iterator[None]:
-    """Context manager: put the network into evaluation mode; for bn = `batch`, batch normalisations use
-    batch statistics. The modes are restored on exit.
+    """Context manager: evaluation mode, with batch statistics for bn = `batch`. The modes are restored on
+    exit.
     """
     modes = {module: module.training for module in network.modules()}
     try:

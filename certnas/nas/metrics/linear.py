@@ -1,6 +1,4 @@
-"""Layers that autograd treats as linear in their input, so that each derivative costs no more than the
-layer.
-"""
+"""Layers that autograd treats as linear in their input, so that each derivative costs no more than the layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +12,12 @@ Geometry = tuple[Any, Any, Any, int]
 
 
 class LinearLayers(TorchFunctionMode):
-    """Context in which two layers are linear for autograd: a conv2d with a constant kernel, and a batch
-    normalisation by running statistics.
+    """Context in which autograd treats two kinds of layer as linear.
 
-    torch's second derivative of a grouped convolution also computes the kernel's derivative, group by
-    group, even if nothing needs it. A depthwise convolution then costs 16 to 64 convolutions instead of
-    one. torch's second derivative of a batch normalisation also computes the derivatives of its statistics.
+    They are a conv2d with a constant kernel and a batch normalisation by running statistics. torch's second
+    derivative of a grouped convolution also computes the kernel's derivative, group by group, even if
+    nothing needs it. A depthwise convolution then costs 16 to 64 convolutions instead of one. torch's
+    second derivative of a batch normalisation also computes the derivatives of its statistics.
     """
 
     def __torch_function__(

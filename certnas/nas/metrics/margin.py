@@ -22,8 +22,7 @@ ADAPTIVE = ("step", "eps_min", "eps_max", "width")
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedBound(Certified):
-    """R = (1/N) Σ_i min_j (lower bound of specification row j of f over the ball of radius ε around x_i),
-    in logits.
+    """R = (1/N) Σ_i min_j (lower bound of specification row j of f over the ball of radius ε around x_i), in logits.
 
     The setting `schedule` determines ε:
 
@@ -84,8 +83,9 @@ class CertifiedBound(Certified):
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedMargin(CertifiedBound):
-    """The specification rows are the margins f_y − f_j over the other classes j. R > 0 for an image proves
-    its label.
+    """The specification rows are the margins f_y − f_j over the other classes j.
+
+    R > 0 for an image proves its label.
     """
 
     def bounded_rows(self, y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
@@ -94,9 +94,7 @@ class CertifiedMargin(CertifiedBound):
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedLower(CertifiedBound):
-    """The only specification row is the label's logit f_y, the most literal reading of DSRNA's "global
-    lower bound".
-    """
+    """The only specification row is the label's logit f_y, the most literal reading of DSRNA's "global lower bound"."""
 
     def bounded_rows(self, y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         return torch.eye(classes, dtype=dtype, device=y.device)[y].unsqueeze(1)

@@ -1,6 +1,4 @@
-"""The base classes of robustness metrics: `Metric` holds the settings, `Session` the state from step to
-step.
-"""
+"""The base classes of robustness metrics: `Metric` holds the settings, `Session` the state from step to step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -52,9 +50,7 @@ class Session(ABC):
 
     @abstractmethod
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """R on this batch, a scalar. R is a constant without gradient if the metric cannot measure the
-        batch.
-        """
+        """R on this batch, a scalar. R is a constant without gradient if the metric cannot measure the batch."""
 
     @abstractmethod
     def state_dict(self) -> State:

@@ -18,8 +18,7 @@ SHALLOWEST = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedRadius(Certified):
-    """R = mean of log ε_i* over the correctly classified images, in log pixels; ε_i* is the certified
-    radius.
+    """R = mean of log ε_i* over the correctly classified images, in log pixels; ε_i* is the certified radius.
 
     Let m_i(ε) be the minimum over j ≠ y of a lower bound of f_y − f_j on the ball of radius ε around x_i.
     The certified radius is the root m_i(ε_i*) = 0, which is the radius that certification by the same
@@ -106,9 +105,7 @@ class _Radii(Session):
         return value.to(x.dtype)
 
     def _log_radius(self, margins: Margins, radius: Tensor, image: Tensor) -> Tensor | None:
-        """The mean of log ε* with the derivative that `CertifiedRadius` describes; None if no bound is
-        finite.
-        """
+        """The mean of log ε* with the derivative that `CertifiedRadius` describes; None if no bound is finite."""
         clean, exact = margins.clean[image], self.metric.evaluations == 0
         eps = radius.to(clean.dtype).requires_grad_(exact)
         margin = margins.least(eps, image, steady=not exact)

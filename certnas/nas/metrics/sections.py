@@ -19,8 +19,9 @@ node.
 
 @dataclass(frozen=True)
 class Arrival:
-    """The zonotope at the end of a section: |unit − center| ≤ radius for every input in the section's
-    zonotope. All [N, *shape].
+    """The zonotope at the end of a section. All fields are [N, *shape].
+
+    |unit − center| ≤ radius for every input in the section's zonotope.
     """
 
     value: Tensor
@@ -34,7 +35,7 @@ class Arrival:
 def sections(
     network: Network, x: Tensor, ends: Collection[str], generators: Generators, *, errors: int | None = 0
 ) -> dict[str, Arrival]:
-    """Split the network at the nodes `ends`, and return for each node the zonotope that reaches it from the
+    """Split the network at the nodes `ends`; returns for each the zonotope that reaches it from the
     previous ends.
 
     At each end, propagation restarts from {value + Σ_k t_k·g_k : |t_k| ≤ 1}, where value is the clean one
@@ -53,8 +54,8 @@ def sections(
 
 
 class _Sections(ZonotopePass):
-    """A zonotope pass whose symbols are the generators' t_k instead of the network's input; it also
-    propagates clean values.
+    """A zonotope pass over the generators' t_k instead of the network's input; it also propagates clean
+    values.
     """
 
     def __init__(

@@ -39,8 +39,9 @@ class Traced:
         return self._graph
 
     def bind(self, network: nn.Module, x: Tensor, dtype: torch.dtype) -> bounds.Network:
-        """The graph bound to the network's current parameters, and differentiable in them; x is the batch
-        for batch statistics.
+        """The graph with the network's current parameters, differentiable in them.
+
+        x [N,C,H,W] is the batch for batch statistics.
         """
         graph = self.graph(network, x)
         tensors = {

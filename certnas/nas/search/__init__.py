@@ -1,8 +1,7 @@
-"""Architecture search. The algorithms do not depend on the metric, and the metrics do not depend on the
-algorithm.
+"""Architecture search. The algorithms do not depend on the metric, and the metrics do not depend on the algorithm.
 
-    config = from_table(SearchConfig, merged(PRESETS["dsrna-cb"], {"data": {"name": "digits"}}))
-    found = search(config, open_data(config), out=Path("runs/cb"))
+config = from_table(SearchConfig, merged(PRESETS["dsrna-cb"], {"data": {"name": "digits"}}))
+found = search(config, open_data(config), out=Path("runs/cb"))
 """
 
 from certnas.nas.search.config import SearchConfig

@@ -18,8 +18,7 @@ PERTURBATION = 0.01
 
 @dataclass(frozen=True)
 class Darts:
-    """DARTS alternates two steps: α descends ∇_α J(w, α) on held-out images, w descends ∇_w L on training
-    images.
+    """DARTS alternates two steps: α descends ∇_α J(w, α) on held-out images, w descends ∇_w L on training images.
 
     J = L − γR is the objective.
     """

@@ -136,8 +136,9 @@ def seed_all(task: Task, step: int) -> None:
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Context manager: deterministic kernels without TF32 (TF32 would round inside bounds). On exit the
-    caller's settings are restored.
+    """Context manager: deterministic kernels without TF32 (TF32 would round inside bounds).
+
+    On exit the caller's settings are restored.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32

@@ -15,8 +15,7 @@ STYLE: dict[str, Any] = {"cmap": "RdBu_r", "aspect": "auto"}
 
 
 def alpha_picture(supernet: Supernet, epoch: int) -> bytes:
-    """The operator weights softmax(α) of both cells as heat maps, one row per edge and one column per
-    operator; a PNG.
+    """The operator weights softmax(α) of both cells as heat maps, one row per edge and one column per operator; a PNG.
 
     Colours are relative to equal weights. Operators have names on the axis if all edges have the same ones.
     """

@@ -1,6 +1,4 @@
-"""The published hyper-parameters, as tables of a `SearchConfig`; values that a table does not set are its
-defaults.
-"""
+"""The published hyper-parameters, as tables of a `SearchConfig`; values that a table does not set are its defaults."""
 
 from typing import Any
 

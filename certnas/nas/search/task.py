@@ -88,8 +88,9 @@ class Task:
         return chosen("supernet.space", self.config.supernet.space, SPACES)
 
     def supernet(self, *, partial: int = 1) -> Supernet:
-        """A new supernet of the configured size. Raises UserError for an invalid size, or one that does not
-        fit the images.
+        """A new supernet of the configured size.
+
+        Raises UserError for an invalid size, or one that does not fit the images.
         """
         sizes, channels = self.config.supernet, self.train.x.shape[1]
         supernet = Supernet(
@@ -122,11 +123,7 @@ class Task:
 
 
 class Algorithm(Protocol):
-    """A search algorithm: a frozen dataclass of its own settings. It does not depend on the choice of
-    metric.
-    """
+    """A search algorithm: a frozen dataclass of its own settings. It does not depend on the choice of metric."""
 
     def run(self, task: Task) -> Found:
-        """Run the search. Raises UserError for settings that do not fit the task, and if the loss is not
-        finite.
-        """
+        """Run the search. Raises UserError for settings that do not fit the task, and if the loss is not finite."""

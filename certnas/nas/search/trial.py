@@ -1,6 +1,4 @@
-"""The bilevel optimisation of a differentiable search: SGD of the weights and Adam of the architecture
-variables.
-"""
+"""The bilevel optimisation of a differentiable search: SGD of the weights and Adam of the architecture variables."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,9 +20,7 @@ class NotFinite(Exception):
 
 
 class Trial:
-    """A supernet under optimisation. Gradients are means over all processes; `figures` holds the step's
-    results.
-    """
+    """A supernet under optimisation. Gradients are means over all processes; `figures` holds the step's results."""
 
     def __init__(self, task: Task, supernet: Supernet) -> None:
         self.task, self.supernet = task, supernet.train()
@@ -71,8 +67,9 @@ class Trial:
         return gradients
 
     def objective_gradients(self, batch: Batch, of: Sequence[Tensor]) -> list[Tensor]:
-        """∇(L − γR) with respect to each tensor of `of`, or −∇R if the metric replaces the loss. The first
-        tensors must be α.
+        """∇(L − γR) with respect to each tensor of `of`, or −∇R if the metric replaces the loss.
+
+        The first tensors must be α.
         """
         metric, alphas = self.task.metric, len(self.alpha)
         active = metric.active(self.epoch)
@@ -115,9 +112,7 @@ class Trial:
 
     @contextmanager
     def moved(self, weights: Sequence[Tensor]) -> Iterator[None]:
-        """Context manager: the supernet has these weights. On exit its own weights and buffers are
-        restored.
-        """
+        """Context manager: the supernet has these weights. On exit its own weights and buffers are restored."""
         held = [(tensor, tensor.detach().clone()) for tensor in (*self.weights, *self.supernet.buffers())]
         try:
             _copy(zip(self.weights, weights, strict=True))
@@ -127,9 +122,7 @@ class Trial:
 
     @contextmanager
     def _only(self, of: Sequence[Tensor]) -> Iterator[None]:
-        """Context manager: only these parameters require gradients, so that autograd stores nothing for the
-        others.
-        """
+        """Context manager: only these parameters require gradients, so that autograd stores nothing for the others."""
         wanted = {id(tensor) for tensor in of}
         still = [p for p in self.supernet.parameters() if p.requires_grad and id(p) not in wanted]
         try:

@@ -64,9 +64,7 @@ def open_genotype(name: str | Path) -> Genotype | RobNet:
 
 
 def genotype_name(name: str) -> str:
-    """A name for the architecture that `open_genotype` opens: its published name, the file's, or the name
-    in the text.
-    """
+    """A name for the architecture that `open_genotype` opens: the published one, the file's, or the text's."""
     if name in PUBLISHED:
         return name
     file, colon, own = name.rpartition(":")
@@ -133,8 +131,9 @@ def _short(text: str) -> str:
 
 
 def parse_architecture(record: Any, name: str) -> Genotype | RobNet:
-    """The architecture of a JSON record, a Genotype or a RobNet. Raises UserError, which names it, for any
-    other record.
+    """The architecture of a JSON record, a Genotype or a RobNet.
+
+    Raises UserError, which names it, for any other record.
     """
     if isinstance(record, list) and len(record) == len(FIELDS):
         record = dict(zip(FIELDS, record, strict=True))
@@ -147,8 +146,6 @@ def parse_architecture(record: Any, name: str) -> Genotype | RobNet:
 
 
 def write_genotype(path: Path, genotype: Genotype | RobNet, **notes: Any) -> None:
-    """Write the JSON file that `read_genotype` reads. `notes` become further keys, which `read_genotype`
-    ignores.
-    """
+    """Write the JSON file that `read_genotype` reads. `notes` become further keys, which `read_genotype` ignores."""
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in (genotype.record() | notes).items()]
     write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -89,8 +89,7 @@ def imagenet_stem(in_channels: int, channels: int) -> Stem:
 
 
 class AuxiliaryHead(nn.Module):
-    """The auxiliary classifier at two thirds of the depth, used in training only. [N,C,H,W], H, W ≥ side ->
-    [N,K]
+    """The auxiliary classifier at two thirds of the depth, used in training only. [N,C,H,W], H, W ≥ side -> [N,K]
 
     On side×side maps it equals the published head; larger maps are averaged before the last layer. forward
     raises UserError for smaller maps.
@@ -128,8 +127,9 @@ def small_auxiliary(channels: int, classes: int) -> AuxiliaryHead:
 
 
 def imagenet_auxiliary(channels: int, classes: int) -> AuxiliaryHead:
-    """The auxiliary head for ImageNet; its input is 7×7 or larger. Like the published one it has no second
-    batch norm.
+    """The auxiliary head for ImageNet; its input is 7×7 or larger.
+
+    Like the published head, it has no second batch norm.
     """
     return AuxiliaryHead(_auxiliary_features(channels, 2), classes, side=7)
 

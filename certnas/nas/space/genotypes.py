@@ -94,8 +94,7 @@ def _check_cell(kind: str, edges: Edges, concat: tuple[int, ...], *, first_outpu
 
 
 def parse_genotype(record: Mapping[str, Any], name: str) -> Genotype:
-    """The genotype of a JSON record with normal, normal_concat, reduce and reduce_concat; other keys are
-    ignored.
+    """The genotype of a JSON record with normal, normal_concat, reduce and reduce_concat; other keys are ignored.
 
     An edge is [operator, input state]. Raises UserError, which names the genotype, for an invalid record.
     """
@@ -142,9 +141,7 @@ GENOTYPES: Mapping[str, Genotype] = {
 
 
 def published_genotype(name: str) -> Genotype:
-    """The published genotype with this name. Raises UserError, with the most similar names, for an unknown
-    one.
-    """
+    """The published genotype with this name. Raises UserError, with the most similar names, for an unknown one."""
     if name in GENOTYPES:
         return GENOTYPES[name]
     raise UserError(

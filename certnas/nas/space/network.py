@@ -14,8 +14,7 @@ from certnas.nas.space.robnets import RobNet
 
 
 class Cell(nn.Module):
-    """One cell: each node is the sum of its edges, and the output is the concatenation of the listed
-    states.
+    """One cell: each node is the sum of its edges, and the output is the concatenation of the listed states.
 
     ([N,C₀,H₀,W₀], [N,C₁,H,W]) -> [N,M·C,H',W'] for M listed states; H' = ⌈H/2⌉ in a reduction cell, else H.
     After a reduction cell the older input has twice the size, and a strided operator reduces it first. Liu
@@ -120,14 +119,16 @@ class DiscreteNetwork(nn.Module):
         self.auxiliary_head = frame.auxiliary(auxiliary_channels, classes) if auxiliary else None
 
     def forward(self, x: Tensor, drop_path: float = 0.0) -> Tensor:
-        """Logits [N,K]. In training, each edge except an identity is dropped with probability `drop_path`,
-        per image.
+        """Logits [N,K].
+
+        In training, each edge except an identity is dropped with probability `drop_path`, per image.
         """
         return self.classifier(self.pool(self._states(x, drop_path)[-1]).flatten(1))
 
     def with_auxiliary(self, x: Tensor, drop_path: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Logits and auxiliary logits, [N,K] each. Raises UserError in evaluation mode, or without an
-        auxiliary head.
+        """Logits and auxiliary logits, [N,K] each.
+
+        Raises UserError in evaluation mode, or without an auxiliary head.
         """
         if not self.training or self.auxiliary_head is None:
             raise UserError(
@@ -161,8 +162,9 @@ def parameter_count(
     reductions: Collection[int] | None = None,
     frame: Frame = SMALL,
 ) -> int:
-    """The number of trainable parameters of the DiscreteNetwork with these arguments. It allocates no
-    memory for them.
+    """The number of trainable parameters of the DiscreteNetwork with these arguments.
+
+    The network is built on the meta device, without memory for its parameters.
     """
     with torch.device("meta"):
         network = DiscreteNetwork(

@@ -126,8 +126,9 @@ def cell_picture(genotype: Genotype | RobNet, title: str) -> bytes:
 
 
 def _placed(graph: nx.DiGraph) -> tuple[Places, nx.DiGraph]:
-    """(column, row) of each graph node, and the graph with a bend wherever an edge crosses a column. Rows
-    start at 0.
+    """(column, row) of each graph node, and the graph with a bend wherever an edge crosses a column.
+
+    Rows start at 0.
     """
     routed = nx.DiGraph()
     routed.add_nodes_from(graph.nodes(data=True))
@@ -150,8 +151,8 @@ def _placed(graph: nx.DiGraph) -> tuple[Places, nx.DiGraph]:
 
 
 def _order(layers: dict[int, list[str]], graph: nx.DiGraph, *, forward: bool) -> None:
-    """Sort each column by the mean relative height of the neighbours in the previous column, so that fewer
-    edges cross.
+    """Sort each column by the mean relative height of the neighbours in the previous column; fewer edges
+    cross.
     """
     adjacent = graph.pred if forward else graph.succ
     heights: dict[str, float] = {}

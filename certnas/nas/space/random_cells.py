@@ -12,11 +12,11 @@ from certnas.nas.space.spaces import Candidates, SearchSpace, edge_count
 def random_genotype(
     space: SearchSpace, generator: torch.Generator, *, nodes: int = 4, concat: Sequence[int] | None = None
 ) -> Genotype:
-    """A uniformly random genotype: each node gets two different input states, each with a random operator
-    except `none`.
+    """A uniformly random genotype.
 
-    `concat` lists the output states of both cells, by default all nodes. The two cells are independent.
-    Raises UserError if the space is defined for another number of nodes.
+    Each node gets two different input states, and each edge a random candidate except `none`. `concat`
+    lists the output states of both cells, by default all nodes. The two cells are independent. Raises
+    UserError if the space is defined for another number of nodes.
     """
     outputs = tuple(range(2, nodes + 2)) if concat is None else tuple(concat)
     normal, reduce = (_cell(space.candidates(kind, nodes), nodes, generator) for kind in ("normal", "reduce"))
@@ -43,10 +43,10 @@ def matched_genotype(
     concat: Sequence[int] | None = None,
     draws: int = 1000,
 ) -> Genotype:
-    """The first random genotype with |parameters(genotype) / target − 1| ≤ tolerance; uniform among all
-    such genotypes.
+    """The first random genotype with |parameters(genotype) / target − 1| ≤ tolerance.
 
-    Raises UserError, with the range of the counts, if none of `draws` genotypes matches.
+    It is uniform among all such genotypes. Raises UserError, with the range of the counts, if none of
+    `draws` genotypes matches.
     """
     seen = []
     for _ in range(draws):

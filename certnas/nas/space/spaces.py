@@ -11,8 +11,7 @@ Candidates = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A search space: the candidate operators of each edge, in edge order (0,2), (1,2), (0,3), (1,3),
-    (2,3), (0,4), …
+    """A search space: the candidate operators of each edge, in edge order (0,2), (1,2), (0,3), (1,3), (2,3), (0,4), …
 
     A single row applies to every edge, for any number of nodes. All edges have the same number of
     candidates. Raises UserError if an edge has no candidate other than `none`, an unknown operator, or an

@@ -175,7 +175,7 @@ class Supernet(nn.Module):
         return self.classifier(self.pool(newer).flatten(1))
 
     def architecture_parameters(self) -> list[nn.Parameter]:
-        """The architecture variables: alpha_normal, alpha_reduce, and in a PC-DARTS supernet beta_normal,
+        """The architecture variables: alpha_normal, alpha_reduce, and in PC-DARTS also beta_normal,
         beta_reduce.
         """
         return [parameter for name, parameter in self.named_parameters() if _is_architecture(name)]
@@ -185,8 +185,7 @@ class Supernet(nn.Module):
         return [parameter for name, parameter in self.named_parameters() if not _is_architecture(name)]
 
     def genotype(self) -> Genotype:
-        """Derive the genotype: the two strongest edges of each node by softmax(α), times softmax(β) in
-        PC-DARTS.
+        """Derive the genotype: the two strongest edges of each node by softmax(α), times softmax(β) in PC-DARTS.
 
         `none` takes part in the softmax but is never chosen. Liu et al. 2019, section 2.4; Xu et al. 2020.
         """

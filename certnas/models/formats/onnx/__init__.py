@@ -98,9 +98,7 @@ def _reading(
 
 
 def _network(stored: "onnx.ModelProto", model: "onnx.ModelProto", what: str, *, whole: bool) -> OnnxNetwork:
-    """The imported network, compared with onnxruntime on the model, and on the stored model if the two
-    differ.
-    """
+    """The imported network, compared with onnxruntime on the model, and on the stored model if the two differ."""
     from certnas.models.formats.onnx.checking import StoredFile  # imported here because it loads slowly
     from certnas.models.formats.onnx.importing import import_graph
 

@@ -39,8 +39,7 @@ _NUMBERS: dict[int, torch.dtype] = {
 
 
 def import_graph(model: onnx.ModelProto, *, whole: bool = False) -> OnnxNetwork:
-    """The network of a model without local functions or external tensors. x [N, *input] -> [N, *output],
-    float32.
+    """The network of a model without local functions or external tensors. x [N, *input] -> [N, *output], float32.
 
     A fixed batch size in the file becomes free: every tensor that depends on the input must keep the batch
     as dimension 0. With `whole`, the input has no batch dimension and is one image. The first of several
@@ -57,9 +56,7 @@ def import_graph(model: onnx.ModelProto, *, whole: bool = False) -> OnnxNetwork:
 
 
 class _Importer:
-    """Visits the nodes in order. Computed tensors are on the meta device, so nothing is evaluated or
-    allocated.
-    """
+    """Visits the nodes in order. Computed tensors are on the meta device, so nothing is evaluated or allocated."""
 
     def __init__(self, model: onnx.ModelProto, *, whole: bool) -> None:
         graph = model.graph

@@ -20,9 +20,7 @@ def _divided(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _setting(function: Callable[..., Tensor], **defaults: float) -> Callable[[Site], Step]:
-    """The importer of an operator with one input whose float attributes are the function's arguments, in
-    this order.
-    """
+    """The importer of an operator with one input whose float attributes are the function's arguments, in this order."""
 
     def importer(site: Site) -> Step:
         values = [float(site.attributes.get(name, default)) for name, default in defaults.items()]
@@ -36,9 +34,7 @@ def _hard_sigmoid(x: Tensor, slope: float, offset: float) -> Tensor:
 
 
 def _softsign(x: Tensor) -> Tensor:
-    """x / (1 + |x|), as 1/(1 + relu(−x)) − 1/(1 + relu(x)). Each part is monotone, so its intervals are
-    exact.
-    """
+    """x / (1 + |x|), as 1/(1 + relu(−x)) − 1/(1 + relu(x)). Each part is monotone, so its intervals are exact."""
     return torch.reciprocal(1 + F.relu(-x)) - torch.reciprocal(1 + F.relu(x))
 
 

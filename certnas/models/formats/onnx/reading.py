@@ -1,6 +1,4 @@
-"""Reading of an ONNX file as a model with all tensors inside. It reads data only, and only from the file's
-folder.
-"""
+"""Reading of an ONNX file as a model with all tensors inside. It reads data only, and only from the file's folder."""
 
 from __future__ import annotations
 
@@ -96,8 +94,9 @@ def _optional(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def without_softmax(model: onnx.ModelProto) -> bool:
-    """Remove a softmax at the end of the graph, which does not change the order of the classes. Returns
-    True if there was one.
+    """Remove a softmax at the end of the graph, which does not change the order of the classes.
+
+    Returns True if there was one.
     """
     graph, found = model.graph, False
     while len(graph.output):

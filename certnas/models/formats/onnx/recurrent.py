@@ -13,15 +13,12 @@ _USUAL = [b"Sigmoid", b"Tanh", b"Tanh"]
 
 
 def with_batch_inside(site: Site) -> Step:
-    """Refuse a network with a batch as first dimension: layout=0 has the batch of the LSTM as second
-    dimension.
-    """
+    """Refuse a network with a batch as first dimension: layout=0 has the batch of the LSTM as second dimension."""
     raise site.refuse("works along the batch dimension; images must stay apart, or be the whole input")
 
 
 def lstm(site: Site) -> Step:
-    """x [*, time, batch, inputs] -> Y [*, time, directions, batch, hidden], Y_h, Y_c [*, directions, batch,
-    hidden].
+    """x [*, time, batch, inputs] -> Y [*, time, directions, batch, hidden], Y_h, Y_c [*, directions, batch, hidden].
 
     The gates are in ONNX's order i, o, f, c. Initial states are constants. Hochreiter, Schmidhuber 1997;
     ONNX LSTM-14. Raises UserError for unusual settings: activations, clip, peepholes, lengths, layout=1.
@@ -62,9 +59,7 @@ def lstm(site: Site) -> Step:
 
 
 def _direction(x: Tensor, known: dict[int, Tensor], k: int, sign: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The states of all steps [*, time, batch, hidden], the last state, and the last cell state [*, batch,
-    hidden].
-    """
+    """The states of all steps [*, time, batch, hidden], the last state, and the last cell state [*, batch, hidden]."""
     weight, recurrent = known[1][k], known[2][k]
     hidden = recurrent.shape[-1]
     bias = known[3][k].unflatten(0, (2, 4 * hidden)).sum(0) if 3 in known else None

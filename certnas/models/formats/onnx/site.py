@@ -17,9 +17,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Step:
-    """The torch function of a node: function(*tensors at `inputs`) is a tensor, or a tuple for several
-    outputs.
-    """
+    """The torch function of a node: function(*tensors at `inputs`) is a tensor, or a tuple for several outputs."""
 
     function: Function
     """The function."""
@@ -63,8 +61,9 @@ class Site:
         return value
 
     def present(self, count: int) -> tuple[int, ...]:
-        """The indices of those of the first `count` inputs that are not left out. Raises UserError for a
-        gap before the last one.
+        """The indices of those of the first `count` inputs that are not left out.
+
+        Raises UserError for a gap before the last one.
         """
         given = [i for i in range(count) if self.has(i)]
         if given != list(range(len(given))):

@@ -1,9 +1,8 @@
-"""Import of ONNX graphs without a batch dimension: the whole input is one image, and a batch dimension is
-put before it.
+"""Import of ONNX graphs without a batch dimension; the whole input is one image.
 
-Each operator is imported with a batch before its tensors: axes move up by one, and constants align at the
-end. An operator whose first dimension is a batch in ONNX, such as a convolution, is imported if that
-dimension is 1.
+A batch dimension is put before the input. Each operator is imported with a batch before its tensors: axes
+move up by one, and constants align at the end. An operator whose first dimension is a batch in ONNX, such
+as a convolution, is imported if that dimension is 1.
 """
 
 from __future__ import annotations
@@ -163,8 +162,9 @@ def _tiled(site: Site, importer: Importer) -> Step:
 
 
 def _matmul(site: Site, importer: Importer) -> Step:
-    """Matrix products. A constant matrix on the left moves to the right, transposed; a vector is a matrix
-    of one row or column.
+    """Matrix products.
+
+    A constant matrix on the left moves to the right, transposed; a vector is a matrix of one row or column.
     """
     ranks = tuple(len(site.shape(i)) for i in (0, 1))
     fixed = [rank for i, rank in enumerate(ranks) if not site.computed(i)]
