@@ -62,11 +62,11 @@ def nothing() -> None:
 FC = {"arch": "mnist-fc-3layer"}
 TAIL = "accepted: tensors by name, alone or under state_dict, model_state_dict, model, net, ema"
 TORCH = "save its weights again: torch.save(model.state_dict(), 'weights.pth')"
-NPZ = "it is truncated, in another format, or holds Python objects; save plain arrays with numpy.savez"
+NPZ = "it is truncated, in another format, or has Python objects; save plain arrays with numpy.savez"
 FC_MISMATCH = "'net.pth' does not match architecture 'mnist-fc-3layer':"
 MATCH = "name the architecture, and the options, it was trained with"
 CODE = (
-    "where you trust it, --unsafe-load (unsafe_load=True) runs it; or where it was made, save its weights alone: "
+    "where you trust it, --unsafe-load (unsafe_load=True) runs it; or where it was made, save its weights only: "
     "torch.save(model.state_dict(), 'weights.pth')"
 )
 SUFFIXES = ".h5, .npz, .onnx, .onnx.gz, .pt, .pt2, .pth, .safetensors, .th"

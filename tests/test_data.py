@@ -82,7 +82,7 @@ def test_missing_files_say_where_they_belong(name: str, tmp_path: Path) -> None:
     )
     with pytest.raises(UserError) as caught:
         load(name)
-    assert str(caught.value) == f"data {name}: needs the folder that holds it (root)"
+    assert str(caught.value) == f"data {name}: needs the folder with its files (root)"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, FileNotFoundError])

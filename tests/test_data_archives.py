@@ -43,14 +43,14 @@ X, Y = np.zeros((4, 3, 8, 8)), np.arange(4)
 NAN, LARGE = X.copy(), X.copy()
 NAN[2, 0, 0, 0], LARGE[1] = np.nan, 255
 BAD_ARCHIVES: dict[str, tuple[dict[str, Any], str]] = {
-    "no y": ({"x": X}, "no array 'y', it holds x; expected x and y"),
-    "empty": ({"x": X[:0], "y": Y[:0]}, "x holds 0 images, y 0 labels; expected as many, not 0"),
-    "lengths": ({"x": X, "y": Y[:3]}, "x holds 4 images, y 3 labels; expected as many, not 0"),
+    "no y": ({"x": X}, "no array 'y', it has x; expected x and y"),
+    "empty": ({"x": X[:0], "y": Y[:0]}, "x has 0 images and y has 0 labels; expected equal numbers above 0"),
+    "lengths": ({"x": X, "y": Y[:3]}, "x has 4 images and y has 3 labels; expected equal numbers above 0"),
     "float labels": ({"x": X, "y": Y * 1.0}, "y is float64 [4], expected integers [N]"),
     "one-hot labels": ({"x": X, "y": np.eye(4, dtype=int)}, "y is int64 [4, 4], expected integers [N]"),
     "scalar label": ({"x": X, "y": np.int64(3)}, "y is int64 [], expected integers [N]"),
-    "negative label": ({"x": X, "y": Y - 1}, "y holds label -1, labels start at 0"),
-    "huge label": ({"x": X, "y": Y + 2**40}, f"y holds label {2**40 + 3}, too large for a class"),
+    "negative label": ({"x": X, "y": Y - 1}, "y has label -1, labels start at 0"),
+    "huge label": ({"x": X, "y": Y + 2**40}, f"y has label {2**40 + 3}, too large for a class"),
     "int16 pixels": (
         {"x": X.astype(np.int16), "y": Y},
         "x is int16, accepted: uint8 in 0..255 or floats in [0, 1]",
@@ -64,7 +64,7 @@ BAD_ARCHIVES: dict[str, tuple[dict[str, Any], str]] = {
         {"x": np.zeros((4, 3, 8, 3)), "y": Y},
         "x has shape [4, 3, 8, 3], channels first or last? Say which with the layout nchw or nhwc (--data-layout)",
     ),
-    "NaN": ({"x": NAN, "y": Y}, "x holds NaN or infinity in image 2"),
+    "NaN": ({"x": NAN, "y": Y}, "x has NaN or infinity in image 2"),
     "255": (
         {"x": LARGE, "y": Y},
         "x spans 0 to 255 (image 1), floats must lie in [0, 1]; "
@@ -100,9 +100,7 @@ def test_pickled_objects_are_refused_and_never_run(key: str, tmp_path: Path) -> 
     np.savez(path, **arrays)
     with pytest.raises(UserError) as caught:
         load(str(path))
-    assert (
-        str(caught.value) == f"data {path}: {key} holds Python objects or is damaged; expected a plain array"
-    )
+    assert str(caught.value) == f"data {path}: {key} has Python objects or is damaged; expected a plain array"
     assert not trace.exists()
 
 
@@ -163,8 +161,8 @@ def npy(shape: tuple[int, ...], data: bytes, dtype: str = "<f4") -> bytes:
             r"x has shape .1125899906842624, 1, 8, 8., \d+ bytes; accepted: at most 4 GiB",
         ),
         (npy((2**25, 1, 8, 8), b""), "accepted: at most 4 GiB"),
-        (npy((4, 1, 8, 8), b"\0" * 100), "x claims shape .4, 1, 8, 8., 1024 bytes, and holds 100"),
-        (npy((1, 1, 8, 8), b"\0" * 1000), "x claims shape .1, 1, 8, 8., 256 bytes, and holds 1000"),
+        (npy((4, 1, 8, 8), b"\0" * 100), "x claims shape .4, 1, 8, 8., 1024 bytes, and has 100"),
+        (npy((1, 1, 8, 8), b"\0" * 1000), "x claims shape .1, 1, 8, 8., 256 bytes, and has 1000"),
         (npy((-1, -1, 8, 4), b"\0" * 128), "x claims shape .-1, -1, 8, 4., 128 bytes"),
         (npy((2**70, 0, 8, 8), b""), "cannot be read|expected .N, C, H, W.|x holds"),
         (b"\x93NUMPY\1\0\xff\xff{", "x is not a numpy array or is damaged"),

@@ -70,7 +70,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a factory without a shape": (
         "factories:plain",
         {},
-        "'factories:plain' does not say what images it reads; give input_shape=(C, H, W)",
+        "'factories:plain' does not define its input shape; give input_shape=(C, H, W)",
     ),
     "a network that fails": (
         "factories:Picky",

@@ -79,8 +79,8 @@ def test_the_layout_of_torch_28_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (Malice, "weights in data/weights/model.pt are no plain tensors: reading them would run code"),
-        (lambda marker: {"scale": 1.0}, "weights in data/weights/model.pt are no plain tensors"),
+        (Malice, "weights in data/weights/model.pt are not plain tensors: reading them would run code"),
+        (lambda marker: {"scale": 1.0}, "weights in data/weights/model.pt are not plain tensors"),
         (lambda marker: {"scale": bytearray(5)}, "data/weights/model.pt asks for a bytearray"),
     ],
 )

@@ -51,7 +51,7 @@ def test_code_in_an_archive_does_not_run(route: str, tmp_path: Path) -> None:
         assert open_model(str(path)).classes == 5
     else:
         with pytest.raises(
-            UserError, match=r"is no plain tensor: reading it would run code; .*--unsafe-load"
+            UserError, match=r"is not a plain tensor: reading it would run code; .*--unsafe-load"
         ):
             open_model(str(path))
     assert not marker.exists()
@@ -113,12 +113,12 @@ REFUSALS: dict[str, tuple[Edit, str]] = {
         ),
         "accepted: at most 134217728 elements",
     ),
-    "half a graph": (cut, "is no archive that torch.export of torch 2.8 or later wrote"),
+    "half a graph": (cut, "is not an archive from torch.export of torch 2.8 or later"),
     "no graph": (without(MODEL), "has 0 models in the format of torch 2.8 and later"),
     "a missing weight": (without("data/weights/weight_0"), "has no data/weights/weight_0"),
     "a path out of the archive": (
         in_json(WEIGHTS, lambda c: c["config"]["scale"].update(path_name="../../../etc/passwd")),
-        "weights 'scale' is no plain tensor",
+        "weights 'scale' is not a plain tensor",
     ),
     "a deep nest": (deep, "(ValueError: it nests deeper than 200 brackets"),
 }

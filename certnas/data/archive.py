@@ -44,12 +44,12 @@ def archive(request: Request) -> Dataset:
         raise UserError(f"data {request.name}: y is {y.dtype} {list(y.shape)}, expected integers [N]")
     if len(x) == 0 or len(x) != len(y):
         raise UserError(
-            f"data {request.name}: x holds {len(x)} images, y {len(y)} labels; expected as many, not 0"
+            f"data {request.name}: x has {len(x)} images and y has {len(y)} labels; expected equal numbers above 0"
         )
     if y.min() < 0:
-        raise UserError(f"data {request.name}: y holds label {y.min()}, labels start at 0")
+        raise UserError(f"data {request.name}: y has label {y.min()}, labels start at 0")
     if y.max() > np.iinfo(np.int32).max:
-        raise UserError(f"data {request.name}: y holds label {y.max()}, too large for a class")
+        raise UserError(f"data {request.name}: y has label {y.max()}, too large for a class")
     rows = request.chosen(len(y))
     x = channels_first(request, x)[rows.numpy()]
     labels = torch.from_numpy(y.astype(np.int64))
@@ -89,7 +89,7 @@ def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
         if key in names:
             raise UserError(f"data {name}: {key} is not a numpy array; expected a plain array")
         held = ", ".join(one.removesuffix(".npy") for one in names[:10]) or "nothing"
-        raise UserError(f"data {name}: no array {key!r}, it holds {held}; expected x and y")
+        raise UserError(f"data {name}: no array {key!r}, it has {held}; expected x and y")
     with members.open(f"{key}.npy") as stored:
         try:
             version = np.lib.format.read_magic(stored)
@@ -104,7 +104,7 @@ def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
                 f"data {name}: {key} is not a numpy array or is damaged; expected a plain array"
             ) from error
         if dtype.hasobject:
-            raise UserError(f"data {name}: {key} holds Python objects or is damaged; expected a plain array")
+            raise UserError(f"data {name}: {key} has Python objects or is damaged; expected a plain array")
         claimed, held_bytes = (
             prod(shape) * dtype.itemsize,
             members.getinfo(f"{key}.npy").file_size - stored.tell(),
@@ -116,7 +116,7 @@ def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
         )
     if claimed != held_bytes or min(shape, default=0) < 0:
         raise UserError(
-            f"data {name}: {key} claims shape {list(shape)}, {claimed} bytes, and holds {held_bytes}; save it again"
+            f"data {name}: {key} claims shape {list(shape)}, {claimed} bytes, and has {held_bytes}; save it again"
         )
 
 
@@ -148,7 +148,7 @@ def channels_first(request: Request, x: NDArray[np.generic]) -> NDArray[np.gener
 def checked_range(name: str, x: torch.Tensor) -> None:
     """Raises UserError unless every pixel is in [0, 1]."""
     if not bool(x.isfinite().all()):
-        raise UserError(f"data {name}: x holds NaN or infinity in image {broken(~x.isfinite())}")
+        raise UserError(f"data {name}: x has NaN or infinity in image {broken(~x.isfinite())}")
     outside = (x < 0) | (x > 1)
     if bool(outside.any()):
         raise UserError(

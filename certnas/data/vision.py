@@ -40,7 +40,7 @@ def vision(request: Request) -> Dataset:
     Raises UserError, with the folder for the files, if they are missing, damaged or cannot be downloaded.
     """
     if request.root is None:
-        raise UserError(f"data {request.name}: needs the folder that holds it (root)")
+        raise UserError(f"data {request.name}: needs the folder with its files (root)")
     folder = request.root / FOLDERS[request.name]
     try:
         data = opened(request, str(request.root))

@@ -42,7 +42,7 @@ def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, .
             raise UserError(f"{name!r} with options {dict(options)} failed: {first_line(error)}") from error
     if isinstance(built, nn.Module):
         if input_shape is None:
-            raise UserError(f"{name!r} does not say what images it reads; give input_shape=(C, H, W)")
+            raise UserError(f"{name!r} does not define its input shape; give input_shape=(C, H, W)")
         return Architecture(built, input_shape)
     if not isinstance(built, Architecture):
         raise UserError(

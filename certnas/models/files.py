@@ -50,7 +50,7 @@ def open_file(
     if isinstance(contents, Architecture):
         return contents, f"file {path}{contents.note}"
     if input_shape is None:
-        raise UserError(f"'{path}' does not say what images it reads; give input_shape=(C, H, W)")
+        raise UserError(f"'{path}' does not define its input shape; give input_shape=(C, H, W)")
     return Architecture(contents, input_shape), f"file {path}, whose code was run"
 
 

@@ -115,7 +115,7 @@ def _image_shape(
         raise UserError(f"{name}: layout is {layout!r}; accepted: {', '.join(LAYOUTS)}")
     if layout == "NHWC":
         if len(own) != 3:
-            raise UserError(f"{name} reads {list(own)}, which is no image in layout NHWC")
+            raise UserError(f"{name} reads {list(own)}, which is not an image in layout NHWC")
         shape: tuple[int, ...] = (own[2], own[0], own[1])
     elif layout == "flat":
         if images is None:

@@ -47,7 +47,7 @@ def _run(target: str, arguments: dict[str, Any]) -> Any:
     left, positional, named = dict(arguments), [], {}
     for item in operator._schema.arguments:
         if item.name not in left and not item.has_default_value():
-            raise UserError(f"{target} is given no {item.name}")
+            raise UserError(f"{target} lacks the argument {item.name}")
         value = left.pop(item.name, item.default_value)
         if item.kwarg_only:
             named[item.name] = value

@@ -31,7 +31,7 @@ def read_keras_npz(path: Path) -> StateDict:
     except Exception as error:
         raise UserError(
             f"cannot read '{path}' as .npz: it is truncated, in another format, or "
-            "holds Python objects; save plain arrays with numpy.savez"
+            "has Python objects; save plain arrays with numpy.savez"
         ) from error
     return StateDict(dict(keras_tensor(path, name, array) for name, array in arrays.items()))
 

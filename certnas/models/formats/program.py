@@ -231,7 +231,7 @@ def _needed(operations: Sequence[Operation], output: str) -> list[Operation]:
 def _writes(operation: Operation) -> bool:
     """True if an operation changes an argument.
 
-    The schema tells this of an operator on the allowlist, the name of any other.
+    The schema decides for an operator on the allowlist, the name for any other.
     """
     schema = getattr(TARGETS.get(operation.target), "_schema", None)
     if schema is not None:

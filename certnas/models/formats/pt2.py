@@ -58,7 +58,7 @@ def read_program(file: IO[bytes], what: str, shape: tuple[int, ...] | None = Non
             zipfile.BadZipFile, EOFError, NotImplementedError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:100]
         raise UserError(
-            f"{what} is no archive that torch.export of torch 2.8 or later wrote ({type(error).__name__}: {reason})"
+            f"{what} is not an archive from torch.export of torch 2.8 or later ({type(error).__name__}: {reason})"
         ) from error
     check_limits(network, network.input_shape, what)
     _check_operators(network, what)
@@ -179,7 +179,7 @@ class _Archive:
             plain = f"{'weight' if kind == 'weights' else 'tensor'}_"
             number = path.removeprefix(plain)
             if entry["use_pickle"] or meta is None or not path.startswith(plain) or not number.isdecimal():
-                raise UserError(f"{kind} {name[:100]!r} is no plain tensor: reading it would run code")
+                raise UserError(f"{kind} {name[:100]!r} is not a plain tensor: reading it would run code")
             found[name] = _tensor(self._read(f"data/{kind}/{path}"), meta, name)
         return found
 
@@ -195,9 +195,9 @@ class _Archive:
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            raise UserError(f"{kind} in {name} are no plain tensors: reading them would run code") from error
+            raise UserError(f"{kind} in {name} are not plain tensors: reading them would run code") from error
         if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-            raise UserError(f"{kind} in {name} are no plain tensors")
+            raise UserError(f"{kind} in {name} are not plain tensors")
         return {str(key): value.detach() for key, value in found.items()}
 
 

@@ -114,7 +114,7 @@ def _load(path: Path) -> object:
             if code:
                 raise UserError(
                     f"'{path}' can only be read by running code that it names ({', '.join(code)}): {UNSAFE}; or "
-                    "where it was made, save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
+                    "where it was made, save its weights only: torch.save(model.state_dict(), 'weights.pth')"
                 ) from error
             raise UserError(f"cannot read '{path}' as a torch checkpoint: {_AGAIN}") from error
 

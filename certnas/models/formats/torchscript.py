@@ -21,7 +21,7 @@ def run_script(path: Path, shape: tuple[int, ...] | None) -> Architecture:
     """
     if shape is None:
         raise UserError(
-            f"'{path}' is TorchScript and does not say what images it reads; give input_shape=(C, H, W)"
+            f"'{path}' is TorchScript and does not define its input shape; give input_shape=(C, H, W)"
         )
     exporting = logging.getLogger("torch._export")
     level = exporting.level

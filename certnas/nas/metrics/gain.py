@@ -21,8 +21,7 @@ CELL = re.compile(r"(?:^|\.)cells\.(\d+)(?:\.|$)")
 
 @dataclass(frozen=True, kw_only=True)
 class CellGain(Measured):
-    """R = −Σ_c mean over the images of log(w_c / eps), in nats: the growth of the relative width of the
-    bounds in each cell.
+    """R = −Σ_c mean over the images of log(w_c / eps), in nats: the growth of the relative width in each cell.
 
     Each cell c is bounded from its own clean inputs. An input tensor v ranges over {v + Σ_k t_k·g_k : |t_k|
     ≤ 1}; the g_k partition the units of v into `generators` random groups with random signs, and their

@@ -15,9 +15,8 @@ SUPPORTED = ("linf", "l2")
 @dataclass(frozen=True, kw_only=True)
 class JacobianNorm(Momentary):
     """R = −(δ/N) Σ_i (1/K) Σ_k ‖J_k(x_i)‖_q^s, where J_k = ∂f_k/∂x and q is dual to the threat norm.
-    Equation (15) of DSRNA.
 
-    s is 1, or 2 with `squared`. By Hölder's inequality −R bounds, to first order, the mean change of a
+    This is equation (15) of DSRNA. s is 1, or 2 with `squared`. By Hölder's inequality −R bounds, to first order, the mean change of a
     logit when the pixels move by at most δ in the threat norm. R is in logits (for s = 2, in logits² /
     pixel).
 

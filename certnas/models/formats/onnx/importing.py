@@ -228,7 +228,7 @@ def _tensor(proto: onnx.TensorProto, where: str) -> Tensor:
     try:
         return torch.from_numpy(numpy_helper.to_array(proto).copy()).to(kind)
     except Exception as error:
-        raise UserError(f"ONNX {where}: tensor {proto.name!r} does not hold what its shape says") from error
+        raise UserError(f"ONNX {where}: tensor {proto.name!r} does not match its shape") from error
 
 
 def _attribute(item: onnx.AttributeProto, where: str) -> Any:

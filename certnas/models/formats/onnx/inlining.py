@@ -63,7 +63,7 @@ class _Sizes:
         total = self._total(nodes, ())
         if total.places > PLACES or total.size > BYTES:
             raise UserError(
-                f"the ONNX model's local functions come to more than {PLACES} nodes and attributes, or {BYTES} bytes, "
+                f"the ONNX model's local functions exceed {PLACES} nodes and attributes, or {BYTES} bytes, "
                 "when inlined"
             )
 
