@@ -16,9 +16,9 @@ SUPPORTED = ("linf", "l2")
 class JacobianNorm(Momentary):
     """R = −(δ/N) Σ_i (1/K) Σ_k ‖J_k(x_i)‖_q^s, where J_k = ∂f_k/∂x and q is dual to the threat norm.
 
-    This is equation (15) of DSRNA. s is 1, or 2 with `squared`. By Hölder's inequality −R bounds, to first order, the mean change of a
-    logit when the pixels move by at most δ in the threat norm. R is in logits (for s = 2, in logits² /
-    pixel).
+    This is equation (15) of DSRNA. s is 1, or 2 with `squared`. By Hölder's inequality −R bounds, to first
+    order, the mean change of a logit when the pixels move by at most δ in the threat norm. R is in logits
+    (for s = 2, in logits² / pixel).
 
     Batch normalisation uses running statistics. With batch statistics, Σ_i f_k(x_i) is almost constant over
     the batch, so every row from one backward pass is almost zero.
