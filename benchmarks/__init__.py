@@ -1,1 +1,1 @@
-"""Measurements of certnas: `python -m benchmarks.NAME --out DIR` keeps a JSON record and prints a table."""
+"""Benchmarks of certnas: `python -m benchmarks.NAME --out DIR` stores a JSON record and prints a table."""

@@ -1,4 +1,4 @@
-"""α-CROWN's bounds against time, by us and by auto_LiRPA in the same process: the whole curve of each."""
+"""α-CROWN's bounds over time: certnas and auto_LiRPA in the same process, with the whole curve of each."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -26,19 +26,21 @@ IMAGES = {"mnist_cnn_small": 5, "mnist_a_adv": 5, "cifar_2c2f": 5, "resnet2b": 1
 BUDGETS = (0, 1, 2, 5, 10, 20, 50)
 """Iterations of each run; 0 is CROWN."""
 STEPS = (0.1, 0.5)
-"""Adam's first step on slopes in [0, 1]: the larger one is the default of `bounds.AlphaCrown` and of auto_LiRPA."""
+"""Adam's initial steps on slopes in [0, 1]. The larger one is the default of `bounds.AlphaCrown` and of
+auto_LiRPA.
+"""
 OURS, THEIRS = "certnas", "auto_LiRPA"
 EQUAL = 1e-5
-"""Bounds this close, over 1 + |bound|, count as equal."""
+"""Largest difference between equal bounds, relative to 1 + |bound|."""
 
 Run = Callable[[int, float], tuple[Tensor, float, float]]
-"""(iterations, step) -> lower bounds of the rows [1, S], wall and CPU seconds."""
+"""(iterations, step) -> lower bounds of the specification [1, S], wall and CPU seconds."""
 Curve = list[tuple[float, float]]
 """CPU seconds and bound of each budget."""
 
 
 def ours(net: bounds.Network, x: Tensor, rows: Tensor, eps: float) -> Run:
-    """α-CROWN of `bounds`, a run from the start for each budget."""
+    """certnas's α-CROWN; each budget is a run from the start."""
 
     def run(iterations: int, step: float) -> tuple[Tensor, float, float]:
         method = bounds.AlphaCrown(iterations=iterations, step=step) if iterations else bounds.Crown()
@@ -50,7 +52,7 @@ def ours(net: bounds.Network, x: Tensor, rows: Tensor, eps: float) -> Run:
 
 
 def theirs(converted: Converted, x: Tensor, rows: Tensor, eps: float) -> Run:
-    """CROWN-Optimized of auto_LiRPA, lower bounds alone; its conversion is not timed."""
+    """auto_LiRPA's CROWN-Optimized, lower bounds only. The time excludes its conversion."""
 
     def run(iterations: int, step: float) -> tuple[Tensor, float, float]:
         bound = partial(converted.bounds, x, eps, rows=rows, upper=False)
@@ -64,9 +66,9 @@ def theirs(converted: Converted, x: Tensor, rows: Tensor, eps: float) -> Run:
 
 
 def measure(name: str, place: int, budgets: Iterable[int]) -> dict[str, Any]:
-    """The curves of both sides for one test image: budgets take turns, sides within them.
+    """The curves of both libraries for one test image. Budgets alternate, and within a budget the libraries.
 
-    bound, worst: the mean and the least of the lower bounds of the nine margins, in logits.
+    bound and worst are the mean and the smallest lower bound of the nine margins, in logits.
     """
     trained = NETWORKS[name]
     model, (x, y) = trained.module().requires_grad_(False), trained.images(place + 1)
@@ -93,7 +95,7 @@ def measure(name: str, place: int, budgets: Iterable[int]) -> dict[str, Any]:
 
 
 def curves(record: Record, name: str) -> dict[str, Curve]:
-    """Of each contestant: means over the images that are measured."""
+    """The curve of each library: means over the measured images."""
     found = [entry["points"] for key, entry in record.entries.items() if key.startswith(f"{name} | ")]
     result: dict[str, Curve] = {}
     for contestant in found[0] if found else ():
@@ -105,9 +107,10 @@ def curves(record: Record, name: str) -> dict[str, Curve]:
 
 
 def at_their_times(found: Mapping[str, Curve]) -> list[tuple[str, float, float, float]]:
-    """For each of their points: whose, its time and bound, and our best bound of no later time, −∞ where none.
+    """For each point of auto_LiRPA: its step, time and bound, and certnas's best bound up to that time, −∞
+    if there is none.
 
-    Ours is any step's best: what a user of one tool gets who knows the better step.
+    The best bound is over all of certnas's steps, which favours a user who knows the better step.
     """
     mine = [point for contestant, curve in found.items() if contestant.startswith(OURS) for point in curve]
     return [
@@ -119,12 +122,12 @@ def at_their_times(found: Mapping[str, Curve]) -> list[tuple[str, float, float, 
 
 
 def behind(bound: float, own: float) -> bool:
-    """Whether ours is the looser one by more than rounding."""
+    """True if certnas's bound is looser by more than rounding."""
     return own < bound - EQUAL * (1 + abs(bound))
 
 
 def tables(record: Record, names: Iterable[str]) -> list[Table]:
-    """Every point of every curve; then their points against our bounds at that time."""
+    """All points of all curves; then auto_LiRPA's points against certnas's bounds at that time."""
     shown = Table(title="mean lower bound of the margins (CPU seconds an image) by iterations")
     budgets = [str(budget) for budget in record.settings["budgets"]]
     for head in ("network", "by", *budgets):
@@ -154,7 +157,7 @@ def tables(record: Record, names: Iterable[str]) -> list[Table]:
 
 
 def picture(record: Record, names: list[str]) -> bytes:
-    """Bounds against CPU seconds, one panel for each network."""
+    """Bounds over CPU seconds, one panel per network."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
@@ -176,7 +179,7 @@ def picture(record: Record, names: list[str]) -> bytes:
 @options
 @click.option("--network", "chosen", multiple=True, type=click.Choice(list(EPS)), help="All unless given.")
 def main(out: Path, quick: bool, threads: int, chosen: tuple[str, ...]) -> None:
-    """α-CROWN's bounds against time, ours and auto_LiRPA's, one image at a time."""
+    """α-CROWN's bounds over time, certnas and auto_LiRPA, one image at a time."""
     torch.set_num_threads(threads)
     budgets = BUDGETS[:4] if quick else BUDGETS
     settings = {"threads": threads, "budgets": budgets, "steps": STEPS, "auto_LiRPA": lirpa_version()}

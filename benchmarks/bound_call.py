@@ -1,6 +1,7 @@
-"""One CROWN call at a fixed ε against auto_LiRPA in the same process, turn by turn: the same bounds, in what time.
+"""One CROWN call at a fixed ε against auto_LiRPA, in turns in the same process: the same bounds, and their times.
 
-A record is for the version of auto_LiRPA that Python finds, and is named after it: a checkout first on PYTHONPATH.
+A record is named after the version of auto_LiRPA that Python imports. A checkout at the start of PYTHONPATH
+comes first.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ EPS = {
     **dict.fromkeys(SEEDED, 1 / 255),
 }
 RUNS, SHORT = 5, 1.0
-"""The least turns of each, and up to five times as many while they have taken less than so many seconds."""
+"""Number of turns of each, and seconds. Faster jobs have up to five times as many turns within these seconds."""
 AIM = 1 / 3
 THEIRS = "auto_LiRPA "
 BATCHES = (1, 16)
@@ -46,18 +47,18 @@ MODES: dict[str, tuple[ConvMode, bool]] = {
     "matrix": ("matrix", False),
     "patches one by one": ("patches", True),
 }
-"""auto_LiRPA's way with convolutions, and whether it is given images one at a time."""
+"""auto_LiRPA's mode of convolutions, and whether it gets one image at a time."""
 OURS: dict[int, dict[str, bounds.Method]] = {
     1: {"crown": bounds.Crown(), "crown, intersect=False": bounds.Crown(intersect=False)},
     16: {"crown": bounds.Crown()},
 }
 
 Timed = Callable[[], tuple[Tensor, float, float]]
-"""-> lower bounds of the rows and of their negations [N, 2S], wall and CPU seconds they took."""
+"""A call -> lower bounds of the rows and of their negations [N, 2S], wall and CPU seconds."""
 
 
 def network(name: str, batch: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """The network, and so many test images with their labels."""
+    """The network, and its first test images with labels."""
     if name in SEEDED:
         return SEEDED[name](), *cifar10(batch)
     return NETWORKS[name].module(), *NETWORKS[name].images(batch)
@@ -66,7 +67,7 @@ def network(name: str, batch: int) -> tuple[nn.Module, Tensor, Tensor]:
 def ours(
     method: bounds.Method, net: bounds.Network, x: Tensor, rows: Tensor, eps: float
 ) -> tuple[Tensor, float, float]:
-    """By our method."""
+    """The bounds by certnas's method."""
     began, cpu = perf_counter(), process_time()
     with torch.no_grad():
         both = bounds.lower_bounds(net, bounds.Linf(x, eps), torch.cat([rows, -rows], 1), method)
@@ -74,7 +75,7 @@ def ours(
 
 
 def modes(name: str, batch: int) -> tuple[str, ...]:
-    """The modes of auto_LiRPA that are tried: not those that would take many gigabytes or minutes."""
+    """The modes of auto_LiRPA to measure; those that need many gigabytes or minutes are left out."""
     if batch == 1:
         return ("patches",) if name in LARGE else ("patches", "matrix")
     return ("patches one by one",) if name in LARGE else ("patches", "patches one by one")
@@ -83,7 +84,7 @@ def modes(name: str, batch: int) -> tuple[str, ...]:
 def theirs(
     converted: Converted, size: int, x: Tensor, rows: Tensor, eps: float
 ) -> tuple[Tensor, float, float]:
-    """By auto_LiRPA's CROWN, `size` images at a time; the seconds are those of its bounds, not of its conversion."""
+    """The bounds by auto_LiRPA's CROWN, `size` images at a time. The seconds exclude its conversion."""
     parts = zip(x.split(size), rows.split(size), strict=True)
     found = [converted.bounds(some, eps, method="CROWN", rows=own) for some, own in parts]
     both = torch.cat([torch.cat([part.lower, -part.upper], 1) for part in found])
@@ -93,11 +94,12 @@ def theirs(
 def compare(
     model: nn.Module, x: Tensor, y: Tensor, eps: float, tried: tuple[str, ...], runs: int
 ) -> dict[str, Any]:
-    """Medians of the times of all, which take turns, and how far apart their bounds are, float32.
+    """Median times of all contestants, which take turns, and the differences between their bounds, in float32.
 
-    against: the median over the turns of our time over theirs, wall and cpu; above, below: the greatest amounts by
-    which one of our bounds of a row is above and below theirs, over 1 + max |theirs|.  Ours is the better of CROWN's
-    and interval arithmetic's, theirs is CROWN's.
+    against is the median over the turns of (certnas's time / auto_LiRPA's time), wall and CPU. above and
+    below are the largest amounts by which a bound of certnas exceeds or falls short of auto_LiRPA's,
+    relative to 1 + max |auto_LiRPA's bound|. certnas's bound is the better of CROWN and interval
+    arithmetic, auto_LiRPA's is CROWN.
     """
     net, rows = bounds.trace(model, x[:1]).bind(), bounds.margins(y, 10)
     mine = OURS[len(x)]
@@ -148,12 +150,12 @@ def compare(
 
 
 def measure(name: str, batch: int, runs: int) -> dict[str, Any]:
-    """`compare` of one of the networks."""
+    """`compare` for one of the networks."""
     return compare(*network(name, batch), EPS[name], modes(name, batch), runs)
 
 
 def best(entry: dict[str, Any]) -> tuple[str, dict[str, float]] | None:
-    """auto_LiRPA's faster mode and our `crown` against it; None where it has no bounds."""
+    """auto_LiRPA's faster mode and certnas's `crown` against it; None if auto_LiRPA has no bounds."""
     cpu = {key.removeprefix(THEIRS): s for key, s in entry["cpu_seconds"].items() if key.startswith(THEIRS)}
     if not cpu:
         return None
@@ -162,7 +164,7 @@ def best(entry: dict[str, Any]) -> tuple[str, dict[str, float]] | None:
 
 
 def lines(key: str, entry: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The rows of the table for one network and batch."""
+    """The table's rows for one network and batch."""
     place = (key.split(" | ")[0], str(entry["batch"]))
     fastest = best(entry)
     for mode, why in entry["unusable"].items():
@@ -183,7 +185,7 @@ def lines(key: str, entry: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def table(record: Record) -> Table:
-    """Each of ours against each mode of theirs, for each network and batch."""
+    """Each method of certnas against each mode of auto_LiRPA, for each network and batch."""
     result = Table(
         title=f"CROWN, l∞, float32, against auto_LiRPA {record.settings['auto_LiRPA']}: medians (* against its "
         "faster mode); bounds apart over 1 + max |bound|"
@@ -200,7 +202,7 @@ def table(record: Record) -> Table:
 
 
 def picture(record: Record) -> bytes:
-    """Our CPU time over that of auto_LiRPA's faster mode; a cross where it has no bounds."""
+    """certnas's CPU time relative to auto_LiRPA's faster mode; a cross if auto_LiRPA has no bounds."""
     from matplotlib.figure import Figure
 
     names = [name for name in EPS if any(key.startswith(f"{name} | ") for key in record.entries)]

@@ -1,4 +1,4 @@
-"""Networks of DARTS cells with random weights, and how loose a bound of them is."""
+"""Networks of DARTS cells with random weights, and the looseness of their bounds."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ WARMING = 20
 
 
 def warmed(network: DiscreteNetwork, shape: tuple[int, int, int], batch: int) -> nn.Module:
-    """The network in evaluation mode, its batch-norm statistics those of uniform random images [C, H, W]."""
+    """The network in evaluation mode, with batch-norm statistics of uniform random images [C, H, W]."""
     network.train()
     with torch.no_grad():
         for _ in range(WARMING):
@@ -19,10 +19,7 @@ def warmed(network: DiscreteNetwork, shape: tuple[int, int, int], batch: int) ->
 
 
 def linear_width(network: bounds.Network, x: Tensor, eps: float) -> Tensor:
-    """2 ε ‖∇f_k‖₁: the width of each logit's range over the l∞ ball, were f linear round x [N, *shape].
-
-    [N, K]
-    """
+    """2 ε ‖∇f_k‖₁: the width of each logit's range over the l∞ ball if f were linear around x [N, *shape]. [N, K]"""
     point = x.clone().requires_grad_(True)
     logits = network(point)
     slopes = [torch.autograd.grad(column.sum(), point, retain_graph=True)[0] for column in logits.unbind(1)]
@@ -30,5 +27,5 @@ def linear_width(network: bounds.Network, x: Tensor, eps: float) -> Tensor:
 
 
 def looseness(lower: Tensor, upper: Tensor, linear: Tensor) -> float:
-    """The mean over images and logits of bound width over local-linear width, all [N, K]."""
+    """The mean over images and logits of (bound width / local-linear width), all [N, K]."""
     return float(((upper - lower) / linear).mean())

@@ -1,4 +1,4 @@
-"""Certified radii of the first images of a data set, kept batch by batch in a record."""
+"""Certified radii of the first images of a data set, stored batch by batch in a record."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ Batch = tuple[int, int]
 
 @dataclass(frozen=True)
 class Question:
-    """What is certified: a network's images in a norm by a method, against targets, in a box or none.
+    """A certification task: a network's images, a norm, a method, targets, and a box or none.
 
-    method is the label of `by` in the record.
+    `method` is the label of `by` in the record.
     """
 
     network: str
@@ -37,14 +37,14 @@ class Question:
 
 
 def batches(sizes: int, count: int, first: int = 0) -> Iterator[Batch]:
-    """(from, to) over images `first` to `count`."""
+    """Intervals (from, to) that cover the images `first` to `count`."""
     return ((start, min(start + sizes, count)) for start in range(first, count, sizes))
 
 
 def certify_batch(
     record: Record, question: Question, model: nn.Module, x: Tensor, y: Tensor, batch: Batch
 ) -> None:
-    """Certifies images batch[0] … batch[1] − 1 of x [N, *shape], y [N] where the record lacks them."""
+    """Certify images batch[0] … batch[1] − 1 of x [N, *shape], y [N], unless the record has them."""
     record.once(f"{question.key} | {batch[0]}", partial(_certify, question, model, x, y, batch))
 
 
@@ -76,7 +76,7 @@ def _certify(question: Question, model: nn.Module, x: Tensor, y: Tensor, batch: 
 
 @dataclass(frozen=True)
 class Found:
-    """Radii [N] and correctness [N] of the images done so far, from the first on, and the time of all of them."""
+    """Radii [N] and correctness [N] of the certified images, from the first one on, and the time for all of them."""
 
     radius: np.ndarray
     correct: np.ndarray
@@ -84,17 +84,17 @@ class Found:
     cpu_seconds: float
 
     def first(self, count: int) -> "Found":
-        """The first images of them; the times stay those of all."""
+        """The first images; the times remain those of all."""
         return Found(self.radius[:count], self.correct[:count], self.seconds, self.cpu_seconds)
 
     def mean(self, *, over_all: bool = False) -> float:
-        """The mean radius over correctly classified images, or over all with 0 for the others."""
+        """The mean radius over correctly classified images, or over all images with 0 for misclassified ones."""
         chosen = self.radius if over_all else self.radius[self.correct]
         return float(chosen.mean()) if len(chosen) else float("nan")
 
 
 def collect(record: Record, question: Question) -> Found | None:
-    """What the record holds of a question; None where nothing."""
+    """The record's results for a question; None if there are none."""
     parts, start = [], 0
     while (entry := record.entries.get(f"{question.key} | {start}")) is not None:
         parts.append(entry)
@@ -110,6 +110,6 @@ def collect(record: Record, question: Question) -> Found | None:
 
 
 def classified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Positions of the images x [N, *shape] that the model classifies as y [N]."""
+    """The indices of the images x [N, *shape] that the model classifies as y [N]."""
     with torch.no_grad():
         return (model(x).argmax(1) == y).nonzero().flatten()

@@ -1,4 +1,6 @@
-"""CNN-Cert's protocol on its own CNN shapes: one target of an image, no box; beside all targets and the box."""
+"""CNN-Cert's protocol on its own CNN shapes: one target per image and no box, and for comparison all
+targets with the box.
+"""
 
 from pathlib import Path
 
@@ -33,19 +35,22 @@ PUBLISHED = {
         "linf",
     ): "DualApp 0.0599, NeWise 0.0581, VeriNet 0.0550, DeepCert 0.0548, RobustVerifier 0.0513",
 }
-"""For orientation.  relu: the average of CNN-Cert's own MNIST 4-layer, 5-filter network, other weights.  sigmoid:
-the same weights, about 100 images, random targets."""
+"""Published values for orientation.
+
+relu is the average of CNN-Cert's own MNIST 4-layer, 5-filter network, with other weights. sigmoid has the
+same weights, about 100 images and random targets.
+"""
 
 
 def opened(name: str) -> nn.Module:
-    """The network of that name; the ReLU one is of scripts/train_cnn_cert.py."""
+    """The network with this name; scripts/train_cnn_cert.py trained the ReLU network."""
     if name == "relu":
         return open_model(str(RELU), arch="cnn-cert-relu").module
     return NETWORKS[name].module()
 
 
 def table(record: Record) -> Table:
-    """One line for each question that has anything."""
+    """One line per question with results."""
     result = Table(title="mean certified radius, [0, 1] pixels, misclassified images skipped")
     for column in ("network", "norm", "method", "targets", "box"):
         result.add_column(column)

@@ -1,4 +1,4 @@
-"""Every published genotype at three sizes by each method: time, memory, radius, or why it is refused."""
+"""Every published genotype at three sizes by each method: time, memory and radius, or the reason of a refusal."""
 
 import math
 import re
@@ -35,11 +35,11 @@ from certnas.nas.space import GENOTYPES
 from certnas.runs import write_atomically
 
 RADIUS = 10
-"""A radius takes about so many bounds, the proof in double precision included."""
+"""Approximate number of bound evaluations for a radius, with the proof in double precision."""
 FAR = 2
-"""What is predicted to take more than so many times the limit is not tried."""
+"""A prediction above this multiple of the limit is not run."""
 OPENING = 1800.0
-"""Seconds in which a network is built, warmed and traced, whatever the limit."""
+"""Seconds to build, warm and trace a network, on top of any limit."""
 
 
 def spent(entry: dict[str, Any]) -> float:
@@ -49,7 +49,7 @@ def spent(entry: dict[str, Any]) -> float:
 
 @dataclass
 class Run:
-    """One run over genotypes, sizes and methods; what was refused under a lower limit of time is tried again."""
+    """One run over genotypes, sizes and methods. A question refused under a lower time limit runs again."""
 
     record: Record
     watched: Watched
@@ -57,7 +57,7 @@ class Run:
     limit: float
 
     def once(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The entry of that key; one that is refused keeps the limit that it was refused under."""
+        """The entry with this key; a refused one stores the limit that refused it."""
         if self.record.entries.get(key, {}).get("limit", self.limit) < self.limit:
             del self.record.entries[key]
 
@@ -68,7 +68,7 @@ class Run:
         return self.record.once(key, limited)
 
     def bound(self, name: str, size: str, method: str) -> dict[str, Any]:
-        """An entry of `bounded`, or why there is none."""
+        """An entry of `bounded`, or the reason why there is none."""
         it = self.watched.ask(OPENING, opened, name, size, self.device)
         if "refused" in it:
             return {"refused": f"opening: {it['refused']}"}
@@ -84,7 +84,7 @@ class Run:
         return found | {"multiplications": work}
 
     def radius(self, name: str, size: str, method: str, bound: dict[str, Any]) -> dict[str, Any]:
-        """An entry of `certified`, or why there is none."""
+        """An entry of `certified`, or the reason why there is none."""
         if "refused" in bound:
             return {"refused": bound["refused"]}
         predicted = RADIUS * IMAGES * spent(bound)
@@ -97,7 +97,9 @@ class Run:
 
 
 def tables(record: Record, names: Sequence[str]) -> list[Table]:
-    """For each size one line a genotype; then what auto_LiRPA says, nodes and figures left out, and of how many."""
+    """For each size one line per genotype; then auto_LiRPA's refusals, without names and numbers, and their
+    counts.
+    """
     result = []
     for size in SIZES:
         own = [name for name in names if any(key.startswith(f"{name} | {size} |") for key in record.entries)]
@@ -140,7 +142,9 @@ def _cell(record: Record, key: str) -> str:
 
 
 def picture(record: Record, names: Sequence[str]) -> bytes:
-    """Seconds of a bound by each method over the genotypes, a panel for each size; a cross at the limit: refused."""
+    """Seconds of a bound by each method over the genotypes, one panel per size; a cross at the limit is a
+    refusal.
+    """
     from matplotlib.figure import Figure
 
     sizes = [size for size in SIZES if any(f" | {size} | " in key for key in record.entries)]
@@ -181,7 +185,7 @@ def main(
     gib: float,
     device: str,
 ) -> None:
-    """Published genotypes × sizes × methods; each in a process that is stopped at the limits."""
+    """Published genotypes × sizes × methods; each runs in a process that is stopped at the limits."""
     if quick:
         sizes, methods, names = sizes[:1], methods[:2], names[:1]
     settings = {

@@ -1,4 +1,4 @@
-"""What is asked of one published genotype at one size: bounds, radii, and auto_LiRPA's answer beside."""
+"""The measurements of one published genotype at one size: bounds, radii, and auto_LiRPA's result for comparison."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +24,11 @@ from certnas.nas.space import GENOTYPES, DiscreteNetwork
 SHAPE, CLASSES, EPS, IMAGES, TOL = (3, 32, 32), 10, 1e-3, 2, 0.05
 POINTS, STEPS = 64, 5
 TOGETHER = 4
-"""Points that go through a network at once: in double precision twenty would fill 8 GiB at 36 channels and 20 cells."""
+"""Number of points per evaluation: in double precision, twenty would fill 8 GiB at 36 channels and 20
+cells.
+"""
 SIZES: dict[str, tuple[int, int]] = {"8,4": (8, 4), "16,8": (16, 8), "36,20": (36, 20)}
-"""Channels and cells."""
+"""Size name -> channels and cells."""
 METHODS: dict[str, bounds.Method] = {
     "ibp": bounds.IBP(),
     "crown-ibp": bounds.CrownIBP(),
@@ -34,18 +36,21 @@ METHODS: dict[str, bounds.Method] = {
     "crown": bounds.Crown(),
 }
 SCALES_WITH = {name: name for name in METHODS} | {"zonotope, 64 kept": "ibp"}
-"""Method -> the one of `bounds.estimates` whose work grows as its own from size to size: a zonotope that keeps few
-errors has little more generators than the image has elements."""
+"""Method -> the method of `bounds.estimates` whose cost grows in the same proportion from size to size.
+
+A zonotope with few errors has little more generators than the image has elements.
+"""
 RUNS, ENOUGH = 5, 10.0
-"""A bound is repeated so often, or for so many seconds."""
+"""Largest number of runs of a bound, and the seconds after which no other run starts."""
 LIRPA_SHAPE, LIRPA_SIZE = (3, 16, 16), (4, 3)
 LIRPA_MODES: tuple[ConvMode, ...] = ("matrix", "patches")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A warmed network in both precisions, images [IMAGES, *SHAPE] of their predicted labels, logits [M, K] reached in
-    the ball round the first."""
+    """A warmed network in both precisions, images [IMAGES, *SHAPE] with predicted labels, and logits [M, K]
+    of points in the ball around the first image.
+    """
 
     model: nn.Module
     single: bounds.Network
@@ -56,14 +61,14 @@ class Subject:
 
 
 def network(name: str, sizes: tuple[int, int], shape: tuple[int, int, int]) -> nn.Module:
-    """Weights of one seeded draw."""
+    """The network, with weights of one seeded draw."""
     torch.manual_seed(0)
     return warmed(DiscreteNetwork(GENOTYPES[name], *sizes, CLASSES), shape, batch=32)
 
 
 @lru_cache(maxsize=1)
 def subject(name: str, size: str, device: str) -> Subject:
-    """The last one is kept, for its other methods."""
+    """The subject of a genotype and size; the last one is cached for its other methods."""
     model = network(name, SIZES[size], SHAPE).to(device)
     x = torch.rand(IMAGES, *SHAPE).to(device)
     graph = bounds.trace(model, x[:1])
@@ -74,7 +79,7 @@ def subject(name: str, size: str, device: str) -> Subject:
 
 
 def reached(network: bounds.Network, x: Tensor, eps: float) -> Tensor:
-    """Logits [M, K] at points of the l∞ ball: uniform ones, corners, gradient-sign ascents of ±logits."""
+    """Logits [M, K] at points of the l∞ ball: uniform ones, corners, and gradient-sign ascents of ±logits."""
     generator = torch.Generator().manual_seed(0)
     noise = 2 * torch.rand(2 * POINTS, *x.shape[1:], generator=generator, dtype=x.dtype).to(x) - 1
     noise[POINTS:] = noise[POINTS:].sign()
@@ -98,16 +103,16 @@ def _outputs(network: bounds.Network, points: Tensor) -> Tensor:
 
 
 def opened(name: str, size: str, device: str) -> dict[str, Any]:
-    """Makes the subject; the multiplications of one bound of all its logits by each method."""
+    """Build the subject, and return the multiplications of one bound of all its logits by each method."""
     costs = bounds.estimates(subject(name, size, device).single, 2 * CLASSES)
     return {"multiplications": {method: costs[key].multiplications for method, key in SCALES_WITH.items()}}
 
 
 def bounded(name: str, size: str, device: str, method: str) -> dict[str, Any]:
-    """Bounds of all logits of one image in float32, against points that are evaluated in float64; medians of `runs`.
+    """Bounds of all logits of one image in float32, tested at points evaluated in float64; medians of `runs`.
 
-    ratio: width over local-linear width; inside: whether every point is in the bounds; filled: the largest
-    share of a bound's width that the points span.
+    ratio is width over local-linear width, inside is true if every point lies within the bounds, and filled
+    is the largest share of a bound's width that the points span.
     """
     it = subject(name, size, device)
     x, points = it.x[:1], it.points
@@ -131,8 +136,9 @@ def bounded(name: str, size: str, device: str, method: str) -> dict[str, Any]:
 
 
 def certified(name: str, size: str, device: str, method: str) -> dict[str, Any]:
-    """The mean l∞ radius of IMAGES images that keep their predicted labels, proved in float64, no attack above; the
-    cost of all of them."""
+    """The mean l∞ radius of IMAGES images with their predicted labels, proved in float64, no attack above;
+    and the total cost.
+    """
     it = subject(name, size, device)
     own = METHODS[method]
     request = certification(it.model, it.x, it.y, method=own, attack=False, tol=TOL).request
@@ -152,7 +158,7 @@ def certified(name: str, size: str, device: str, method: str) -> dict[str, Any]:
 
 @contextmanager
 def costing(device: str) -> Iterator[dict[str, float]]:
-    """Seconds of the block, and GiB beyond what was held before, of a GPU's memory or of the process's."""
+    """Context manager: seconds of the block, and the increase of GPU or process memory in GiB."""
     on_gpu, found = torch.device(device).type == "cuda", dict[str, float]()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -170,7 +176,7 @@ def costing(device: str) -> Iterator[dict[str, float]]:
 
 
 def lirpa(name: str) -> dict[str, Any]:
-    """What auto_LiRPA's CROWN says of a small network of the genotype, by its way to treat convolutions."""
+    """auto_LiRPA's CROWN result for a small network of the genotype, by its mode of convolutions."""
     model, x = network(name, LIRPA_SIZE, LIRPA_SHAPE), torch.rand(1, *LIRPA_SHAPE)
     said = {}
     for mode in LIRPA_MODES:

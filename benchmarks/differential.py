@@ -1,7 +1,7 @@
-"""Random Python forwards, traced and compared with what they compute: `python -m benchmarks.differential`.
+"""Random Python forwards, traced and compared with their own outputs: `python -m benchmarks.differential`.
 
-Each is read as it is or refused by InvalidInput or UnsupportedOp; anything else is a violation.  Results are kept by
-the hundred, so that a run that was ended goes on where it was.
+Each forward must be reproduced, or refused by InvalidInput or UnsupportedOp; anything else is a violation.
+Results are stored by the hundred, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK, SIZES, TOLERANCE = 20, (1, 2, 5), 1e-9
 
 
 def compared(seed: int) -> tuple[str, str]:
-    """("equal" | "refused" | "violation", why) of one forward, at several sizes of the batch."""
+    """("equal" | "refused" | "violation", reason) of one forward, at several batch sizes."""
     model = Forward(seed)
     x = torch.randn(max(SIZES), *IMAGE, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     try:
@@ -52,7 +52,7 @@ def compared(seed: int) -> tuple[str, str]:
 @click.option("--first", default=0, show_default=True, help="The first seed.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder for the results.")
 def main(count: int, first: int, out: Path) -> None:
-    """Compares; prints how many were equal, refused, and violations, of which there must be none."""
+    """Compare, and print the numbers of equal and refused forwards and of violations, of which there must be none."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []

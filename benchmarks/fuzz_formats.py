@@ -1,4 +1,7 @@
-"""Malformed files of every format: opened or refused on one line, within limits of time and memory, running no code."""
+"""Malformed files of every format.
+
+Each must be opened, or refused on one line, within limits of time and memory, and without running code.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,13 @@ from certnas.proofs.files import _seal
 from certnas.runs import write_atomically
 
 SECONDS, BYTES = 10.0, 4 << 30
-"""What a file may take, of time and of address space beyond what the process has."""
+"""Limits for a file: seconds, and bytes of address space beyond those of the process."""
 TOGETHER = 500
-"""Files that a child process opens before the next child takes over."""
+"""Number of files that a child process opens before the next child takes over."""
 HOSTILE = 0.15
-"""The share of files that are made to do harm; all others are mutations of a good one."""
+"""Share of files designed to do harm; all others are mutations of a valid file."""
 WORDS = (b"-1", b"0", b"2", b"9" * 18, b"1e999", b"null", b"true", b"[]", b"{}", b'"x"', b'"aten.add.Tensor"')
-"""What a word of a text is replaced with."""
+"""Replacements of words in texts."""
 JSON_WORD = re.compile(rb'-?\d+(\.\d+)?|true|false|null|"[\w.]*"')
 PROPERTY_WORD = re.compile(rb"-?\d+(\.\d+)?|[A-Za-z][\w-]*|[<>!=]=?")
 FINE = ("opened", "refused")
@@ -46,7 +49,7 @@ Outcome = dict[str, Any]
 
 
 def contents(kind: Kind, random: Random) -> bytes:
-    """What stands in the file: the good contents mutated, or others that are made to do harm."""
+    """The contents of a file: a mutation of the valid contents, or contents designed to do harm."""
     if kind.sealed:
         return resealed(kind.data, random)
     if random.random() < HOSTILE:
@@ -55,7 +58,7 @@ def contents(kind: Kind, random: Random) -> bytes:
 
 
 def resealed(data: bytes, random: Random) -> bytes:
-    """A certificate whose header or numbers were changed and whose seal fits them."""
+    """A certificate with a changed header or changed numbers, and a matching seal."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         text, numbers = file["header"].tobytes(), file["numbers"].copy()
     if random.random() < 0.7:
@@ -69,7 +72,7 @@ def resealed(data: bytes, random: Random) -> bytes:
 
 
 def mutated(data: bytes, random: Random) -> bytes:
-    """The file with some bytes changed; of an archive, in half of the cases, those of one member."""
+    """The file with some bytes changed; in half of the archives, the bytes of one member."""
     if not data.startswith(b"PK") or random.random() < 0.5:
         return _changed(data, random)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -85,7 +88,9 @@ def mutated(data: bytes, random: Random) -> bytes:
 
 
 def _changed(data: bytes, random: Random) -> bytes:
-    """The bytes with some flipped, cut, doubled, moved, or replaced by numbers and words that are often mishandled."""
+    """The bytes with some flipped, cut, doubled, moved, or replaced by numbers and words that programs
+    often mishandle.
+    """
     content = bytearray(data)
     if data.startswith((b"{", b"(")) and random.random() < 0.8:
         words = list((JSON_WORD if data.startswith(b"{") else PROPERTY_WORD).finditer(data))
@@ -117,7 +122,7 @@ def _changed(data: bytes, random: Random) -> bytes:
 
 
 def attempt(kind: Kind) -> Outcome:
-    """How opening the file ended, and after how many seconds: opened, refused, or what else was raised."""
+    """The outcome of opening the file (opened, refused, or another exception), and its seconds."""
     started, where = time.perf_counter(), ""
     try:
         kind.open()
@@ -132,7 +137,7 @@ def attempt(kind: Kind) -> Outcome:
 
 
 def one(number: int, seed: int, made: Mapping[str, Kind], folder: Path) -> Outcome:
-    """Writes file `number` and opens it; afterwards the good contents stand there again."""
+    """Write file `number` and open it; afterwards restore the valid contents."""
     name = list(made)[number % len(made)]
     kind = made[name]
     path = folder / kind.file
@@ -145,7 +150,7 @@ def one(number: int, seed: int, made: Mapping[str, Kind], folder: Path) -> Outco
 
 
 def _child(numbers: range, seed: int, made: Mapping[str, Kind], folder: Path, pipe: int) -> None:
-    """Opens files under the limit of memory, and says of each how it ended, before and after."""
+    """Open files under the memory limit, and report each before and after."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, size + BYTES))
     with os.fdopen(pipe, "w") as told, warnings.catch_warnings():
@@ -158,7 +163,7 @@ def _child(numbers: range, seed: int, made: Mapping[str, Kind], folder: Path, pi
 
 
 def outcomes(count: int, seed: int, made: Mapping[str, Kind], folder: Path) -> Iterator[Outcome]:
-    """How each of `count` files ended, opened by child processes; one that hangs or dies is replaced."""
+    """The outcomes of `count` files, opened by child processes; a child that hangs or dies is replaced."""
     done = 0
     while done < count:
         near, far = os.pipe()
@@ -208,7 +213,7 @@ def outcomes(count: int, seed: int, made: Mapping[str, Kind], folder: Path) -> I
 
 
 def fuzz(count: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Opens `count` malformed files in turn of all kinds; returns outcomes, the slowest, and what went wrong."""
+    """Open `count` malformed files, in turn of all kinds; returns outcomes, the slowest file, and failures."""
     marker = folder / "marker"
     made = kinds(folder, marker)
     counted: dict[str, Counter[str]] = {name: Counter() for name in made}

@@ -1,4 +1,4 @@
-"""A file of each format that is opened, what opens it, and contents that are made to do harm."""
+"""A file of each format, the function that opens it, and contents designed to do harm."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ GENOTYPE = {
 }  # fmt: skip
 DEEP = 100_000
 LONG = b"9" * 5000
-"""A whole number of more digits than Python turns into one."""
+"""An integer with more digits than Python parses."""
 ANYTHING = (
     b"",
     b"\0" * 4096,
@@ -107,9 +107,12 @@ SAFETENSORS = (
 
 @dataclass(frozen=True)
 class Kind:
-    """file: where it is written, within the folder; open: what a command does with it; hostile: whole contents of it.
+    """A format under test.
 
-    sealed: a certificate whose seal is to be made anew after a change.
+    `file` is its path within the folder, `open` does what a command does with it, and `hostile` are whole
+    contents designed to do harm.
+
+    `sealed` is true for a certificate whose seal is to be recomputed after a change.
     """
 
     file: str
@@ -120,7 +123,7 @@ class Kind:
 
 
 class Marker:
-    """Unpickled, it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -130,7 +133,7 @@ class Marker:
 
 
 def kinds(folder: Path, marker: Path) -> dict[str, Kind]:
-    """A kind for every format, its file with good contents in `folder`; two of them are malicious pickles."""
+    """A kind for every format, with a valid file in `folder`; two of them are malicious pickles."""
     torch.manual_seed(0)
     found = {**_networks(folder, marker), **_properties(folder), **_data(folder), **_runs(folder)}
     for kind in found.values():
@@ -228,7 +231,9 @@ ARCHIVES = tuple(
         (_claims("(1048576, 1, 8, 8)", "|u1", bytes(1 << 26)), _claims("(1048576,)", "|i1", bytes(1 << 20))),
     )
 )
-"""Archives whose headers lie, claim more than a machine has, or unpack to a thousand times their size."""
+"""Archives whose headers lie, claim more memory than a machine has, or unpack to a thousand times their
+size.
+"""
 
 
 def _data(folder: Path) -> dict[str, Kind]:
@@ -251,7 +256,7 @@ def _data(folder: Path) -> dict[str, Kind]:
 
 
 def _runs(folder: Path) -> dict[str, Kind]:
-    """Configurations, and folders of results and of runs."""
+    """Configurations, result folders and run folders."""
     search, whole, train = folder / "search.toml", folder / "run.toml", folder / "train.toml"
     config = to_toml(to_table(SearchConfig())).encode()
     used = to_toml({"recipe": recipe_table(recipe("standard"))}).encode()
@@ -294,7 +299,7 @@ def _runs(folder: Path) -> dict[str, Kind]:
 
 
 def keras_file(path: Path) -> bytes:
-    """A Keras network of a convolution, batch normalisation and a dense layer."""
+    """A Keras network with a convolution, a batch normalisation and a dense layer."""
     shapes = {"conv": {"kernel": (3, 3, 1, 2), "bias": (2,)}, "dense": {"kernel": (72, 3), "bias": (3,)}}
     norms = ("gamma", "beta", "moving_mean", "moving_variance")
     shapes["norm"] = dict.fromkeys(norms, (2,))

@@ -1,4 +1,4 @@
-"""Whether bounds have become slower: short jobs, in units of a plain computation beside them, against stored ones."""
+"""Detection of slower bounds: short jobs, relative to a plain computation next to them, against stored ratios."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ METHODS: dict[str, bounds.Method] = {
 }
 EPS, IMAGES, SEED = 0.01, 2, 0
 TURNS, LEAST = 7, 0.03
-"""Turns of each job, and the CPU seconds that it is repeated for in each."""
+"""Number of turns of each job, and the least CPU seconds of its repetitions in a turn."""
 SLOWER = 1.3
-"""The factor that is reported."""
+"""The factor above which a job is reported."""
 
 Job = Callable[[], object]
 
@@ -49,7 +49,7 @@ def cell() -> tuple[nn.Module, Tensor]:
 
 
 def bound(net: bounds.Network, x: Tensor, rows: Tensor, method: bounds.Method) -> Tensor:
-    """One call, without gradients."""
+    """One bound call without gradients."""
     with torch.no_grad():
         return bounds.lower_bounds(net, bounds.Linf(x, EPS, 0.0, 1.0), rows, method)
 
@@ -64,7 +64,7 @@ def jobs() -> dict[str, Job]:
 
 
 def plain() -> Job:
-    """What the machine is worth in these jobs: convolutions, products of matrices, and many small operations."""
+    """The plain computation: convolutions, matrix products, and many small operations."""
     generator = torch.Generator().manual_seed(SEED)
     x, kernel = torch.rand(32, 16, 16, 16, generator=generator), torch.rand(16, 16, 3, 3, generator=generator)
     matrix, small = torch.rand(256, 256, generator=generator), torch.rand(8, 8, generator=generator)
@@ -81,7 +81,7 @@ def plain() -> Job:
 
 
 def timed(job: Job, least: float) -> float:
-    """CPU seconds of one run, of as many as take so long."""
+    """CPU seconds of one run, averaged over as many runs as take `least` seconds."""
     count, began = 0, process_time()
     while True:
         job()
@@ -91,7 +91,7 @@ def timed(job: Job, least: float) -> float:
 
 
 def ratios(work: Mapping[str, Job], turns: int, least: float = LEAST) -> dict[str, float]:
-    """Time of each job over that of the plain computation just before it; medians over the turns, all in turn."""
+    """Time of each job relative to the plain computation just before it; medians over the turns."""
     reference = plain()
     found: dict[str, list[float]] = {name: [] for name in work}
     for job in (reference, *work.values()):
@@ -104,7 +104,7 @@ def ratios(work: Mapping[str, Job], turns: int, least: float = LEAST) -> dict[st
 
 
 def machine_class() -> str:
-    """What must be equal for ratios to be comparable: processor, cores, torch's version and threads."""
+    """The properties that make ratios comparable: processor, cores, and torch's version and threads."""
     here = machine()
     torch_version, threads = here["versions"]["torch"], here["torch_threads"]
     return f"{here['processor']} | {here['cores']} cores | torch {torch_version} | {threads} threads"
@@ -112,7 +112,7 @@ def machine_class() -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A job's ratio now and as stored (None: not stored), and whether it is slower by more than the factor."""
+    """A job's ratio now and as stored (None: not stored), and whether it exceeds the factor."""
 
     job: str
     now: float
@@ -121,7 +121,7 @@ class Verdict:
 
 
 def verdicts(now: Mapping[str, float], stored: Mapping[str, float], factor: float) -> list[Verdict]:
-    """One for each job that ran."""
+    """One verdict per job that ran."""
     return [
         Verdict(job, ratio, stored.get(job), job in stored and ratio > factor * stored[job])
         for job, ratio in now.items()
@@ -147,9 +147,9 @@ def table(found: list[Verdict]) -> Table:
     "--factor", default=SLOWER, show_default=True, type=click.FloatRange(min=1), help="What to report."
 )
 def main(out: Path, quick: bool, threads: int, store: bool, factor: float) -> None:
-    """Reports which jobs became slower than stored for this class of machine; the exit code is 0 whatever it finds.
+    """Report the jobs that became slower than stored for this class of machine; the exit code is always 0.
 
-    A job that seems slower is measured once more, and reported by the lesser ratio.
+    A job that seems slower is measured again, and the smaller ratio counts.
     """
     torch.set_num_threads(threads)
     turns, console = 1 if quick else TURNS, Console()

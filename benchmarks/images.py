@@ -1,4 +1,4 @@
-"""Figures as the bytes of a picture."""
+"""Figures as image files."""
 
 from io import BytesIO
 
@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 
 def png(figure: Figure, *, dpi: int = 120) -> bytes:
-    """The figure as a PNG file's content."""
+    """The figure as the content of a PNG file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

@@ -1,4 +1,6 @@
-"""Small jobs of `certnas certify`, `verify`, `search`, `train` and `check`, and how one of them is run and read."""
+"""Small jobs of `certnas certify`, `verify`, `search`, `train` and `check`, and functions to run one and
+read its result.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ IMPORTED = (
     "sklearn.datasets",
     "tensorboardX", "torch._dynamo", "torch.export", "onnxruntime",
 )  # fmt: skip
-"""What the commands import on their way, imported once before all of them."""
+"""Modules that the commands import, imported once before all of them."""
 PATIENCE = 120.0
-"""Seconds after which a command that was asked to end, or runs undisturbed, counts as one that does not end."""
+"""Seconds that a command has to end after a signal, or to run undisturbed."""
 POLL = 0.005
 TIMES = frozenset({"time", "seconds", "seconds_per_image", "left", "log"})
-"""Keys whose values are times, or (log: the bytes of a log) depend on how times are written."""
+"""Keys whose values are times, or, such as a log's number of bytes, depend on times."""
 GENOTYPE = {
     "normal": [["sep_conv_3x3", 0], ["skip_connect", 1]], "normal_concat": [2],
     "reduce": [["max_pool_3x3", 0], ["skip_connect", 1]], "reduce_concat": [2],
@@ -57,20 +59,23 @@ SMALL = [
 
 @dataclass(frozen=True)
 class Job:
-    """arguments: of the command, {out} being its folder; resume: whether it is continued by --resume, or begun anew."""
+    """A command's arguments, with {out} for its folder.
+
+    `resume` is true if --resume continues it, false if it starts again.
+    """
 
     arguments: tuple[str, ...]
     resume: bool = True
 
     def line(self, out: Path, *, again: bool = False) -> list[str]:
-        """The command's words for a folder; again: after it was killed."""
+        """The command's words for a folder; `again` is true after a kill."""
         words = [word.replace("{out}", str(out)) for word in self.arguments]
         return [*words, "--resume"] if again and self.resume else words
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code (minus a signal's number), seconds, and what it said."""
+    """The end of a process: its exit code (minus the number of a signal), seconds, and output."""
 
     code: int
     seconds: float
@@ -79,7 +84,7 @@ class Ended:
 
 
 def jobs(inputs: Path) -> dict[str, Job]:
-    """The jobs, what they read having been made in the folder `inputs`."""
+    """The jobs; their inputs are in the folder `inputs`."""
     for module in IMPORTED:
         import_module(module)
     inputs.mkdir(parents=True, exist_ok=True)
@@ -123,11 +128,11 @@ def jobs(inputs: Path) -> dict[str, Job]:
 
 
 def run(words: Sequence[str], spare: Path, *, after: float | None = None, by: int = signal.SIGKILL) -> Ended:
-    """Runs `certnas WORDS` in a process of its own; after: seconds until it is sent the signal `by`.
+    """Run `certnas WORDS` in its own process; `after` is the number of seconds until the signal `by`.
 
-    The process is forked from this one, which has imported the commands already: it has all moments of a command
-    but its imports.  spare: a folder for what it says.  This process must not have computed derivatives before:
-    torch's threads do not survive a fork.
+    The process is a fork of this one, which has already imported the commands, so everything but the
+    imports can be interrupted. `spare` is a folder for the output. This process must not have computed
+    derivatives before, because torch's threads do not survive a fork.
     """
     said = [spare / f"{os.getpid()}.{name}" for name in ("out", "err")]
     began = time.perf_counter()
@@ -156,7 +161,7 @@ def run(words: Sequence[str], spare: Path, *, after: float | None = None, by: in
 
 
 def _command(words: Sequence[str], said: Sequence[Path]) -> None:
-    """The child: runs the command with its words in files, and ends the process."""
+    """The child: run the command with its output in files, and end the process."""
     code = 1
     try:
         for file, stream in zip(said, (1, 2), strict=True):
@@ -181,7 +186,7 @@ def _command(words: Sequence[str], said: Sequence[Path]) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every file of a folder without its times; TensorBoard's events and hidden files, left by a kill, apart."""
+    """Every file of a folder without its times, except TensorBoard's events and hidden files left by a kill."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -191,6 +196,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def _without_times(name: str, data: bytes, folder: str) -> object:
+    """The contents of a file without its times."""
     if name.endswith(".jsonl"):
         return [_timeless(json.loads(line)) for line in data.decode().splitlines()]
     if name.endswith(".json"):

@@ -1,4 +1,4 @@
-"""Commands killed at random moments and continued: they come to what they come to undisturbed."""
+"""Commands killed at random moments and continued; their result must equal that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from benchmarks.record import Record
 
 SIGNALS = (signal.SIGKILL,) * 3 + (signal.SIGINT, signal.SIGTERM)
 MOST = 4
-"""A job is killed this often at most before it is left to end; each further kill comes in one of three cases."""
+"""Largest number of kills of a job; another kill follows with probability 1/3."""
 INTERRUPTED = (0, 130)
-"""Exit codes of a command that was asked to end: it was done, or it says that it was interrupted."""
+"""Exit codes after a request to end: the command was done, or reports the interruption."""
 
 
 def disturbed(job: Job, whole: dict[str, Any], seconds: float, random: Random, out: Path) -> dict[str, Any]:
-    """Runs a job that is killed, continues it, and says whether it came to the same as `whole`.
+    """Run a job with kills, continue it, and compare its result with `whole`.
 
-    seconds: what the job takes undisturbed; the moments are drawn from a little more than that.
+    `seconds` is the undisturbed time of the job; the moments are drawn from a slightly longer interval.
     """
     moments, faults, codes = [], [], []
     out.mkdir(parents=True)
@@ -47,18 +47,18 @@ def disturbed(job: Job, whole: dict[str, Any], seconds: float, random: Random, o
     if last.code:
         faults.append(f"the command that goes on ends with {last.code}: {last.err.strip().splitlines()[-1:]}")
     faults += _traceback(last)
-    faults += differences(whole, told(job, folder, last))
+    faults += differences(whole, result_of(job, folder, last))
     hidden = [path.name for path in folder.rglob(".*")] if folder.exists() else []
     return {"kills": moments, "codes": codes, "faults": faults, "temporary files left": len(hidden)}
 
 
-def told(job: Job, folder: Path, ended: Ended) -> dict[str, Any]:
-    """What a job comes to: the files of its folder, or what it says where it writes none."""
+def result_of(job: Job, folder: Path, ended: Ended) -> dict[str, Any]:
+    """The result of a job: the files of its folder, or its output if it writes none."""
     return contents(folder) if job.resume else {"standard output": ended.out}
 
 
 def differences(whole: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """The files that differ from those of the undisturbed run, in words."""
+    """A description of the files that differ from those of the undisturbed run."""
     names = sorted({*whole, *found})
     words = {True: "differs", False: "is missing or one too many"}
     return [
@@ -69,7 +69,7 @@ def differences(whole: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def _faults(ended: Ended, by: signal.Signals) -> list[str]:
-    """What a command that was sent a signal should not have done."""
+    """Errors in the behaviour of a command after a signal."""
     if by is signal.SIGKILL or ended.code == -by:
         return _traceback(ended)
     wrong = (
@@ -85,9 +85,9 @@ def _traceback(ended: Ended) -> list[str]:
 
 
 def undisturbed(job: Job, out: Path) -> tuple[dict[str, Any], float]:
-    """What the job comes to, and its seconds; twice, since what differs by itself cannot be compared.
+    """The result of the job and its seconds. It runs twice, because a result that varies by itself cannot be compared.
 
-    Raises RuntimeError where it fails, or differs.
+    Raises RuntimeError if the job fails or varies.
     """
     seen = []
     for name in ("first", "second"):
@@ -95,14 +95,14 @@ def undisturbed(job: Job, out: Path) -> tuple[dict[str, Any], float]:
         ended = run(job.line(out / name / "run"), out / name)
         if ended.code:
             raise RuntimeError(f"{job.arguments[0]} fails undisturbed: {ended.err}")
-        seen.append((told(job, out / name / "run", ended), ended.seconds))
+        seen.append((result_of(job, out / name / "run", ended), ended.seconds))
     if different := differences(seen[0][0], seen[1][0]):
         raise RuntimeError(f"{job.arguments[0]} differs from run to run: {different}")
     return seen[0][0], min(seconds for _, seconds in seen)
 
 
 def table(record: Record) -> Table:
-    """Counts for each command the jobs killed, kills by signal, jobs that came to something else, and other faults."""
+    """For each command, the number of killed jobs, kills by signal, different results, and other errors."""
     shown = Table(title="Killed and continued")
     for name in ("command", "jobs", "SIGKILL", "SIGINT", "SIGTERM", "with a fault"):
         shown.add_column(name, justify="left" if name == "command" else "right")

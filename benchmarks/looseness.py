@@ -1,4 +1,4 @@
-"""Looseness of each method on normal cells of DARTS_V2, beside auto_LiRPA on the same networks."""
+"""Looseness of each method on normal cells of DARTS_V2, with auto_LiRPA on the same networks for comparison."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +37,7 @@ ORACLES: dict[str, Method] = {
 
 
 def build(cells: int, seed: int) -> tuple[nn.Module, Tensor]:
-    """A warmed network of normal cells and the images that it is bounded round, [IMAGES, *SHAPE] float64."""
+    """A warmed network of normal cells, and the images [IMAGES, *SHAPE] float64 at the centres of the balls."""
     torch.manual_seed(seed)
     genotype = published_genotype("DARTS_V2")
     network = DiscreteNetwork(genotype, CHANNELS, cells, CLASSES, reductions=())
@@ -45,7 +45,7 @@ def build(cells: int, seed: int) -> tuple[nn.Module, Tensor]:
 
 
 def ours(method: bounds.Method, model: nn.Module, x: Tensor, eps: float) -> dict[str, Any]:
-    """Looseness and cost of one of our methods, float64, in an l∞ ball not cut to a box."""
+    """Looseness and cost of one of certnas's methods, float64, in an l∞ ball without a box."""
     network = bounds.trace(model, x.float()).bind(dtype=torch.float64)
     with measured() as cost, torch.no_grad():
         lower, upper = bounds.output_bounds(network, bounds.Linf(x, eps), method)
@@ -54,7 +54,7 @@ def ours(method: bounds.Method, model: nn.Module, x: Tensor, eps: float) -> dict
 
 
 def theirs(method: Method, model: nn.Module, x: Tensor, eps: float) -> dict[str, Any]:
-    """The same of auto_LiRPA in matrix mode, one image at a time: its bounds depend on their company."""
+    """Looseness and cost of auto_LiRPA in matrix mode, one image at a time, because its bounds depend on the batch."""
     network = bounds.trace(model, x.float()).bind(dtype=torch.float64)
     with measured() as cost:
         try:
@@ -94,7 +94,7 @@ def table(record: Record, seeds: int) -> Table:
 @click.command()
 @options
 def main(out: Path, quick: bool, threads: int) -> None:
-    """How loose each method is on normal cells of DARTS_V2."""
+    """Looseness of each method on normal cells of DARTS_V2."""
     torch.set_num_threads(threads)
     seeds = 1 if quick else SEEDS
     settings = {

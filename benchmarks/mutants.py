@@ -1,4 +1,4 @@
-"""Mutants of a source file: each has one small edit that a test should notice."""
+"""Mutants of a source file; each has one small edit that a test should detect."""
 
 import ast
 import hashlib
@@ -33,16 +33,16 @@ _PAIRS = {
 NAMES = _PAIRS | {after: before for before, after in _PAIRS.items()}
 CLAMPS = {"clamp", "clamp_", "clip"}
 SYMMETRIC = {"min", "max", "minimum", "maximum", "fmin", "fmax", "plus", "dot"}
-"""Calls whose first two arguments may stand in either order."""
+"""Functions whose first two arguments commute."""
 LOGGERS = {"logging", "logger", "log"}
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A file whose bytes from `start` to `end` are replaced.
+    """A file with the bytes from `start` to `end` replaced.
 
-    file: from the root of the project; digest: of the source; scope: the function or class that holds the edit;
-    before, after: the edited lines, with single spaces.
+    `file` is relative to the project's root, `digest` is that of the source, `scope` is the function or
+    class around the edit, and `before` and `after` are the edited lines with single spaces.
     """
 
     file: str
@@ -57,12 +57,12 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """What names the mutant in a record as long as its source stays as it is."""
+        """The mutant's key in a record, valid as long as its source does not change."""
         return f"{self.file}:{self.digest}:{self.start}:{self.end}:{self.text}"
 
     @property
     def place(self) -> tuple[str, str, str, str]:
-        """What names the mutant in the list of equivalent ones, wherever its lines are moved to."""
+        """The mutant's key in the list of equivalent ones, valid wherever its lines move."""
         return self.file, self.scope, self.before, self.after
 
     def source(self, root: Path) -> bytes:
@@ -72,10 +72,10 @@ class Mutant:
 
 
 def mutants(root: Path, file: Path) -> list[Mutant]:
-    """All mutants of a Python file under `root`, in the order of its lines.
+    """All mutants of a Python file under `root`, in line order.
 
-    Docstrings and other strings, annotations, decorators, what is raised, `__all__` and logging stay as they are.
-    An edit that does not compile or does not change the syntax tree is left out.
+    Docstrings and other strings, annotations, decorators, raise statements, `__all__` and logging do not
+    change. An edit that does not compile, or does not change the syntax tree, is left out.
     """
     data = file.read_bytes()
     tree = ast.parse(data)
@@ -112,7 +112,7 @@ class _Edits(ast.NodeVisitor):
         self.scopes: list[str] = []
 
     def visit(self, node: ast.AST) -> None:
-        """Takes the edits of a node and of what it holds."""
+        """Collect the edits of a node and its children."""
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom) or _is_log(node):
             return
         if isinstance(node, ast.Assign | ast.AugAssign) and "__all__" in ast.unparse(node):
@@ -130,7 +130,7 @@ class _Edits(ast.NodeVisitor):
             self.scopes.pop()
 
     def edits(self, node: ast.AST) -> Iterator[tuple[int, int, str]]:
-        """The edits at one node itself."""
+        """The edits of one node without its children."""
         match node:
             case ast.Compare():
                 for kind, (left, right) in zip(
@@ -159,12 +159,12 @@ class _Edits(ast.NodeVisitor):
                 yield from self.call(node)
 
     def span(self, node: ast.AST) -> tuple[int, int]:
-        """Where a node begins and ends in the bytes of the source."""
+        """The start and end of a node in the bytes of the source."""
         place = node.lineno, node.col_offset, node.end_lineno, node.end_col_offset  # type: ignore[attr-defined]
         return self.starts[place[0] - 1] + place[1], self.starts[place[2] - 1] + place[3]
 
     def gap(self, node: ast.UnaryOp) -> str:
-        """What is left before the operand when `not` or a minus is dropped, its parentheses that is."""
+        """The text that remains before the operand without `not` or the minus sign: its parentheses."""
         text = self.data[self.span(node)[0] : self.span(node.operand)[0]].decode()
         return text.removeprefix("not").removeprefix("-").lstrip()
 
@@ -179,7 +179,7 @@ class _Edits(ast.NodeVisitor):
                 yield at, at + len(swap[0]), swap[1]
 
     def constant(self, node: ast.Constant) -> Iterator[tuple[int, int, str]]:
-        """True for False and back, 0 for 1 and back, n + 1 for any other number n."""
+        """True and False swapped, 0 and 1 swapped, n + 1 for any other number n."""
         value = node.value
         if isinstance(value, bool):
             yield *self.span(node), str(not value)
@@ -187,7 +187,7 @@ class _Edits(ast.NodeVisitor):
             yield *self.span(node), repr(1 - value if value in (0, 1) else value + 1)
 
     def call(self, node: ast.Call) -> Iterator[tuple[int, int, str]]:
-        """The minimum for the maximum and back, the other end of a clamp, two arguments in the other order."""
+        """Minimum and maximum swapped, the other end of a clamp, or the first two arguments swapped."""
         function = node.func
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
         end = self.span(function)[1]

@@ -1,4 +1,4 @@
-"""Mutants of the sources that the tests kill, and those that survive: whether the tests can fail."""
+"""Mutation testing: the mutants of the sources that the tests kill, and those that survive."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PRELOADED = (
     *("networkx", "click", "rich.console", "rich.table", "foolbox", "sklearn.datasets", "cloudpickle"),
     *("tensorboardX", "pytest", "hypothesis", "hypothesis.strategies"),
 )
-"""What the parent imports once for all mutants: other people's modules alone, none that can be mutated."""
+"""Modules that the parent imports once for all mutants; none of them is a module under mutation."""
 PYTEST = ("-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist")
 GIB = 6
 KILLED, SURVIVED, TIMEOUT, NO_TESTS = "killed", "survived", "timeout", "no tests"
@@ -52,16 +52,16 @@ ALIVE = (SURVIVED, NO_TESTS)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the tests of a mutant ended, and after how many seconds."""
+    """The outcome of a mutant's tests, and their seconds."""
 
     ended: str
     seconds: float
 
 
 class _Quickest:
-    """A plugin of pytest: the quickest tests come first, as many as a budget holds; how long each took is written down.
+    """A pytest plugin that runs the fastest tests first, up to a budget, and writes down the time of each.
 
-    took: seconds of each test without a mutant; one that is not in it comes first.
+    `took` has the seconds of each test without a mutant; a test that is not in it comes first.
     """
 
     def __init__(self, took: dict[str, float], budget: float | None, path: Path) -> None:
@@ -83,7 +83,7 @@ class _Quickest:
 
 
 class _Loader(SourceFileLoader):
-    """Loads one module from a changed source; nothing of it is cached."""
+    """Loads one module from a changed source, without a cache."""
 
     def __init__(self, name: str, path: str, source: bytes) -> None:
         super().__init__(name, path)
@@ -105,7 +105,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module from its changed source, where it is the one that is asked for."""
+        """The module from its changed source, if it is the requested one."""
         if fullname != self.name:
             return None
         loader = _Loader(fullname, str(self.path), self.source)
@@ -121,7 +121,7 @@ def _child(
     took: dict[str, float],
     budget: float | None,
 ) -> None:
-    """Runs the tests in this process, which was forked for them, and ends it with pytest's exit code."""
+    """Run the tests in this forked process, and end it with pytest's exit code."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_DATA, (GIB * 2**30, GIB * 2**30))
     log = (folder / "log").open("w")
@@ -153,9 +153,11 @@ def attempt(
     took: dict[str, float],
     budget: float | None = None,
 ) -> tuple[Outcome, dict[str, float], str]:
-    """How the tests end in a forked process, with a mutant or without, what each took, and the last lines they wrote.
+    """Run the tests in a forked process, with or without a mutant; returns the outcome, the time of each
+    test, and the last lines of output.
 
-    At `limit` seconds the process is killed, and at the end of any run whatever it started.
+    The process is killed after `limit` seconds. At the end of any run, the processes that it started are
+    killed too.
     """
     folder = Path(tempfile.mkdtemp(prefix="mutant-"))
     arguments = (root, tests, mutant, folder, took, budget)
@@ -180,9 +182,9 @@ def attempt(
 
 
 class _Unmutated:
-    """The tests without a mutant, run once for all mutants that have the same; kept on disk for the next run.
+    """The tests without a mutant, run once for all mutants with the same tests and stored on disk for the next run.
 
-    What is kept holds as long as the sources and the test files named stay as they are.
+    A stored result is valid as long as the sources and the test files do not change.
     """
 
     def __init__(self, root: Path, path: Path) -> None:
@@ -193,7 +195,7 @@ class _Unmutated:
         self.sources = hashlib.sha256(b"".join(file.read_bytes() for file in files))
 
     def run(self, tests: Sequence[str], say: Callable[[str], None]) -> dict[str, Any] | None:
-        """Seconds in all and of each test; None where they do not pass, which is said once."""
+        """The total seconds and those of each test; None if the tests fail, with one message."""
         digest = self.sources.copy()
         for name in tests:
             digest.update((self.root / name).read_bytes() if (self.root / name).is_file() else name.encode())
@@ -211,13 +213,13 @@ class _Unmutated:
 
 
 def mapped(file: str, table: dict[str, list[str]]) -> tuple[str, ...]:
-    """What pytest runs for a source file: the entry of the table with the longest prefix of its path, or nothing."""
+    """The tests for a source file: the table's entry with the longest prefix of its path, or nothing."""
     prefix = max((prefix for prefix in table if file.startswith(prefix)), key=len, default=None)
     return () if prefix is None else tuple(table[prefix])
 
 
 def sample(groups: Iterable[list[Mutant]], count: int | None, seed: int) -> list[Mutant]:
-    """`count` mutants (all where None), taken from the groups in turn, in an order that the seed decides."""
+    """`count` mutants (None: all), drawn from the groups in turn, in an order determined by the seed."""
     random, left = Random(seed), [list(group) for group in groups]
     for group in left:
         random.shuffle(group)
@@ -239,12 +241,13 @@ def measure(
     slack: float = 10.0,
     say: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Any]]:
-    """Runs the tests of every mutant that the record has not, adding a line of JSON to it for each.
+    """Run the tests of every mutant that is not in the record, and append a line of JSON for each.
 
-    limit: seconds after which no other mutant is begun; budget: seconds that the tests of a mutant may take without
-    it, the quickest first (all where None); again: whether survivors in the record are run anew;
-    slack: seconds that a mutant has beyond four times the unmutated run. Tests that fail without a mutant are
-    refused, by name. Returns the record's entries of the chosen mutants, by key.
+    `limit` is the number of seconds after which no new mutant starts. `budget` is the number of seconds
+    that a mutant's tests may take without the mutant, fastest first (None: all tests). `again` runs the
+    survivors of the record again. `slack` is the number of seconds that a mutant has in addition to four
+    times the unmutated run. Tests that fail without a mutant are refused by name. Returns the record's
+    entries of the chosen mutants, by key.
     """
     began = time.perf_counter()
     entries = dict(_read(record))
@@ -278,7 +281,7 @@ def measure(
 
 
 def _read(record: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The entries of a record, the latest of a key last; a last line that was cut short is left out."""
+    """The entries of a record, the latest of each key; an incomplete last line is left out."""
     for line in record.read_text().splitlines() if record.exists() else []:
         with suppress(json.JSONDecodeError):
             entry = json.loads(line)
@@ -288,10 +291,11 @@ def _read(record: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def report(
     entries: Iterable[dict[str, Any]], equivalent: Sequence[dict[str, str]], known: Iterable[Mutant]
 ) -> str:
-    """The score by folder and in all, the survivors, and the lines of the list of equivalent mutants that name none.
+    """The score by folder and in total, the survivors, and the entries of `equivalent` that match no mutant.
 
-    equivalent: mutants that no test can kill, with file, scope, before, after and the reason; known: all mutants
-    of the files it names. The score is the share that was killed or timed out of those that are not in that list.
+    `equivalent` lists mutants that no test can kill, with file, scope, before, after and the reason.
+    `known` has all mutants of the files in that list. The score is the share of killed or timed-out mutants
+    among those not in the list.
     """
     places = {(line["file"], line["scope"], line["before"], line["after"]) for line in equivalent}
     counts: dict[str, Counter[str]] = {}

@@ -1,4 +1,4 @@
-"""How much of what the machine's convolutions could do CROWN's backward pass does, and where its time goes."""
+"""The throughput of CROWN's backward pass relative to that of the machine's convolutions, and a profile of its time."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -44,7 +44,10 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channel
 
 @dataclass(frozen=True)
 class Convolution:
-    """What a convolution's time depends on; arguments: as of `aten.convolution` after the bias."""
+    """The properties that determine a convolution's time.
+
+    `arguments` are those of `aten.convolution` after the bias.
+    """
 
     x: tuple[int, ...]
     weight: tuple[int, ...]
@@ -53,11 +56,11 @@ class Convolution:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations, a multiplication and an addition counted as two."""
+        """Floating-point operations; a multiplication and an addition count as two."""
         return int(conv_flop_count(self.x, self.weight, self.out, self.arguments[3]))
 
     def plain(self, layout: torch.memory_format, device: str) -> Callable[[], Tensor]:
-        """The same convolution of random numbers, by itself."""
+        """The same convolution with random numbers, on its own."""
         x, weight = (
             torch.rand(size, device=device).contiguous(memory_format=layout) for size in (self.x, self.weight)
         )
@@ -68,7 +71,7 @@ class Convolution:
 
 
 class Convolutions(TorchDispatchMode):
-    """Inside: counts the convolutions that are computed."""
+    """Context manager that counts the convolutions computed within."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,8 +88,7 @@ class Convolutions(TorchDispatchMode):
 
 
 def timed(work: Callable[[], Any], device: str, least: float = 0.0) -> float:
-    """Seconds of one call, the mean of as many as take `least` together: of this process's CPU time, or by the clock
-    on a GPU."""
+    """Mean seconds of one call, of as many as take `least` seconds: CPU time, or wall time on a GPU."""
     on_gpu = torch.device(device).type == "cuda"
     clock, count = perf_counter if on_gpu else process_time, 0
     if on_gpu:
@@ -101,11 +103,12 @@ def timed(work: Callable[[], Any], device: str, least: float = 0.0) -> float:
 
 
 def measure(name: str, device: str, runs: int) -> dict[str, Any]:
-    """One CROWN call of one image's margins in float32 against its own convolutions by themselves, in turns.
+    """One CROWN call for one image's margins in float32, in turns with its convolutions on their own.
 
-    flops: of convolutions and of matrix products; plain_seconds: of all its convolutions, each in the better of two
-    layouts, its operands in the cache if they fit; matmul: FLOP/s of a product of two matrices of side SIDE; shares:
-    of the profiler's time, by operator.  Medians over the runs.
+    flops counts convolutions and matrix products. plain_seconds is the time of all its convolutions, each
+    in the faster of two layouts, with operands in the cache if they fit. matmul is the FLOP/s of a product
+    of two matrices of side SIDE. shares are the profiler's shares of time by operator. All are medians over
+    the runs.
     """
     model, shape = NETWORKS[name]()
     generator = torch.Generator().manual_seed(0)
@@ -151,8 +154,9 @@ def measure(name: str, device: str, runs: int) -> dict[str, Any]:
 
 
 def shares(work: Callable[[], None], device: str) -> dict[str, float]:
-    """The share of the time of each operator in itself, those that it calls left out; the largest first, none below
-    SMALL."""
+    """Each operator's own share of the time, without the operators that it calls; sorted, and without
+    shares below SMALL.
+    """
     on_gpu = torch.device(device).type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as profiled:
@@ -171,12 +175,12 @@ def shares(work: Callable[[], None], device: str) -> dict[str, float]:
 
 
 def in_convolutions(entry: dict[str, Any]) -> float:
-    """The share of the time that is spent in convolutions."""
+    """The share of time in convolutions."""
     return sum(share for name, share in entry["shares"].items() if "conv" in name)
 
 
 def table(record: Record) -> Table:
-    """One line for each network: FLOP/s in the bound, alone and in a matrix product; what takes the time."""
+    """One line per network: FLOP/s in the bound, alone and in a matrix product, and the slowest operators."""
     result = Table(title="CROWN of one image: 10⁹ FLOP/s of its convolutions")
     for column in ("network", "seconds", "in the bound", "alone", "matmul", "fraction", "in convolutions"):
         result.add_column(column, justify="left" if column == "network" else "right")
@@ -198,7 +202,7 @@ def table(record: Record) -> Table:
 
 
 def picture(record: Record) -> bytes:
-    """The share of the time of each network's largest operators, as stacked bars."""
+    """The shares of each network's slowest operators, as stacked bars."""
     from matplotlib.figure import Figure
 
     entries = record.entries
@@ -228,7 +232,7 @@ def picture(record: Record) -> bytes:
 @click.option("--network", "names", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS))
 @click.option("--device", default="cpu", show_default=True)
 def main(out: Path, quick: bool, threads: int, names: tuple[str, ...], device: str) -> None:
-    """FLOP/s of CROWN's convolutions against the same convolutions by themselves, in one process."""
+    """FLOP/s of CROWN's convolutions against the same convolutions on their own, in one process."""
     torch.set_num_threads(threads)
     runs = 1 if quick else RUNS
     record = Record.open(out, "peak", {"runs": runs, "threads": threads, "eps": EPS, "device": device})

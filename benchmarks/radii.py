@@ -27,9 +27,10 @@ METHODS: dict[str, bounds.Method] = {
 
 
 def attack(record: Record, name: str, norm: str, model: nn.Module, x: Tensor, y: Tensor, rows: Batch) -> None:
-    """Attacks images rows[0] … rows[1] − 1 of x [N, *shape], y [N] where the record lacks them.
+    """Attack images rows[0] … rows[1] − 1 of x [N, *shape], y [N], unless the record has them.
 
-    Kept: the distance of each one's nearest adversarial example found; 0 where misclassified, null where none.
+    The record stores the distance of each image's nearest adversarial example: 0 if misclassified, null if
+    none was found.
     """
 
     def work() -> dict[str, Any]:
@@ -46,7 +47,7 @@ def attack(record: Record, name: str, norm: str, model: nn.Module, x: Tensor, y:
 
 
 def attacked(record: Record, name: str, norm: str, count: int) -> np.ndarray | None:
-    """The distances [count] of the first images; None where not all of them were attacked."""
+    """The distances [count] of the first images; None if some of them were not attacked."""
     found: list[float | None] = []
     while (entry := record.entries.get(f"{name} | {norm} | attack | {len(found)}")) is not None:
         found += entry["distance"]
@@ -56,7 +57,7 @@ def attacked(record: Record, name: str, norm: str, count: int) -> np.ndarray | N
 
 
 def table(record: Record) -> Table:
-    """One line for each network, norm and method that has anything."""
+    """One line per network, norm and method with results."""
     result = Table(title="certified radii in [0, 1] pixel units; certified > attacked must be 0")
     for column in (
         "network", "norm", "method", "images", "correct", "mean (correct)", "mean (all)", "median (correct)",
@@ -104,7 +105,8 @@ def main(
 ) -> None:
     """Certified and attacked radii of the first test images.
 
-    A batch of images of every network before the next batch, so that what is stopped early covers all of them.
+    Each batch covers the images of every network before the next batch starts, so that an interrupted run
+    has results for all.
     """
     torch.set_num_threads(threads)
     record = Record.open(out, "radii", {"attack": ATTACK, "tol": TOL})

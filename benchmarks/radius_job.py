@@ -1,4 +1,4 @@
-"""Certified radii of many images: ours against auto_LiRPA's CROWN and bisection, an image or a batch at a time."""
+"""Certified radii of many images: certnas against auto_LiRPA's CROWN with bisection, by the image or by the batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ IMAGES = {
 }
 NORMS: tuple[str, ...] = ("linf", "l2")
 START = {"linf": 0.01, "l2": 0.1}
-"""Where every bisection begins to look for its bracket, by doubling or halving."""
+"""The radius at which every bisection starts to search its bracket, by doubling or halving."""
 MODES: tuple[auto_lirpa.ConvMode, ...] = ("patches", "matrix")
 SLOWER = 1.4
 BATCH, ALONE, TOL = 16, 10, 1e-3
@@ -43,7 +43,8 @@ CONTESTANTS = ("ours", "batched", "one by one")
 def bisect(lower_margin: Callable[[Tensor, Tensor], Tensor], count: int, start: float) -> Tensor:
     """The largest ε [count] found with `lower_margin(ε [M], image [M]) [M]` > 0, to the relative tolerance TOL.
 
-    Doubled or halved from `start` to a bracket, then cut in the middle; images whose bracket is narrow drop out.
+    The search doubles or halves `start` to a bracket and then bisects it; images with a narrow bracket drop
+    out.
     """
     low, high = torch.zeros(count, dtype=torch.float64), torch.full((count,), torch.inf, dtype=torch.float64)
     eps = torch.full_like(low, start)
@@ -56,7 +57,7 @@ def bisect(lower_margin: Callable[[Tensor, Tensor], Tensor], count: int, start: 
 
 @dataclass
 class Peer:
-    """auto_LiRPA's CROWN of one network in a norm, converted once; what its bounds have cost so far."""
+    """auto_LiRPA's CROWN for one network and norm, converted once, and the cost of its bounds so far."""
 
     converted: Converted
     mode: auto_lirpa.ConvMode
@@ -65,7 +66,7 @@ class Peer:
     calls: int = 0
 
     def lower_margin(self, x: Tensor, rows: Tensor, eps: Tensor, image: Tensor) -> Tensor:
-        """The least lower bound [M] of the rows over balls of radius eps [M] round x[image], by one call."""
+        """The smallest lower bound [M] of the rows over balls of radius eps [M] around x[image], by one call."""
         found = self.converted.bounds(x[image], eps, method="CROWN", rows=rows[image])
         self.seconds += found.seconds
         self.cpu_seconds += found.cpu_seconds
@@ -76,7 +77,7 @@ class Peer:
         return Peer(self.converted, self.mode)
 
     def timed(self, x: Tensor, rows: Tensor, norm: str) -> "Peer":
-        """The same, having bounded every image at START once; a first call, not counted, warms up."""
+        """The same peer after one bound of every image at START, which warms it up and is not counted."""
         eps, every = torch.full((len(x),), START[norm]), torch.arange(len(x))
         self.lower_margin(x, rows, eps, every)
         again = self.afresh()
@@ -85,9 +86,9 @@ class Peer:
 
 
 def peer(model: nn.Module, x: Tensor, rows: Tensor, norm: str) -> Peer:
-    """auto_LiRPA for batches like x [N, *shape] in its faster mode, warmed up.  Raises OracleUnusable.
+    """auto_LiRPA for batches like x [N, *shape] in its faster mode, warmed up. Raises OracleUnusable.
 
-    A mode that takes more than SLOWER times the other's time for a single image is not tried on the batch.
+    A mode that needs more than SLOWER times the other's time for a single image is not tried on the batch.
     """
     usable, why = list[Peer](), list[OracleUnusable]()
     for mode in MODES:
@@ -104,7 +105,7 @@ def peer(model: nn.Module, x: Tensor, rows: Tensor, norm: str) -> Peer:
 
 @dataclass
 class Job:
-    """One network's images that it classifies right, in a norm, and the peers for batches of each size, once needed."""
+    """One network's correctly classified images, a norm, and the peers for batches of each size, built on demand."""
 
     name: str
     norm: str
@@ -120,7 +121,9 @@ class Job:
         return cls(name, norm, model, x[right], y[right])
 
     def ours(self, count: int | None = None) -> dict[str, Any]:
-        """Everything is paid for: reading the network, the search, the proof of every radius in float64."""
+        """certnas's time includes everything: tracing the network, the search, and the proof of every
+        radius in float64.
+        """
         with measured() as cost:
             found = certnas.certify(
                 self.model, self.x[:count], self.y[:count], self.norm,
@@ -135,7 +138,7 @@ class Job:
         }
 
     def theirs(self, size: int, count: int | None = None) -> dict[str, Any]:
-        """Its bounds alone are paid for, in float32, not its conversion; `size` images at a time."""
+        """auto_LiRPA's time includes its bounds in float32, not its conversion; `size` images at a time."""
         x, y = self.x[:count], self.y[:count]
         rows = bounds.margins(y, 10)
         try:
@@ -158,7 +161,7 @@ class Job:
         }
 
     def run(self, record: Record, place: int) -> None:
-        """Round `place` of all contestants in turn; one by one only the first ALONE images."""
+        """Round `place` of all contestants in turn; one by one, only the first ALONE images run."""
         key = f"{self.name} | {self.norm}"
         if f"{key} | ours | {place}" not in record.entries:
             self.ours(1)  # warms up what a process does once, such as the imports of a first trace
@@ -174,14 +177,16 @@ def rounds(record: Record, name: str, norm: str, contestant: str) -> list[dict[s
 
 
 def for_an_image(entry: dict[str, Any], figure: str = "cpu_seconds") -> float:
-    """Seconds of a round, shared by its images."""
+    """Seconds of a round divided by its number of images."""
     return float(entry[figure] / len(entry["radius"]))
 
 
 def compared(record: Record, name: str, norm: str, contestant: str) -> dict[str, float] | None:
-    """Their cost for an image over ours, medians over rounds, and our radii over theirs; None where they gave none.
+    """auto_LiRPA's cost per image relative to certnas's, medians over rounds, and the ratio of radii; None
+    without radii.
 
-    One by one, few images are measured, and their cost for an image is set against ours for an image of all.
+    One by one, few images are measured, and their cost per image is compared with certnas's average over
+    all images.
     """
     mine, other = (rounds(record, name, norm, who) for who in ("ours", contestant))
     if not mine or not other or any("unusable" in entry for entry in other):
@@ -205,7 +210,7 @@ def compared(record: Record, name: str, norm: str, contestant: str) -> dict[str,
 
 
 def table(record: Record) -> Table:
-    """One line for each network, norm and way to bisect."""
+    """One line per network, norm and mode of bisection."""
     result = Table(
         title=f"certified radii to {TOL}, float32 and ours proved in float64; CPU time, theirs over ours"
     )
@@ -237,7 +242,9 @@ def table(record: Record) -> Table:
 
 
 def picture(record: Record) -> bytes:
-    """Their CPU time over ours for each network and norm, both ways to bisect, beside what is aimed at."""
+    """auto_LiRPA's CPU time relative to certnas's for each network and norm, for both modes of bisection,
+    and the target.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""A record of a benchmark: a JSON file of named entries, replaced whole after each, so that a run resumes."""
+"""A benchmark's record: a JSON file of named entries, rewritten after each one, so that a run can resume."""
 
 import ctypes
 import gc
@@ -26,19 +26,18 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Cost:
-    """What a piece of work took; filled when its `measured` block ends.
-
-    seconds: wall clock; cpu_seconds: of this process, which other processes on the machine do not add to;
-    peak_gib: resident memory at its highest, what the process had at the start included.
-    """
+    """The cost of a `measured` block, filled in at its end."""
 
     seconds: float = math.nan
+    """Wall-clock seconds."""
     cpu_seconds: float = math.nan
+    """CPU seconds of this process; other processes on the machine do not count."""
     peak_gib: float = math.nan
+    """Peak resident memory in GiB, including the memory at the start."""
 
 
 def trim() -> None:
-    """Gives what is free back to the system, so that it is not taken for held (on Linux only)."""
+    """Return free memory to the system, so that it does not count as used (on Linux only)."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
@@ -46,7 +45,7 @@ def trim() -> None:
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    """Time and peak resident memory of the block (memory on Linux only)."""
+    """Context manager: time and peak resident memory of the block (memory on Linux only)."""
     cost = Cost()
     if CLEAR_REFS.exists():
         CLEAR_REFS.write_text("5")  # the kernel starts this process's peak afresh
@@ -59,7 +58,7 @@ def measured() -> Iterator[Cost]:
 
 
 def machine() -> dict[str, Any]:
-    """Cores, threads, processor and versions: what a time depends on."""
+    """The properties of the machine that determine times: cores, threads, processor and versions."""
     info = Path("/proc/cpuinfo")
     names = info.read_text().splitlines() if info.exists() else []
     processor = next((line.split(":", 1)[1].strip() for line in names if line.startswith("model name")), "")
@@ -72,7 +71,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the code that is measured, with + where files differ from it; empty outside of git."""
+    """The commit of the measured code, with + if files differ from it; empty outside of git."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -84,7 +83,7 @@ def commit() -> str:
 
 @dataclass
 class Record:
-    """The entries of one benchmark under `path`, by key; written whole to disk at each change."""
+    """The entries of one benchmark under `path`, by key; every change rewrites the file."""
 
     path: Path
     name: str
@@ -93,9 +92,9 @@ class Record:
 
     @classmethod
     def open(cls, folder: Path, name: str, settings: Mapping[str, Any]) -> "Record":
-        """The record of that name in a folder, with what it holds already.
+        """The record with this name in a folder, with its existing entries.
 
-        Raises UserError where it was made with other settings: their entries would not be comparable.
+        Raises UserError if its settings differ, because the entries would not be comparable.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.json"
@@ -111,7 +110,7 @@ class Record:
         return cls(path, name, settings, stored["entries"])
 
     def once(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The entry of that key, made by `work` and kept on disk where there is none yet."""
+        """The entry with this key; `work` computes it if the record does not have it."""
         if key not in self.entries:
             load = os.getloadavg()[0]
             entry = work()
@@ -120,7 +119,7 @@ class Record:
         return self.entries[key]
 
     def write(self) -> None:
-        """Replaces the file by the present entries."""
+        """Rewrite the file with the current entries."""
         record = {
             "benchmark": self.name,
             "settings": self.settings,
@@ -131,7 +130,7 @@ class Record:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for every number that is not finite."""
+    """The value, with null for every number that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -142,7 +141,7 @@ def _finite(value: Any) -> Any:
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that every benchmark has: --out, --quick, --threads."""
+    """The options of every benchmark: --out, --quick, --threads."""
     folder = click.Path(path_type=Path, file_okay=False)
     command = click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))(command)
     command = click.option("--quick", is_flag=True, help="A few small entries, to see that it runs.")(command)

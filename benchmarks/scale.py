@@ -1,4 +1,4 @@
-"""A projection, no measurement: what certifying CIFAR-10's test set costs for the published cells at paper size."""
+"""A projection, not a measurement: the cost of certifying CIFAR-10's test set for the published cells at paper size."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,39 +17,42 @@ from certnas.nas.space import GENOTYPES, DiscreteNetwork
 
 SHAPE, CHANNELS, LAYERS, CLASSES = (3, 32, 32), 36, 20, 10
 NAMES = tuple(name for name in GENOTYPES if ":" not in name)
-"""The 14 cells of the literature, without the searches of one paper on restricted spaces."""
+"""The 14 cells of the literature, without one paper's searches on restricted spaces."""
 METHODS = ("crown-ibp", "crown", "alpha-crown")
 GPUS = (1, 8, 64)
 BATCH = {"crown-ibp": 16, "crown": 1, "alpha-crown": 1}
-"""Images of a shard: the smaller, the less waits for the last one."""
+"""Images of a shard. Smaller shards shorten the wait for the last one."""
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """All that the projection takes for granted; replace by what is measured on the machine at hand.
-
-    single, double: floating-point operations a second that one GPU sustains on bounds in float32 and float64 (not its
-    peak: an H100's is 67·10¹² and 34·10¹²).  unstable: the share of units whose activation is not settled by cheaper
-    bounds; only these get rows of their own.  evaluations: bounds in float32 for a radius to 10⁻³, the median of
-    `results/radii.json`; proofs: in float64.  passes: of the network in an image's attacks, a derivative counted as two
-    (1,637 and 852 counted, l∞).  start: seconds until a worker has loaded, opened and traced the network.  write:
-    seconds to write 10,000 results once; a run writes all it has after each shard.
-    """
+    """The assumptions of the projection; replace them by measurements on the machine in question."""
 
     single: float = 10e12
+    """Floating-point operations per second that one GPU sustains on bounds in float32 (an H100's peak is
+    67·10¹²).
+    """
     double: float = 5e12
+    """The same in float64 (an H100's peak is 34·10¹²)."""
     unstable: float = 1.0
+    """Share of units that cheaper bounds leave unstable; only these need specification rows of their own."""
     evaluations: float = 5.0
+    """Bounds in float32 for a radius to 10⁻³: the median of `results/radii.json`."""
     proofs: float = 1.0
+    """Bounds in float64 for a radius."""
     passes: float = 1637 + 2 * 852
+    """Network evaluations in an image's attacks; a derivative counts as two (1,637 and 852 counted, l∞)."""
     start: float = 30.0
+    """Seconds until a worker has loaded, opened and traced the network."""
     write: float = 0.15
+    """Seconds to write 10,000 results once; a run writes all its results after each shard."""
     images: int = 10_000
+    """Number of images."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Wall clock in hours, and what most of it goes to."""
+    """The wall clock in hours, and its largest part."""
 
     hours: float
     limit: str
@@ -62,10 +65,11 @@ def needed(counts: dict[str, Any], method: str, assumed: Assumed) -> float:
 
 
 def projected(counts: dict[str, Any], method: str, gpus: int, assumed: Assumed) -> Projection:
-    """One network's images; counts: as `counted`.
+    """The projection for one network's images; `counts` come from `counted`.
 
-    image = 2·(bound·(evaluations/single + proofs/double) + passes·network/single) seconds, and the wall clock is
-    start + ⌈shards/GPUs⌉·(images of a shard)·image, or start and the time to write all shards where that is longer.
+    image = 2·(bound·(evaluations/single + proofs/double) + passes·network/single) seconds. The wall clock
+    is start + ⌈shards/GPUs⌉·(images of a shard)·image, or start plus the time to write all shards if that
+    is longer.
     """
     shards = ceil(assumed.images / BATCH[method])
     each = 2 * ceil(shards / gpus) * BATCH[method]
@@ -82,7 +86,9 @@ def projected(counts: dict[str, Any], method: str, gpus: int, assumed: Assumed) 
 
 
 def counted(name: str) -> dict[str, Any]:
-    """Multiplications of one bound by each method, and of one pass ("network"), from the sizes: `bounds.estimates`."""
+    """Multiplications of one bound by each method, and of one evaluation ("network"), from the sizes:
+    `bounds.estimates`.
+    """
     network = DiscreteNetwork(GENOTYPES[name], CHANNELS, LAYERS, CLASSES).eval().requires_grad_(False)
     graph = bounds.trace(network, torch.zeros(2, *SHAPE))
     found = bounds.estimates(graph.bind(), CLASSES - 1)
@@ -91,7 +97,7 @@ def counted(name: str) -> dict[str, Any]:
 
 
 def tables(entries: dict[str, dict[str, Any]], assumed: Assumed) -> list[str]:
-    """Markdown: the wall clock by genotype, method and number of GPUs, their sums; then what most of it goes to."""
+    """Markdown: the wall clock by genotype, method and number of GPUs, with sums; then its largest parts."""
     on = " / ".join(map(str, GPUS))
     header = ["genotype", "network, 10⁹"]
     header += [f"{method}: {what}" for method in METHODS for what in ("10¹²", f"on {on} GPUs")]
@@ -124,7 +130,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _time(hours: float) -> str:
-    """Minutes, hours, days or years, to two figures."""
+    """Minutes, hours, days or years, to two digits."""
     units = {"min": 1 / 60, "h": 1.0, "d": 24.0, "y": 24 * 365.25}
     name = next((unit for unit, size in reversed(units.items()) if hours >= 2 * size), "min")
     return f"{_figure(hours / units[name], 2)} {name}"
@@ -137,7 +143,7 @@ def _figure(value: float, digits: int = 3) -> str:
 @click.command()
 @options
 def main(out: Path, quick: bool, threads: int) -> None:
-    """Project hours on 1, 8 and 64 GPUs; networks are traced, nothing is bounded."""
+    """Project the hours on 1, 8 and 64 GPUs. Networks are traced, but no bounds are computed."""
     torch.set_num_threads(threads)
     record = Record.open(out, "scale", {"channels": CHANNELS, "layers": LAYERS, "shape": SHAPE})
     for name in NAMES[: 1 if quick else None]:

@@ -1,4 +1,4 @@
-"""What certified radii cost by width, depth, image size, classes and images, and the model that `auto` has of it."""
+"""The cost of certified radii by width, depth, image size, classes and images, and the cost model of `auto`."""
 
 import math
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ SEED = 0
 
 
 def build(sizes: Sizes) -> nn.Module:
-    """With weights as torch draws them."""
+    """The network with torch's default initialisation."""
     torch.manual_seed(SEED)
     layers: list[nn.Module] = []
     for place in range(sizes.depth):
@@ -69,7 +69,7 @@ def build(sizes: Sizes) -> nn.Module:
 
 
 def measure(sizes: Sizes, method: bounds.Method) -> dict[str, Any]:
-    """CPU seconds an image of the l∞ radii of a batch, tracing left out, its peak of memory, and the estimate of it."""
+    """CPU seconds per image of the l∞ radii of a batch without tracing, peak memory, and the estimated cost."""
     model = build(sizes)
     x = torch.rand(sizes.images, 1, sizes.side, sizes.side, generator=torch.Generator().manual_seed(SEED))
     y = model(x).argmax(1)
@@ -97,7 +97,7 @@ def measure(sizes: Sizes, method: bounds.Method) -> dict[str, Any]:
 
 
 def share_unstable(network: bounds.Network, x: torch.Tensor, radii: torch.Tensor) -> float:
-    """Of the units that CROWN could bound at the certified radii, those that it does."""
+    """The share of units that CROWN bounds at the certified radii, among those that it could bound."""
     region = bounds.Linf(x, radii, 0.0, 1.0)
     state = BoundState(network, region, budget(None, network.dtype, network.device), bounds.Slope.ADAPTIVE)
     unstable, units = 0.0, 0
@@ -114,7 +114,8 @@ def share_unstable(network: bounds.Network, x: torch.Tensor, radii: torch.Tensor
 class Fit:
     """Seconds of one image's radius ≈ per_multiplication · multiplications + per_visit · visits / images.
 
-    unstable: the median share of unstable units; error: the median factor between prediction and measurement.
+    unstable is the median share of unstable units, error the median ratio between prediction and
+    measurement.
     """
 
     per_multiplication: float
@@ -124,7 +125,7 @@ class Fit:
 
 
 def fit(entries: Sequence[dict[str, Any]]) -> Fit:
-    """By least squares of relative errors."""
+    """The fit by least squares of relative errors."""
     unstable = median(e["unstable"] for e in entries if e["unstable"] is not None)
     rows = [
         (
@@ -148,7 +149,9 @@ def exponent(values: Sequence[float], times: Sequence[float]) -> float:
 
 
 def tables(record: Record, axes: dict[str, tuple[int, ...]]) -> list[Table]:
-    """Exponents of each method along each axis; the fit, and where CROWN passes auto's budget by it."""
+    """Exponents of each method along each axis, the fit, and the sizes at which CROWN exceeds auto's budget
+    by the fit.
+    """
     shown = Table(title="CPU seconds an image ∝ value^exponent (GiB at the largest value)")
     for head in ("method", *axes):
         shown.add_column(head, justify="left" if head == "method" else "right")
@@ -182,7 +185,7 @@ def tables(record: Record, axes: dict[str, tuple[int, ...]]) -> list[Table]:
 
 
 def _crossing(fitted: Fit, name: str, axis: str) -> str:
-    """The first value, doubled from the least of the axis, that is too slow."""
+    """The first value that is too slow, by doubling from the smallest of the axis."""
     value = AXES[axis][0]
     while value <= 512:
         sizes = replace(Sizes(), **{axis: value})
@@ -196,7 +199,7 @@ def _crossing(fitted: Fit, name: str, axis: str) -> str:
 
 
 def picture(record: Record, axes: dict[str, tuple[int, ...]]) -> bytes:
-    """CPU seconds of an image along each axis."""
+    """CPU seconds per image along each axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(axes), 3), layout="constrained")
@@ -216,7 +219,7 @@ def picture(record: Record, axes: dict[str, tuple[int, ...]]) -> bytes:
 @click.command()
 @options
 def main(out: Path, quick: bool, threads: int) -> None:
-    """What a certified radius costs, along each axis of size."""
+    """The cost of a certified radius along each axis of size."""
     torch.set_num_threads(threads)
     axes = {name: values[:2] for name, values in AXES.items()} if quick else AXES
     record = Record.open(out, "scaling", {"threads": threads, "base": asdict(Sizes()), "axes": axes})

@@ -1,4 +1,4 @@
-"""Time and peak memory of one full search step, w and α, with each metric beside plain first-order DARTS."""
+"""Time and peak memory of one full search step, w and α, with each metric, against plain first-order DARTS."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,10 +39,10 @@ METRICS: dict[str, dict[str, Any]] = {
 
 
 class Search:
-    """A first-order DARTS search with one metric, on one batch of training and one of held-out images.
+    """A first-order DARTS search with one metric, on one training and one held-out batch.
 
-    The held-out labels are what the supernet says of its images at each step, so that every image has a radius to
-    be searched, as late in a search, when it is right of most.
+    At each step, the held-out labels are the supernet's own predictions, so that every image has a radius
+    to search. This resembles a late stage of a search, where most predictions are correct.
     """
 
     def __init__(self, name: str, data: Dataset, batch: int, sizes: dict[str, int]) -> None:
@@ -59,7 +59,7 @@ class Search:
         self.train, self.held_out = train.batch(0), held_out.batch(0)
 
     def step(self) -> dict[str, Any]:
-        """One step: its CPU and wall seconds, and its peak of memory beyond what the process held before."""
+        """One step: its CPU and wall seconds, and its peak memory beyond the process's previous use."""
         supernet, x = self.trial.supernet, self.held_out.x
         with classifier(supernet, getattr(self.trial.task.metric, "bn", "batch")) as f, torch.no_grad():
             own = Batch(x, f(x).argmax(1))
@@ -78,7 +78,7 @@ class Search:
 
 
 def table(record: Record, names: list[str], rounds: int) -> Table:
-    """Medians over the rounds; ratios are round by round."""
+    """Medians over the rounds; ratios are computed round by round."""
     result = Table(title="one search step, relative to none: median of ratios in each round")
     heads = ("metric", "CPU s", "CPU ratio", "wall ratio", "GiB", "GiB ratio", "first step, CPU s")
     for head in heads:
@@ -118,7 +118,7 @@ def table(record: Record, names: list[str], rounds: int) -> Table:
 def main(out: Path, quick: bool, threads: int, batch: int, rounds: int, chosen: tuple[str, ...]) -> None:
     """One search step with each metric in turn, round by round, on a supernet of C = 16, L = 8 at 32×32.
 
-    The first step of each reads the network's graph; it is timed apart.
+    The first step of each metric traces the network and is timed separately.
     """
     torch.set_num_threads(threads)
     sizes = QUICK if quick else SIZES

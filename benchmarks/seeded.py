@@ -1,4 +1,4 @@
-"""Networks of standard shapes for 32×32 images with weights as torch draws them, for what costs alone is asked of."""
+"""Networks of standard shapes for 32×32 images with torch's default initialisation, for measurements of cost only."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ Layer = tuple[int, int, int]
 
 
 def convolutions(*layers: Layer, hidden: int = 100, classes: int = 10) -> nn.Sequential:
-    """[N, 3, 32, 32] -> [N, classes]: the convolutions, then hidden units and classes, in evaluation mode."""
+    """The convolutions, then hidden units and classes, in evaluation mode. [N, 3, 32, 32] -> [N, classes]"""
     torch.manual_seed(SEED)
     modules: list[nn.Module] = []
     channels, side = 3, 32
@@ -27,7 +27,7 @@ def convolutions(*layers: Layer, hidden: int = 100, classes: int = 10) -> nn.Seq
 
 
 def resnet4b() -> nn.Module:
-    """VNN-COMP 2021's resnet_4b with its normalisation, in evaluation mode; its weights are not at hand."""
+    """VNN-COMP 2021's resnet_4b with its normalisation, in evaluation mode, with random weights."""
     torch.manual_seed(SEED)
     found = ARCHITECTURES["resnet4b"]()
     assert found.mean is not None and found.std is not None
@@ -45,5 +45,6 @@ SEEDED: dict[str, Callable[[], nn.Module]] = {
         (16, 4, 2), (16, 3, 1), (32, 4, 2), (32, 3, 1), (64, 4, 2), (64, 3, 1)
     ),
 }
-"""Wong & Kolter 2018's "small" (conv2) and their "large" at half width (conv4), one more such pair (conv6), and six
-convolutions that halve the image at the first (strided6)."""
+"""Name -> network: Wong & Kolter 2018's "small" (conv2) and their "large" at half width (conv4), one more
+pair of convolutions (conv6), and six convolutions of which the first halves the image (strided6).
+"""

@@ -1,4 +1,4 @@
-"""The third-party networks and images that benchmarks read, in the folder `shared` beside the repository."""
+"""The third-party networks and images of the benchmarks, in the folder `shared` next to the repository."""
 
 import gzip
 from collections.abc import Callable
@@ -46,14 +46,14 @@ def _sheet(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network: its file, the architecture its weights belong to, and its test images."""
+    """A trained network: its file, its architecture, and its test images."""
 
     file: str
     arch: str
     images: Callable[[int], tuple[Tensor, Tensor]]
 
     def module(self) -> nn.Module:
-        """Pixels in [0, 1] to logits, normalisation inside, in evaluation mode."""
+        """The network with its normalisation, in evaluation mode; it maps [0, 1] pixels to logits."""
         return open_model(str(DATA / "checkpoints" / self.file), arch=self.arch).module
 
 

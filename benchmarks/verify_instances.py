@@ -1,4 +1,4 @@
-"""Verdicts on the properties whose published verdict is known, beside it; certificates written and checked again."""
+"""Verdicts on properties with a published verdict; the certificates are written and checked."""
 
 import tempfile
 from functools import partial
@@ -24,7 +24,7 @@ EXACT_WORK = 5_000_000
 
 
 class Opened:
-    """The last network asked for: lists ask of one network after another."""
+    """Caches the last network, because consecutive properties usually share one."""
 
     def __init__(self) -> None:
         self.name, self.subject = "", None
@@ -36,7 +36,7 @@ class Opened:
 
 
 def answer(instance: Instance, opened: Opened, timeout: float) -> dict[str, Any]:
-    """The verdict on one instance and what it cost; opening the network apart."""
+    """The verdict on one instance and its cost, without opening the network."""
     prop, subject = read_vnnlib(DATA / instance.prop), opened(instance.network)
     with measured() as cost:
         verdict = verify(subject.network, prop, replay=subject.replay, timeout=timeout)
@@ -53,7 +53,7 @@ def answer(instance: Instance, opened: Opened, timeout: float) -> dict[str, Any]
 
 
 def certificate(instance: Instance, opened: Opened, timeout: float) -> dict[str, Any]:
-    """The file of a proved instance and what the checker says of it in float64, and in integers where that is quick."""
+    """The certificate of a proved instance, and the checker's result in float64, and in integers if that is fast."""
     prop, subject = read_vnnlib(DATA / instance.prop), opened(instance.network)
     verdict = verify(subject.network, prop, replay=subject.replay, timeout=timeout, proof=True)
     if verdict.proof is None:
@@ -79,7 +79,7 @@ def certificate(instance: Instance, opened: Opened, timeout: float) -> dict[str,
 
 
 def checked(certificates: list[Certificate], network: CheckedNetwork, exact: bool) -> bool:
-    """Whether the checker proves them."""
+    """True if the checker proves them."""
     try:
         return all(len(check(kept, network, exact=exact)) > 0 for kept in certificates)
     except Rejected:
@@ -87,8 +87,9 @@ def checked(certificates: list[Certificate], network: CheckedNetwork, exact: boo
 
 
 def table(record: Record) -> Table:
-    """Of each family: instances, proved, falsified, open, opposite to the published verdict, certificates written,
-    proved again in float64 and in integers, CPU seconds."""
+    """For each family: instances, proved, falsified, open, opposite to the published verdict, certificates
+    written, proved again in float64 and in integers, CPU seconds.
+    """
     shown = Table(title=f"Properties, at most {record.settings['timeout']:g} s each")
     for name in (
         "family",
@@ -123,7 +124,7 @@ def table(record: Record) -> Table:
 @options
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for each property.")
 def main(out: Path, quick: bool, threads: int, timeout: float) -> None:
-    """Attack, prove or branch on every listed property; one record each, a certificate in those that are proved."""
+    """Attack, prove or branch on every listed property; one record each, with a certificate for proved ones."""
     torch.set_num_threads(threads)
     record = Record.open(out, "verify_instances", {"timeout": timeout, "quick": quick})
     console, opened = Console(), Opened()

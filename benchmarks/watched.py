@@ -1,4 +1,4 @@
-"""Questions answered in a process of its own, each within a limit of time and memory."""
+"""Work in a separate process within limits of time and memory."""
 
 import math
 import multiprocessing
@@ -16,9 +16,9 @@ POLL = 0.1
 
 
 class Watched:
-    """A process that answers one question after another; one that goes beyond its limits is stopped and replaced.
+    """A process that runs one piece of work after another; beyond its limits it is stopped and replaced.
 
-    threads: that torch has in the process; gib: of resident memory, at most (on Linux).
+    `threads` is the number of torch's threads in the process, `gib` the largest resident memory (on Linux).
     """
 
     def __init__(self, threads: int, gib: float) -> None:
@@ -26,9 +26,10 @@ class Watched:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def ask(self, seconds: float, work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-        """What `work(*arguments)` says, or why not as `refused`: the limits, the end of the process, an exception.
+        """The result of `work(*arguments)`, or the reason for a refusal: the limits, the end of the
+        process, an exception.
 
-        gib: by how much the memory of the process grew at its highest, where `work` does not say it itself.
+        The result's gib is the peak growth of the process's memory, unless `work` gives its own.
         """
         if self._process is None:
             self._start()
@@ -54,7 +55,7 @@ class Watched:
         return grown | {"refused": why}
 
     def close(self) -> None:
-        """Stops the process; the next question starts another."""
+        """Stop the process; the next call starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -85,7 +86,7 @@ def _serve(pipe: Connection, threads: int) -> None:
 
 
 def _gib(status: Path, field: str) -> float:
-    """A figure of the process's memory; NaN where the system does not tell."""
+    """A value of the process's memory; NaN if the system does not report it."""
     try:
         lines = (status / "status").read_text().splitlines()
     except OSError:

@@ -62,11 +62,11 @@ def nothing() -> None:
 FC = {"arch": "mnist-fc-3layer"}
 TAIL = "accepted: tensors by name, alone or under state_dict, model_state_dict, model, net, ema"
 TORCH = "save its weights again: torch.save(model.state_dict(), 'weights.pth')"
-NPZ = "it is truncated, in another format, or holds Python objects; save plain arrays with numpy.savez"
+NPZ = "it is truncated, in another format, or has Python objects; save plain arrays with numpy.savez"
 FC_MISMATCH = "'net.pth' does not match architecture 'mnist-fc-3layer':"
 MATCH = "name the architecture, and the options, it was trained with"
 CODE = (
-    "where you trust it, --unsafe-load (unsafe_load=True) runs it; or where it was made, save its weights alone: "
+    "where you trust it, --unsafe-load (unsafe_load=True) runs it; or where it was made, save its weights only: "
     "torch.save(model.state_dict(), 'weights.pth')"
 )
 SUFFIXES = ".h5, .npz, .onnx, .onnx.gz, .pt, .pt2, .pth, .safetensors, .th"
@@ -76,7 +76,7 @@ REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
         nothing,
         "digits",
         {},
-        f"cannot open 'digits': it is no embedded network (digits-cnn, digits-cell), no file ({SUFFIXES}) and no "
+        f"cannot open 'digits'; accepted: an embedded network (digits-cnn, digits-cell), a file ({SUFFIXES}) or a "
         "factory package.module:function",
     ),
     "missing file": (nothing, "net.pth", FC, "cannot read 'net.pth': No such file or directory"),
@@ -183,7 +183,7 @@ REFUSALS: dict[str, tuple[Callable[[], object], str, dict[str, Any], str]] = {
         saved(fc),
         "net.pth",
         {},
-        "'net.pth' holds weights alone; name the network they belong to with arch: they fit mnist-fc-3layer",
+        "'net.pth' has weights only; name the network they belong to with arch: they fit mnist-fc-3layer",
     ),
     "unknown architecture": (
         saved(fc),

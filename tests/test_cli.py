@@ -250,7 +250,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "data file": ("--data none.npz", "data none.npz: no such file"),
     "model": (
         "no-such-net",
-        "cannot open 'no-such-net': it is no embedded network (digits-cnn, digits-cell)",
+        "cannot open 'no-such-net'; accepted: an embedded network (digits-cnn, digits-cell)",
     ),
     "file": ("none.safetensors --arch resnet20", "cannot read 'none.safetensors': No such file or directory"),
     "resume": ("--resume", "--resume needs the folder to continue: add --out DIR"),

@@ -63,10 +63,10 @@ def test_the_weights_are_plain_and_the_structure_is_readable(tmp_path: Path) -> 
 def test_without_the_structure_the_weights_need_an_architecture(tmp_path: Path) -> None:
     convert(open_model("digits-cnn"), tmp_path / "net.safetensors")
     (tmp_path / "net.json").unlink()
-    with pytest.raises(UserError, match=r"holds weights alone"):
+    with pytest.raises(UserError, match=r"has weights only"):
         open_model(str(tmp_path / "net.safetensors"))
     (tmp_path / "net.json").write_text('{"something": "else"}')
-    with pytest.raises(UserError, match=r"holds weights alone"):
+    with pytest.raises(UserError, match=r"has weights only"):
         open_model(str(tmp_path / "net.safetensors"))
 
 

@@ -18,8 +18,8 @@ from certnas.models.opened import OpenedModel
 from certnas.nas.metrics import METRICS, build_metric
 from certnas.nas.metrics.metric import Momentary
 from cli.main import main
-from tests.test_search import config
-from tests.test_search import found as search_one
+from tests.tiny_search import config
+from tests.tiny_search import found as search_one
 
 aten = torch.ops.aten
 SINH = Curve(torch.sinh, torch.cosh, stationary=lambda s: [sign * s.clamp(min=1).acosh() for sign in (1, -1)])

@@ -54,7 +54,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "not a function": (
         "factories:constant",
         {},
-        "'factories:constant' is an object of type int, not a function that returns a network",
+        "'factories:constant' is an object of type int; give a function that returns a network",
     ),
     "not a network": (
         "factories:seventeen",
@@ -70,7 +70,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a factory without a shape": (
         "factories:plain",
         {},
-        "'factories:plain' does not say what images it reads; give input_shape=(C, H, W)",
+        "'factories:plain' does not define its input shape; give input_shape=(C, H, W)",
     ),
     "a network that fails": (
         "factories:Picky",

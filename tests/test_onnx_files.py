@@ -184,7 +184,7 @@ REFUSALS: dict[str, tuple[onnx.ModelProto, str]] = {
         "ONNX MatMul at node 1 'matmul_v': more than 5e+10 floating-point operations an image",
     ),
     "a tensor of another shape": (with_tensor([9, 6]),
-                                  "ONNX initializer: tensor 'w' does not hold what its shape says"),
+                                  "ONNX initializer: tensor 'w' does not match its shape"),
     "a negative shape": (with_tensor([-9, -5]), "ONNX initializer: tensor 'w' has shape [-9, -5]"),
     "an absurd shape": (with_tensor([2**40, 2**20]), "ONNX initializer: tensor 'w' has shape [1099511627776, 1048576]"),
     "a value from nowhere": (model([node("Relu", "z")]),

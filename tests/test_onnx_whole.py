@@ -141,7 +141,7 @@ def two_headed() -> onnx.ModelProto:
 def test_of_several_outputs_one_is_taken_and_said(tmp_path: Path) -> None:
     path = saved(two_headed(), tmp_path)
     with pytest.warns(
-        OutputChosen, match=r"2 outputs: action, value; 'action' is taken; name one with --output"
+        OutputChosen, match=r"2 outputs: action, value; this uses 'action'; name one with --output"
     ):
         assert open_model(str(path)).classes == 3
     with warnings.catch_warnings():
@@ -162,7 +162,7 @@ def test_commands_say_and_take_the_output(tmp_path: Path) -> None:
     text = "".join(f"(declare-const {name} Real)" for name in names)
     text += "".join(f"(assert (>= {name} 0))(assert (<= {name} 1))" for name in names[:4])
     prop.write_text(text + "(assert (>= Y_0 100))")
-    assert runner.invoke(main, ["inspect", str(path)]).stderr.count("'action' is taken") == 1
+    assert runner.invoke(main, ["inspect", str(path)]).stderr.count("this uses 'action'") == 1
     chosen = runner.invoke(main, ["inspect", str(path), "--output", "value"])
     assert "output 'value' of action, value" in chosen.stdout and not chosen.stderr
     assert f"{path} --output value --data" in chosen.stdout
@@ -194,7 +194,7 @@ def test_batch_normalisation_with_five_outputs_goes_by_its_stored_statistics(tmp
     five = helper.make_node("BatchNormalization", ["x", *names], ["y", "s", "t", "u", "v2"])
     path = saved(model([five], names, shape=("n", 4), opset=9), tmp_path)
     with pytest.warns(
-        OutputChosen, match="names s, t, u, v2, which nothing reads: it is taken in evaluation mode"
+        OutputChosen, match="names s, t, u, v2, which nothing reads: it is imported in evaluation mode"
     ):
         network = import_onnx(path)
     x = torch.randn(5, 4)

@@ -72,7 +72,7 @@ REFUSALS: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = {
         {"input_range": (1,)},
         "net: input_range is [1]; accepted: two numbers, such as 0,255",
     ),
-    "no image": ((24,), {"layout": "NHWC"}, "net reads [24], which is no image in layout NHWC"),
+    "no image": ((24,), {"layout": "NHWC"}, "net reads [24], which is not an image in layout NHWC"),
     "an unknown image": (
         (24,),
         {"layout": "flat"},
@@ -98,7 +98,7 @@ REFUSALS: dict[str, tuple[tuple[int, ...], dict[str, Any], str]] = {
     "an architecture": (
         (3, 2, 4),
         {"arch": "resnet20"},
-        "holds its own architecture: it takes no arch; leave it out",
+        "has its own architecture: it takes no arch; leave it out",
     ),
     "unsafe": (
         (3, 2, 4),

@@ -231,7 +231,7 @@ def test_small_images_get_a_small_supernet_unless_a_preset_asks(tmp_path: Path) 
         ),
         (("--config", "nowhere.toml"), "configuration nowhere.toml: cannot be read"),
         (("--data", "nowhere"), "data nowhere: unknown; accepted: digits"),
-        (("--preset", "darts", "--data", "cifar10"), "data cifar10: needs the folder that holds it"),
+        (("--preset", "darts", "--data", "cifar10"), "data cifar10: needs the folder with its files"),
         (("--device", "cuda:99"), "device 'cuda:99' cannot be used here"),
     ],
 )

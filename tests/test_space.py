@@ -207,7 +207,7 @@ def test_auxiliary_head_is_for_training_alone() -> None:
         network.eval().with_auxiliary(x)
     with pytest.raises(UserError, match="built with auxiliary=True"):
         DiscreteNetwork(GENOTYPES["DARTS_V2"], 4, 3, 10).with_auxiliary(x)
-    with pytest.raises(UserError, match="its input is 4×4, it needs 8×8 or more"):
+    with pytest.raises(UserError, match="its input is 4×4, but it needs 8×8 or more"):
         network.train().with_auxiliary(torch.rand(2, 3, 16, 16))
 
 
@@ -266,7 +266,7 @@ def test_auxiliary_head_of_an_imagenet_network() -> None:
     network = DiscreteNetwork(GENOTYPES["DARTS_V2"], 4, 3, 7, auxiliary=True, frame=IMAGENET).train()
     logits, auxiliary = network.with_auxiliary(torch.rand(2, 3, 224, 224))
     assert logits.shape == auxiliary.shape == (2, 7)
-    with pytest.raises(UserError, match="its input is 3×3, it needs 7×7 or more"):
+    with pytest.raises(UserError, match="its input is 3×3, but it needs 7×7 or more"):
         network.with_auxiliary(torch.rand(2, 3, 96, 96))
 
 

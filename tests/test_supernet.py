@@ -240,7 +240,8 @@ SUPERNET_MISTAKES = [
     ({"mean": (0.5,)}, "normalisation: got mean (0.5,) and std None for 3 channels"),
     (
         {"space": SPACES["s1"], "nodes": 3},
-        "search space: it has 14 edges in normal cells, 3 nodes have 9; choose the number of nodes it was made for",
+        "search space: it has 14 edges in normal cells, 3 nodes have 9; choose the number of nodes that the space is "
+        "defined for",
     ),
 ]
 

@@ -1,159 +1,22 @@
-"""Training as a library: recipes, splits, the loop, what is kept, resumed and refused."""
+"""Training as a library: splits, the loop, checkpoints and resumption, losses."""
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from tiny_training import CELL, TINY, bars, logged, same, tiny, weights
 from torch import nn
 from torch.nn import functional
 
-from certnas.data import Dataset
-from certnas.data.augmentation import Augmentation
 from certnas.errors import UserError
 from certnas.models import open_model
-from certnas.nas.space import GENOTYPES, DiscreteNetwork, Genotype
-from certnas.runs import read_toml, to_toml
-from certnas.training import FITTED, RECIPES, Progress, Recipe, fit, recipe, recipe_table, train
+from certnas.nas.space import DiscreteNetwork
+from certnas.training import Progress, fit, recipe, train
 from certnas.training.images import batches, channel_statistics, held_out
-
-CELL = Genotype(
-    normal=(("sep_conv_3x3", 0), ("skip_connect", 1)),
-    normal_concat=(2,),
-    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
-    reduce_concat=(2,),
-)
-TINY = {
-    "epochs": 3,
-    "batch": 20,
-    "channels": 2,
-    "layers": 2,
-    "drop_path": 0.0,
-    "auxiliary": 0.0,
-    "augmentation": {"crop": 0, "flip": False, "cutout": 0},
-}
-
-
-def tiny(name: str = "standard", **changes: Any) -> Recipe:
-    return recipe(name, changes=TINY | changes)
-
-
-def bars(count: int = 60, size: int = 6, channels: int = 1) -> Dataset:
-    """Images of a bright bar, by its row a class of three, in noise."""
-    random = torch.Generator().manual_seed(5)
-    y = torch.arange(count) % 3
-    x = 0.3 * torch.rand(count, channels, size, size, generator=random)
-    x[torch.arange(count), :, 1 + y] += 0.6
-    return Dataset("bars", x, y, torch.arange(count), 3)
-
-
-def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(folder / name / "weights.safetensors")
-
-
-def logged(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def same(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-PUBLISHED = {
-    "darts": {
-        "epochs": 600,
-        "batch": 96,
-        "lr": 0.025,
-        "weight_decay": 3e-4,
-        "drop_path": 0.2,
-        "auxiliary": 0.4,
-    },
-    "pc-darts": {"epochs": 600, "batch": 96, "lr": 0.025, "weight_decay": 3e-4, "drop_path": 0.3},
-    "standard": {"epochs": 600, "batch": 128, "lr": 0.025, "drop_path": 0.3, "clip": 5, "normalize": True},
-    "pgd-at": {
-        "epochs": 200,
-        "batch": 64,
-        "lr": 0.1,
-        "weight_decay": 1e-4,
-        "drop_path": 0,
-        "normalize": False,
-    },
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_recipes_are_the_published_ones(name: str) -> None:
-    used = recipe(name)
-    assert {key: getattr(used, key) for key in PUBLISHED[name]} == PUBLISHED[name]
-    assert (used.channels, used.layers, used.momentum, used.optimizer) == (36, 20, 0.9, "sgd")
-    assert used.augmentation == Augmentation(4, True, 0 if name == "pgd-at" else 16)
-
-
-def test_adversarial_recipe_is_advrush() -> None:
-    used = recipe("pgd-at")
-    assert recipe_table(used)["objective"] == {
-        "name": "pgd-at",
-        "eps": 0.031,
-        "step": 0.01,
-        "steps": 7,
-        "start": 0.001,
-        "warmup": 0.0,
-    }
-    rates = [used.rate(epoch / 200) for epoch in (0, 98, 99, 148, 149, 199)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-    assert recipe("pgd-at", "svhn").lr == 0.01
-    assert recipe("standard").rate(0.5) == pytest.approx(0.0125)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("data", ["", *FITTED])
-def test_a_recipe_survives_a_toml_file(name: str, data: str, tmp_path: Path) -> None:
-    used = recipe(name, data)
-    (tmp_path / "config.toml").write_text(to_toml({"recipe": recipe_table(used)}))
-    for other in RECIPES:
-        assert recipe(other, changes=read_toml(tmp_path / "config.toml")["recipe"]) == used
-
-
-MISTAKES = [
-    ({"epochs": 0}, "epochs: got 0; give more than 0"),
-    ({"lr": -1}, "lr: got -1.0; give more than 0"),
-    ({"lr": "fast"}, "lr: got 'fast'; give a number"),
-    ({"drop_path": 1.0}, "drop_path: got 1.0; give 0 or more and below 1"),
-    ({"label_smoothing": -0.1}, "label_smoothing: got -0.1; give 0 or more and below 1"),
-    ({"decays": [0.5, 2]}, "decays: got [0.5, 2.0]; give fractions of the training between 0 and 1"),
-    ({"optimizer": "lion"}, "optimizer: got 'lion'; accepted: sgd, adamw"),
-    ({"augmentation": {"crop": -1}}, "crop: got -1; give a number of pixels, 0 for none"),
-    ({"speed": 1}, "speed: no such setting; accepted: objective, epochs,"),
-    (
-        {"objective": "ibp"},
-        "objective: got 'ibp'; give a table with a name: standard, pgd-at, ibp, crown-ibp",
-    ),
-    ({"objective": {"name": "mart"}}, "objective: got {'name': 'mart'}; give a table with a name"),
-    ({"objective": {"eps": 0.1}}, "objective.eps: no such setting; accepted: none"),
-    ({"objective": {"name": "pgd-at", "eps": 0}}, "eps: got 0; give more than 0"),
-    ({"objective": {"name": "ibp", "kappa": 2}}, "kappa: got 2; give a number from 0 to 1"),
-    ({"objective": {"name": "ibp", "warmup": [0.5, 0.5]}}, "warmup: got 0.5 to 0.5; give rising fractions"),
-    ({"objective": {"name": "ibp"}}, "drop_path: got 0.3; a bound is of one network"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), MISTAKES)
-def test_a_wrong_setting_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        recipe("standard", changes=changes)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_recipe_is_refused() -> None:
-    with pytest.raises(UserError, match="recipe: unknown name 'fast'; accepted: standard, darts, pc-darts"):
-        recipe("fast")
 
 
 def test_held_out_images_are_not_trained_on() -> None:
@@ -284,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_with_what_was_kept(tmp_path: Path) -> N
             self.calls += 1
 
     keeper = Kept()
-    with pytest.raises(UserError, match=r"training: .* at step 1 of 15 \(epoch 1\); what was kept after"):
+    with pytest.raises(UserError, match=r"training: .* at step 1 of 15 \(epoch 1\); the state stored after"):
         fit(network.requires_grad_(), bars(), bars(9), tiny(epochs=5), keeper=keeper)
     assert keeper.calls == 0
     assert same(weights(tmp_path / "run"), kept)
@@ -309,17 +172,6 @@ def test_auxiliary_head_and_label_smoothing_are_in_the_loss() -> None:
         functional.cross_entropy(out, data.y, label_smoothing=0.1) for out in (logits, auxiliary)
     )
     assert losses == [pytest.approx((first + 0.4 * second).item(), rel=1e-4)]
-
-
-def test_the_kept_network_has_no_auxiliary_head_and_its_own_normalisation(tmp_path: Path) -> None:
-    data = bars(20, 32, 3)
-    used = tiny(epochs=1, batch=16, auxiliary=0.4, layers=3)
-    trained = train(CELL, data, used, tmp_path / "run", validation=0.2)
-    assert not [name for name in weights(tmp_path / "run") if "auxiliary" in name]
-    opened = open_model(str(trained.best))
-    assert (opened.classes, opened.input_shape, opened.origin) == (3, (3, 32, 32), f"folder {trained.best}")
-    mean, _ = channel_statistics(held_out(data, 0.2, 0)[0].x)
-    assert opened.module.normalize.mean.flatten().tolist() == pytest.approx(mean)
 
 
 def test_a_network_without_cells_trains_but_takes_no_drop_path() -> None:
@@ -361,62 +213,8 @@ def test_certified_training_certifies(tmp_path: Path) -> None:
     assert aim.correct(held.x, held.y).double().mean() < 0.3
 
 
-def written(folder: Path, **changes: Any) -> Path:
-    record = json.loads((folder / "network.json").read_text())
-    (folder / "network.json").write_text(json.dumps(record | changes))
-    return folder
-
-
-DAMAGE = {
-    "no description": (lambda f: (f / "network.json").write_text("{"), "cannot read '.*network.json': "),
-    "no table": (lambda f: written(f, network=3), "lacks one of the tables genotype, network, training"),
-    "bad cell": (lambda f: written(f, genotype={}), "genotype .*key 'normal' is missing"),
-    "bad sizes": (lambda f: written(f, network={"channels": 2}), "network.layers: is missing; give it"),
-    "other weights": (
-        lambda f: written(f, genotype=GENOTYPES["DARTS_V2"].record()),
-        "does not hold the weights of network.json: Error",
-    ),
-    "no weights": (
-        lambda f: (f / "weights.safetensors").unlink(),
-        "does not hold the weights of network.json",
-    ),
-    "cut weights": (
-        lambda f: (f / "weights.safetensors").write_bytes((f / "weights.safetensors").read_bytes()[:-8]),
-        "does not hold the weights of network.json",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_network_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
-    train(CELL, bars(), tiny(epochs=1), tmp_path / "run")
-    damage, message = DAMAGE[what]
-    damage(tmp_path / "run" / "best")
-    with pytest.raises(UserError, match=message) as caught:
-        open_model(str(tmp_path / "run" / "best"))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_trained_folder_takes_no_architecture_of_its_own(tmp_path: Path) -> None:
-    trained = train(CELL, bars(), tiny(epochs=1), tmp_path / "run")
-    with pytest.raises(UserError, match="is complete: it takes no mean"):
-        open_model(str(trained.best), mean=[0.5], std=[0.5])
-    before = torch.get_rng_state()
-    open_model(str(trained.best))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_augmentation_is_drawn_per_batch_and_reproducible() -> None:
     draws = [random.integers(1000, size=3) for _, random in batches(40, 10, 0, 0)]
     again = [random.integers(1000, size=3) for _, random in batches(40, 10, 0, 0)]
     assert np.array_equal(draws, again)
     assert len({tuple(draw) for draw in draws}) == 4
-
-
-def test_figures_of_the_schedule_are_reported() -> None:
-    linear, told = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), list[Progress]()
-    fit(linear, bars(), bars(), tiny("crown-ibp", epochs=2), progress=told.append)
-    first, last = told[0].figures, told[-1].figures
-    assert set(first) == {"loss", "accuracy", "lr", "eps", "kappa", "beta"}
-    assert set(last) == {*first, "validation_accuracy", "validation_certified_accuracy"}
-    assert first["eps"] == 0 and 0 < last["eps"] <= 2 / 255

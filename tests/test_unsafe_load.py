@@ -34,7 +34,7 @@ def test_a_pickled_module_is_run_when_asked(wrapped: object, tmp_path: Path) -> 
     x = torch.rand(3, *SHAPE)
     assert torch.equal(opened.module(x), network()(x))
     assert opened.origin == f"file {path}, whose code was run"
-    with pytest.raises(UserError, match=r"does not say what images it reads; give input_shape"):
+    with pytest.raises(UserError, match=r"does not define its input shape; give input_shape"):
         open_model(str(path), unsafe_load=True)
 
 
@@ -57,7 +57,7 @@ def test_torchscript_is_converted_as_far_as_torch_can(traced: bool, tmp_path: Pa
     script.save(str(path))
     with pytest.raises(UserError, match=r"is TorchScript, a program: where you trust it, --unsafe-load"):
         open_model(str(path), input_shape=SHAPE)
-    with pytest.raises(UserError, match=r"is TorchScript and does not say what images it reads"):
+    with pytest.raises(UserError, match=r"is TorchScript and does not define its input shape"):
         open_model(str(path), unsafe_load=True)
     opened = open_model(str(path), input_shape=SHAPE, unsafe_load=True)
     x = torch.rand(3, *SHAPE)
@@ -79,7 +79,7 @@ def test_torchscript_that_cannot_be_converted_says_so(tmp_path: Path) -> None:
 
 
 def test_only_files_can_be_loaded_unsafely() -> None:
-    with pytest.raises(UserError, match=r"'digits-cnn' is no file: it takes no unsafe_load"):
+    with pytest.raises(UserError, match=r"'digits-cnn' is not a file: it takes no unsafe_load"):
         open_model("digits-cnn", unsafe_load=True)
 
 

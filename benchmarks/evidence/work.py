@@ -23,7 +23,7 @@ from benchmarks.evidence.presets import (
 )
 from certnas.models import open_model
 from certnas.nas.metrics import build_metric
-from certnas.nas.metrics.evaluation import FAR
+from certnas.nas.metrics.evaluation import MASKED
 from certnas.nas.search import Progress, effective, search
 from certnas.nas.search.stream import Stream, split
 from certnas.nas.space import DARTS, Genotype, Supernet, random_genotype
@@ -180,7 +180,7 @@ def put(supernet: Supernet, genotype: Genotype) -> None:
         for place, (op, state) in enumerate(edges):
             chosen[edge_count(place // 2) + state] = op
         with torch.no_grad():
-            alpha.fill_(-FAR)
+            alpha.fill_(-MASKED)
             for edge, op in enumerate(chosen):
                 alpha[edge, rows[edge].index(op)] = 0.0
 

@@ -1,4 +1,4 @@
-"""Other tools' bounds for the same network, region and rows, to compare with ours."""
+"""Comparison with auto_LiRPA's bounds for the same network, region and specification."""
 
 from certnas.crosscheck.auto_lirpa import (
     Ascent,

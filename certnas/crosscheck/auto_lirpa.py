@@ -1,11 +1,18 @@
-"""auto_LiRPA as an oracle: the same bounds by other people's code, refused where it is known to be wrong.
+"""auto_LiRPA as an oracle: an independent implementation of the same bounds.
 
-0.3 and 0.7.1 are tried, with these facts.  In both, points of the ball leave the bounds where an average pool does not
-count its padding or overlaps, in patches mode behind grouped or dilated convolutions, and in l2 and l1 where another
-layer than a linear one reads the input; a max pool whose stride is not its kernel has no CROWN bounds; a normalisation
-needs constants with a batch axis; CROWN-Optimized leaves slopes behind that change later bounds (in 0.7 those of its
-own other side too).  An l2 or l1 ball in front of a convolution takes one radius: for several 0.3 adds an axis, 0.7
-stops.  0.7 has other planes of a sigmoid and a tanh.  In patches mode CROWN of some residual networks stops, in both.
+It refuses cases with known wrong results.
+
+The adapter supports 0.3 and 0.7.1.  Both have these errors and limits:
+
+* Average pooling that overlaps, or excludes its padding from the count, gives bounds that points of the ball violate.
+* Patches mode does so behind grouped or dilated convolutions, and fails on CROWN for some residual networks.
+* l2 and l1 balls do so if a layer that is not linear reads the input.
+* A max pool has no CROWN bounds unless its stride equals its kernel.
+* A normalisation needs constants with a batch axis.
+* CROWN-Optimized leaves slopes behind that change later bounds; in 0.7 even those of the other side.
+* An l2 or l1 ball before a convolution must have a single radius; for several, 0.3 adds an axis and 0.7 fails.
+
+0.7 also relaxes sigmoid and tanh by other planes.
 """
 
 import copy
@@ -25,7 +32,9 @@ from certnas.errors import UserError
 from certnas.models.normalize import Normalize
 
 Method = Literal["IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized"]
+"""auto_LiRPA's names of bound methods."""
 ConvMode = Literal["matrix", "patches"]
+"""auto_LiRPA's representations of a convolution in the backward pass."""
 
 _METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
 _SIDES = ("lower", "upper")
@@ -33,7 +42,7 @@ _CLEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 class OracleUnusable(ValueError):
-    """auto_LiRPA's answer for this case would be no evidence; `why` says what disqualifies it."""
+    """auto_LiRPA's result for this case is no evidence; `why` gives the reason."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"auto_LiRPA is no oracle here: {why}")
@@ -42,13 +51,15 @@ class OracleUnusable(ValueError):
 
 @dataclass(frozen=True)
 class Ascent:
-    """How CROWN-Optimized looks for slopes, by default as auto_LiRPA does.
+    """Settings of CROWN-Optimized's search for slopes; the defaults are auto_LiRPA's.
 
-    iterations: bounds it evaluates, CROWN's the first; between two lies a step of Adam, `step` in size at first.
+    Raises UserError for a value out of range.
     """
 
     iterations: int = 20
+    """Number of bound evaluations. The first is CROWN's; one Adam step lies between two evaluations."""
     step: float = 0.5
+    """Initial step size of Adam."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.step <= 0:
@@ -62,19 +73,20 @@ DEFAULT = Ascent()
 
 @dataclass(frozen=True)
 class LirpaBounds:
-    """auto_LiRPA's bounds of the rows: lower ≤ rows·f(x') ≤ upper is its claim, not ours."""
+    """auto_LiRPA's bounds of specification rows: it claims lower ≤ rows·f(x') ≤ upper."""
 
     lower: Tensor
-    """[N, S]"""
+    """Lower bounds. [N, S]"""
     upper: Tensor
-    """[N, S], +∞ where only lower bounds were asked for"""
+    """Upper bounds; +∞ if the call requested lower bounds only. [N, S]"""
     clean: Tensor
-    """Its own evaluation of the network at the centre. [N, K]"""
+    """auto_LiRPA's evaluation of the network at the centre. [N, K]"""
     version: str
+    """Version of auto_LiRPA."""
     seconds: float
-    """Wall-clock time of the bound computation alone, without the conversion of the model."""
+    """Wall-clock seconds of the bound computation, without the conversion of the model."""
     cpu_seconds: float
-    """The same of this process's processors."""
+    """CPU seconds of this process for the bound computation."""
 
 
 def auto_lirpa_bounds(
@@ -90,18 +102,30 @@ def auto_lirpa_bounds(
     conv_mode: ConvMode = "matrix",
     allow_unsound: bool = False,
 ) -> LirpaBounds:
-    """Bounds of rows·f over the ball of radius eps round x (not cut to a box), by auto_LiRPA, in x's dtype.
+    """auto_LiRPA's bounds of rows·f over the ball of radius eps around x.
 
-    x [N, *shape]; eps in input units of the model, one for all or [N]; rows [N, S, K], all logits when None. The
-    model must map [N, *shape] to [N, K]; it is copied, never changed. Under CROWN a unit that intervals prove
-    stable for every image keeps them and any other gets backward bounds: an image's bounds depend on its company.
-    CROWN-Optimized is α-CROWN, lower and upper bounds one after the other; `ascent` is for it alone.
+    Args:
+        model: maps [N, *shape] to [N, K].  It is copied and never changed.
+        x: centres of the balls [N, *shape], float32 or float64, the dtype of the computation.  The balls are not
+            intersected with a box.
+        eps: radius in input units of the model, a number or one per image [N].
+        norm: a key of `bounds.NORMS`.
+        method: auto_LiRPA's name of the method.  CROWN-Optimized is α-CROWN.
+        rows: specification [N, S, K] (None: all logits).
+        upper: also compute upper bounds.
+        ascent: settings of CROWN-Optimized.
+        conv_mode: auto_LiRPA's representation of convolutions.
+        allow_unsound: return bounds even if they are known to be wrong.
 
-    Raises OracleUnusable when auto_LiRPA raises, or, unless allow_unsound, when its clean output is not the
-    model's or the case is one where it is known to return wrong bounds; UserError when it is not installed
-    or an argument is not accepted.
+    Raises:
+        OracleUnusable: auto_LiRPA fails; or, unless allow_unsound, its clean output differs from the model's, or it is
+            known to return wrong bounds for the case.
+        UserError: auto_LiRPA is not installed, or an argument is not accepted.
 
-    Xu et al. 2020, "Automatic Perturbation BoundState for Scalable Certified Robustness and Beyond".
+    Under CROWN, a unit that intervals prove stable for every image keeps its interval, and any other unit
+    gets backward bounds.  The bounds of an image therefore depend on the other images of the batch.
+
+    Xu et al. 2020, "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond".
     """
     _check_method(method)
     converted = Converted(model, x, norm, conv_mode=conv_mode, allow_unsound=allow_unsound)
@@ -109,7 +133,7 @@ def auto_lirpa_bounds(
 
 
 class Converted:
-    """A model in auto_LiRPA's form: converted once, for batches like x, and bounded any number of times."""
+    """A model in auto_LiRPA's form. It is converted once for batches like x, and can be bounded any number of times."""
 
     def __init__(
         self,
@@ -120,7 +144,10 @@ class Converted:
         conv_mode: ConvMode = "matrix",
         allow_unsound: bool = False,
     ) -> None:
-        """Of x [N, *shape] only shape, dtype and device matter.  Raises as `auto_lirpa_bounds` does."""
+        """Convert the model; only shape, dtype and device of x [N, *shape] matter.
+
+        Raises as `auto_lirpa_bounds` does.
+        """
         if norm not in bounds.NORMS:
             raise UserError(f"norm {norm!r} of auto_lirpa_bounds is not one of {', '.join(bounds.NORMS)}")
         if x.dtype not in _CLEAN_TOLERANCE:
@@ -155,7 +182,7 @@ class Converted:
         upper: bool = True,
         ascent: Ascent = DEFAULT,
     ) -> LirpaBounds:
-        """As `auto_lirpa_bounds`, of which this is the part after the conversion."""
+        """The bounds of the converted model; arguments and result are those of `auto_lirpa_bounds`."""
         _check_method(method)
         x = x.detach()
         with auto_lirpa(x.dtype) as (library, version), torch.no_grad():
@@ -172,7 +199,7 @@ class Converted:
             if why and not self.allow_unsound:
                 raise OracleUnusable(why)
             if isinstance(eps, Tensor):
-                # against an image where a ball is a box, against [N, rows] where a dual norm is multiplied
+                # l∞ broadcasts eps against the image; other norms multiply it with a dual norm [N, rows]
                 eps = eps.to(x).reshape(-1, *[1] * (x.dim() - 1 if self.norm == "linf" else 1))
             ball = library.perturbations.PerturbationLpNorm(norm=bounds.NORMS[self.norm].p, eps=eps)
             asked, specification = (library.BoundedTensor(x, ball),), rows.to(x).detach()
@@ -201,10 +228,10 @@ class Converted:
     def _runs(
         self, library: Any, x: Tensor, method: Method, upper: bool, ascent: Ascent
     ) -> Iterator[tuple[Any, Sequence[str]]]:
-        """The conversions that are asked, and each for which sides.
+        """The converted models to run, each with the sides to compute.
 
-        CROWN-Optimized leaves slopes behind, by which what comes after chooses the units that get bounds: it has a
-        conversion of its own for either side.
+        CROWN-Optimized leaves slopes behind that decide which units get bounds later, so each side has its
+        own conversion.
         """
         asked_for = _SIDES[: 1 + upper]
         if method != "CROWN-Optimized":
@@ -223,9 +250,10 @@ def _check_method(method: str) -> None:
 
 
 def _by_image(interval_propagate: Any, *operands: Any, C: Any = None) -> tuple[Tensor, ...]:
-    """A convolution's intervals [N, C, H, W] of an l2 or l1 ball: it takes one radius, not one for each image [N, 1].
+    """Interval bounds [N, C, H, W] of a convolution over an l2 or l1 ball with one radius per image [N, 1].
 
-    Those of radius one reach as far as its kernels' norms; each image's reach so many times as far as its radius.
+    auto_LiRPA accepts a single radius here. The intervals are computed for radius 1, and their radii are
+    scaled by eps.
     """
     ball = getattr(operands[0], "ptb", None)
     if ball is None or math.isinf(ball.norm) or not isinstance(ball.eps, Tensor):
@@ -238,7 +266,7 @@ def _by_image(interval_propagate: Any, *operands: Any, C: Any = None) -> tuple[T
 
 
 def _with_batch_axis(model: nn.Module) -> nn.Module:
-    """The same map with constants [1, C, 1, 1] in its normalisation: auto_LiRPA fails on [C, 1, 1]."""
+    """The same map with constants [1, C, 1, 1] in its normalisation, because auto_LiRPA fails on [C, 1, 1]."""
     for module in model.modules():
         if isinstance(module, Normalize):
             module.mean, module.std = module.mean.unsqueeze(0), module.std.unsqueeze(0)
@@ -246,7 +274,7 @@ def _with_batch_axis(model: nn.Module) -> nn.Module:
 
 
 def _known_wrong(bounded: nn.Module, norm: str, conv_mode: ConvMode) -> str | None:
-    """Why the converted graph holds a case whose bounds are known to be violated, or None."""
+    """The reason why the converted graph has bounds that are known to be wrong, or None."""
     nodes = dict(bounded.named_children())
     for name, node in nodes.items():
         kind, attributes = type(node).__name__, getattr(node, "attr", None) or {}
@@ -269,7 +297,7 @@ def _known_wrong(bounded: nn.Module, norm: str, conv_mode: ConvMode) -> str | No
 
 
 def _reads_ball_as_box(bounded: Any, nodes: dict[str, nn.Module]) -> str | None:
-    """The first node that reads the perturbed input and does not know an l2 or l1 ball."""
+    """The first node that reads the perturbed input and does not support an l2 or l1 ball."""
     pending = [name for name, node in nodes.items() if type(node).__name__ == "BoundInput"]
     while pending:
         for name in _readers(nodes, pending.pop()):

@@ -1,4 +1,4 @@
-"""certnas and auto_LiRPA on the same network, images, rows and radius: clean outputs first, then bounds."""
+"""Comparison of certnas and auto_LiRPA on the same network, images, specification and radius."""
 
 from __future__ import annotations
 
@@ -20,45 +20,61 @@ METHODS: dict[str, tuple[bounds.Method, Method]] = {
     "crown-ibp": (bounds.CrownIBP(), "CROWN-IBP"),
     "crown": (bounds.Crown(), "CROWN"),
 }
+"""Name -> (certnas's method, auto_LiRPA's method)."""
 TOLERANCE = 1e-2
-"""certnas may be looser by this share of auto_LiRPA's width, in the mean over all bounds: tighter intermediate bounds
-may flip the adaptive slope of a ReLU, after which a single row is looser (`bounds.Crown`)."""
+"""Accepted mean excess width of certnas, relative to auto_LiRPA's width.
+
+The excess need not be 0: tighter intermediate bounds may flip the adaptive slope of a ReLU, after which a
+single row can be looser (`bounds.Crown`).
+"""
 VIOLATED = 1e-9
-"""A point is outside of a bound that it passes by more than this × (1 + |bound|), in float64."""
+"""A point violates a bound if it exceeds the bound by more than this × (1 + |bound|), in float64."""
 CLEAN = 1e-9
+"""Accepted relative difference between the traced network and the model."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method at one radius; nothing is said about auto_LiRPA where `unusable` says why it has no bounds.
-
-    images: how many.  known: why auto_LiRPA is known to be wrong here, empty where it is not.  absolute, relative:
-    greatest difference of two bounds, the second in widths of auto_LiRPA's.  looser: by how much of that width certnas
-    is looser in the mean (negative: tighter), worst: at one bound.  violations: how many bounds some point passes;
-    beyond: by how much at most.  seconds: for all images.
-    """
+    """The comparison of one method at one radius. NaN stands for values that need auto_LiRPA's bounds but lack them."""
 
     method: str
+    """Name of the method, a key of METHODS."""
     norm: str
+    """Norm of the ball."""
     eps: float
+    """Radius of the ball, in input units."""
     clean: float
+    """Relative difference between the traced network and the model at the images."""
     images: int = 1
+    """Number of images."""
     known: str = ""
+    """Reason why auto_LiRPA is known to be wrong here; empty otherwise."""
     unusable: str = ""
+    """Reason why auto_LiRPA has no bounds here; empty otherwise."""
     absolute: float = float("nan")
+    """Largest absolute difference between two bounds."""
     relative: float = float("nan")
+    """Largest difference between two bounds relative to auto_LiRPA's width."""
     looser: float = float("nan")
+    """Mean excess width of certnas relative to auto_LiRPA's width; negative if certnas is tighter."""
     worst: float = float("nan")
+    """Largest excess width of certnas at one bound, relative to auto_LiRPA's width."""
     our_violations: int = 0
+    """Number of certnas's bounds that some point violates."""
     our_beyond: float = 0.0
+    """Largest violation of certnas's bounds."""
     their_violations: int = 0
+    """Number of auto_LiRPA's bounds that some point violates."""
     their_beyond: float = 0.0
+    """Largest violation of auto_LiRPA's bounds."""
     our_seconds: float = float("nan")
+    """certnas's seconds for all images."""
     their_seconds: float = float("nan")
+    """auto_LiRPA's seconds for all images."""
 
     @property
     def tighter(self) -> str:
-        """Which of the two is tighter in the mean, or "equal"; "not compared" where auto_LiRPA has no right bounds."""
+        """The tighter of the two on average, or "equal"; "not compared" if auto_LiRPA has no valid bounds."""
         if self.unusable or self.known:
             return "not compared"
         if abs(self.looser) <= 1e-6:
@@ -66,7 +82,9 @@ class Comparison:
         return "auto_LiRPA" if self.looser > 0 else "certnas"
 
     def failures(self, tolerance: float = TOLERANCE) -> list[str]:
-        """What must not be: an unsound bound, or certnas looser than the tolerance.  A known case is no failure."""
+        """Messages about unsound bounds and too much excess width; a known error of auto_LiRPA is no
+        failure.
+        """
         found = []
         if not self.clean <= CLEAN:
             found.append(f"certnas evaluates the network {self.clean:.2g} (relative) away from the model")
@@ -93,11 +111,32 @@ def compare(
     samples: int = 100,
     seed: int = 0,
 ) -> list[Comparison]:
-    """Both tools' bounds of every logit over ‖x' − x‖ ≤ eps, in float64; one `Comparison` a method.
+    """Compare certnas's and auto_LiRPA's bounds of every logit over ‖x' − x‖ ≤ eps, in float64.
 
-    model maps [N, *shape] to [N, K] and is copied, never changed; x [N, *shape]; the ball is not cut to a box, which
-    auto_LiRPA does not know.  auto_LiRPA sees one image at a time: its bounds of an image depend on its company.
-    Raises UserError for an unknown method or where auto_LiRPA is not installed.
+    Args:
+        model: maps [N, *shape] to [N, K].  It is copied and never changed.
+        x: images [N, *shape].  The balls are not intersected with a box, because auto_LiRPA does not support that.
+        eps: radius, in units of x.
+        norm: a key of `bounds.NORMS`.
+        methods: keys of METHODS.
+        samples: number of random points per image that test soundness.
+        seed: seed of the points.
+
+    Returns:
+        One `Comparison` per method.
+
+    Raises:
+        UserError: an unknown method, or auto_LiRPA is not installed.
+
+    auto_LiRPA gets one image at a time, because its bounds of an image depend on the other images of the
+    batch.
+
+    >>> import torch
+    >>> from certnas.crosscheck import compare
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> (found,) = compare(model, torch.rand(1, 2), 0.1, methods=("crown",))
+    >>> found.failures()
+    []
     """
     for name in methods:
         if name not in METHODS:
@@ -160,7 +199,7 @@ def _compared(
 
 
 def _violations(lower: Tensor, upper: Tensor, found: Reached) -> tuple[int, float]:
-    """How many bounds some point passes, and by how much at most.  NaN is passed."""
+    """The number of bounds that some point violates, and the largest violation. NaN counts as violated."""
     beyond = torch.stack([lower - found.lower, found.upper - upper])
     passed = ~(beyond <= VIOLATED * (1 + torch.stack([lower, upper]).abs()))
     return int(passed.sum()), float(beyond[passed].max()) if bool(passed.any()) else 0.0
@@ -176,15 +215,15 @@ def _theirs(
     *,
     allow_unsound: bool = False,
 ) -> LirpaBounds:
-    """auto_LiRPA's bounds, one image at a time."""
-    alone = [
+    """auto_LiRPA's bounds, computed one image at a time."""
+    by_image = [
         auto_lirpa_bounds(
             model, x[n : n + 1], eps, norm, method=method, rows=rows[n : n + 1], allow_unsound=allow_unsound
         )
         for n in range(len(x))
     ]
     lower, upper, clean = (
-        torch.cat([getattr(one, name) for one in alone]) for name in ("lower", "upper", "clean")
+        torch.cat([getattr(one, name) for one in by_image]) for name in ("lower", "upper", "clean")
     )
-    seconds, cpu_seconds = sum(one.seconds for one in alone), sum(one.cpu_seconds for one in alone)
-    return LirpaBounds(lower, upper, clean, alone[0].version, seconds, cpu_seconds)
+    seconds, cpu_seconds = sum(one.seconds for one in by_image), sum(one.cpu_seconds for one in by_image)
+    return LirpaBounds(lower, upper, clean, by_image[0].version, seconds, cpu_seconds)

@@ -1,4 +1,4 @@
-"""auto_LiRPA, an old version or a new one, imported under this torch and numpy, with nothing left behind."""
+"""Import of auto_LiRPA, old or new, under the installed torch and numpy; all changes to the process are undone."""
 
 import contextlib
 import importlib
@@ -29,9 +29,9 @@ _HOW = (
 
 
 def lirpa_version() -> str:
-    """The version of the auto_LiRPA that an import finds, PYTHONPATH first.
+    """The version of auto_LiRPA that Python imports; PYTHONPATH comes first.
 
-    Raises UserError, in one line, where there is none or one that the adapter was not tested with.
+    Raises UserError if there is none, or if the adapter is not tested with it.
     """
     version = _version_found()
     if version is None:
@@ -45,7 +45,10 @@ def lirpa_version() -> str:
 
 
 def _version_found() -> str | None:
-    """What the package says of itself: an installed copy's metadata may belong to another than is imported."""
+    """The version that the package states.
+
+    The metadata of an installed copy may belong to another copy than Python imports.
+    """
     loaded = sys.modules.get(_NAME)
     if loaded is not None:
         return str(getattr(loaded, "__version__", ""))
@@ -58,7 +61,7 @@ def _version_found() -> str | None:
 
 @contextlib.contextmanager
 def auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
-    """auto_LiRPA imported; everything that it or its shim changes in this process is put back at the end."""
+    """Context manager that yields (auto_LiRPA, its version); all changes to the process are undone on exit."""
     version = lirpa_version()
     root, default_dtype = logging.getLogger(), torch.get_default_dtype()
     handlers = list(root.handlers)
@@ -69,7 +72,7 @@ def auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         for switch in (torch._C._jit_set_profiling_executor, torch._C._jit_set_profiling_mode):
-            stack.callback(switch, switch(False))  # as its first import leaves them
+            stack.callback(switch, switch(False))  # auto_LiRPA's first import switches both off
         stack.callback(lambda: root.handlers.__setitem__(slice(None), handlers))
         stack.callback(torch.set_default_dtype, default_dtype)
         torch.set_default_dtype(dtype)
@@ -88,7 +91,7 @@ def auto_lirpa(dtype: torch.dtype) -> Iterator[tuple[types.ModuleType, str]]:
 
 
 def bounded_module(library: Any) -> Any:
-    """auto_LiRPA's BoundedModule, able to list its parameters under a torch newer than it knows."""
+    """auto_LiRPA's BoundedModule, made to list its parameters under a newer torch."""
     original = library.BoundedModule
     if "remove_duplicate" in inspect.signature(original._named_members).parameters:
         return original
@@ -103,6 +106,7 @@ def bounded_module(library: Any) -> Any:
 
 
 def one_line(error: Exception) -> str:
+    """The message of an error on one line, at most 300 characters."""
     return " ".join(str(error).split())[:300]
 
 
@@ -112,7 +116,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _shim() -> Iterator[None]:
-    """What auto_LiRPA 0.3 expects of numpy 1 and torch 1.12, put where it looks for it, while inside."""
+    """Context manager that adds the names of numpy 1 and torch 1.12 that auto_LiRPA 0.3 needs."""
     node: Any = torch._C.Node
     symbolic: Any = importlib.import_module("torch.onnx.symbolic_helper")
     exporter: Any = importlib.import_module("torch.onnx.utils")._optimize_graph.__module__
@@ -139,9 +143,10 @@ def _shim() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _slopes_that_move() -> Iterator[None]:
-    """auto_LiRPA's ReLU with a gradient for slopes of 0 and 1, where all of them start.
+    """Context manager in which auto_LiRPA's ReLU slopes have gradients at 0 and 1, where all slopes start.
 
-    It clamps slopes that are in [0, 1] already, and torch's clamp no longer passes a gradient at its ends.
+    auto_LiRPA clamps slopes that are already in [0, 1], and newer versions of torch pass no gradient at the
+    ends of a clamp.
     """
     relu = importlib.import_module(f"{_NAME}.bound_ops").BoundRelu
     owner: Any = next(kind for kind in relu.__mro__ if "_relu_mask_alpha" in vars(kind))
@@ -156,9 +161,9 @@ def _slopes_that_move() -> Iterator[None]:
 def _lower_slopes(
     lower: Tensor, upper: Tensor, *slopes: Tensor | None, leaky_alpha: float = 0.0
 ) -> tuple[Tensor | None, Tensor | None, Tensor | bool]:
-    """TargetAlphas below a ReLU on [lower, upper], 1 where it is active and `leaky_alpha` where it is not.
+    """Lower slopes of a ReLU on [lower, upper]: free where unstable, 1 where active, `leaky_alpha` where inactive.
 
-    With them whether every slope is zero, then rows end here.
+    The third result is True if every slope is zero, so that the rows end at this layer.
     """
     active, inactive = lower >= 0, upper <= 0
     free, fixed = (

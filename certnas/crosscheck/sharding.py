@@ -1,4 +1,4 @@
-"""A comparison over many images in parts, each for any process."""
+"""A comparison over many images, split into parts for several processes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,35 @@ from certnas.crosscheck.comparison import Comparison, compare
 from certnas.engine import Job, Tell
 
 IMAGES = 4
-"""How many images certnas bounds together."""
+"""Number of images that certnas bounds together."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images x [N, *shape] from the image `first` on, at one radius."""
+    """A part of the comparison: some images at one radius."""
 
     x: Tensor
+    """Images [N, *shape]."""
     first: int
+    """Index of the first image."""
     eps: float
+    """Radius of the ball, in units of x."""
 
 
 @dataclass(frozen=True)
 class Crosscheck(Job[Part, list[Comparison]]):
-    """`compare` on one part after another; its random points depend on the seed and the part alone."""
+    """The job that runs `compare` on each part; its random points depend on the seed and the part only."""
 
     model: nn.Module
+    """The network."""
     norm: str
+    """Norm of the ball."""
     methods: Sequence[str]
+    """Names of the methods to compare."""
     samples: int
+    """Number of random points per image."""
     seed: int
+    """Seed of the points."""
 
     def open(self, rank: int) -> Callable[[Part, Tell], list[Comparison]]:
         return self._compare
@@ -46,12 +54,12 @@ class Crosscheck(Job[Part, list[Comparison]]):
 
 
 def parts(x: Tensor, eps: Sequence[float]) -> list[Part]:
-    """x [N, *shape] at each radius, in parts of IMAGES images."""
+    """Split x [N, *shape] at each radius into parts of IMAGES images."""
     return [Part(x[n : n + IMAGES].clone(), n, e) for e, n in product(eps, range(0, len(x), IMAGES))]
 
 
 def joined(found: Sequence[Comparison]) -> Comparison:
-    """One method at one radius over all images of the parts, at least one."""
+    """Join the comparisons of one method at one radius over all parts; at least one part is required."""
     whole = found[0]
     for part in found[1:]:
         both, count = (whole, part), whole.images + part.images

@@ -1,4 +1,4 @@
-"""Images to certify: data sets by name, folders, and .npz files."""
+"""Image data: data sets by name, folders of images, and .npz files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ DATASETS: dict[str, Callable[[Request], Dataset]] = {
     "cifar100": vision,
     "svhn": vision,
 }
-"""Name -> reader.  What is no name is a path: a folder of class folders, or an .npz file."""
+"""Name -> reader. Any other name is a path: a folder of class folders, or an .npz file."""
 
 OPTIONS: dict[Callable[[Request], Dataset], tuple[str, ...]] = {
     digits: ("train",),
@@ -28,6 +28,7 @@ OPTIONS: dict[Callable[[Request], Dataset], tuple[str, ...]] = {
     folder: (),
     archive: ("layout",),
 }
+"""Reader -> the options of `load` that it accepts."""
 
 
 def load(
@@ -41,14 +42,28 @@ def load(
     download: bool = False,
     layout: str | None = None,
 ) -> Dataset:
-    """The images of a data set, float32 [N, C, H, W] in [0, 1], or its rows [N, K], with their labels [N].
+    """Load a data set.
 
-    name: one of DATASETS, a folder FOLDER/CLASS/IMAGE, or an .npz file with x and y.  root: the folder of a
-    torchvision data set; download: fetch it there.  train: its training part.  layout: "nchw" or "nhwc" for an .npz
-    file whose channels could be either, or are neither 1 nor 3 and last.  indices: these images, in this order; or
-    count: the first so many, or with a seed a sample without replacement.
-    Raises UserError: unknown name, missing or damaged files, images or labels that do not fit, an option
-    the data set has no use for.
+    Args:
+        name: a key of DATASETS, a folder with FOLDER/CLASS/IMAGE files, or an .npz file with arrays x and y.
+        root: the folder of a torchvision data set.
+        train: load the training part instead of the test part.
+        indices: positions of the images to load, in this order.
+        count: number of images to load; not together with `indices`.
+        seed: None loads the first `count` images, a number draws `count` images without replacement.
+        download: download a torchvision data set into `root`.
+        layout: "nchw" or "nhwc", for an .npz file.  It is required if the shape fits both.
+
+    Returns:
+        Images x float32 [N, C, H, W] in [0, 1], or rows [N, K], with labels [N].
+
+    Raises:
+        UserError: an unknown name, missing or damaged files, images or labels of the wrong form, or an option that this
+            data set does not accept.
+
+    >>> from certnas.data import load
+    >>> load("digits", count=4).x.shape
+    torch.Size([4, 1, 8, 8])
     """
     reader = DATASETS.get(name)
     if reader is None:
@@ -67,11 +82,11 @@ def load(
     given = {"root": root is not None, "train": train, "download": download, "layout": layout is not None}
     for option, present in given.items():
         if present and option not in OPTIONS[reader]:
-            raise UserError(f"data {name}: takes no option {option!r}")
+            raise UserError(f"data {name}: does not accept the option {option!r}")
     if layout is not None and layout not in LAYOUTS:
         raise UserError(f"data {name}: unknown layout {layout!r}; accepted: {', '.join(LAYOUTS)}")
     if indices is not None and (count is not None or seed is not None):
-        raise UserError(f"data {name}: images are either listed or counted, not both")
+        raise UserError(f"data {name}: got both indices and a count or seed; give one of them")
     return reader(
         Request(
             name=name,

@@ -1,4 +1,4 @@
-"""An .npz file of images `x` and labels `y`."""
+"""Reader of .npz files with images `x` and labels `y`."""
 
 import zipfile
 import zlib
@@ -15,7 +15,7 @@ from certnas.errors import UserError
 CHANNELS = (1, 3)
 LAYOUTS = ("nchw", "nhwc")
 LARGEST = 2**32
-"""Bytes that an array may take, uncompressed."""
+"""Largest uncompressed size of an array, in bytes."""
 DAMAGE = (
     OSError,
     ValueError,
@@ -27,14 +27,16 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""Errors that a damaged file raises in zipfile and numpy."""
 
 
 def archive(request: Request) -> Dataset:
-    """x [N, C, H, W], [N, H, W, C], [N, H, W], or rows [N, K], uint8 or floats in [0, 1]; y [N] integers from 0.
+    """Read an .npz file with images x and labels y [N], integers from 0.
 
-    Channels are looked for first or last, 1 or 3 of them; where both fit `layout` must say, where neither does they are
-    first unless it says otherwise.
-    Python objects in the file are refused, never unpickled.  Raises UserError for anything else.
+    x is [N, C, H, W], [N, H, W, C], [N, H, W] or rows [N, K], uint8 or floats in [0, 1]. The axis with 1 or
+    3 entries, first or last, is the channel axis. If both axes fit, `layout` is required; if neither fits,
+    channels are first unless `layout` says otherwise. Files with Python objects are refused and never
+    unpickled. Raises UserError for anything else.
     """
     arrays = read(request.name)
     x, y = arrays["x"], arrays["y"]
@@ -42,12 +44,12 @@ def archive(request: Request) -> Dataset:
         raise UserError(f"data {request.name}: y is {y.dtype} {list(y.shape)}, expected integers [N]")
     if len(x) == 0 or len(x) != len(y):
         raise UserError(
-            f"data {request.name}: x holds {len(x)} images, y {len(y)} labels; expected as many, not 0"
+            f"data {request.name}: x has {len(x)} images and y has {len(y)} labels; expected equal numbers above 0"
         )
     if y.min() < 0:
-        raise UserError(f"data {request.name}: y holds label {y.min()}, labels start at 0")
+        raise UserError(f"data {request.name}: y has label {y.min()}, labels start at 0")
     if y.max() > np.iinfo(np.int32).max:
-        raise UserError(f"data {request.name}: y holds label {y.max()}, too large for a class")
+        raise UserError(f"data {request.name}: y has label {y.max()}, too large for a class")
     rows = request.chosen(len(y))
     x = channels_first(request, x)[rows.numpy()]
     labels = torch.from_numpy(y.astype(np.int64))
@@ -60,9 +62,9 @@ def archive(request: Request) -> Dataset:
 
 
 def read(name: str) -> dict[str, NDArray[np.generic]]:
-    """The arrays x and y of the file, judged by their headers before anything is inflated.
+    """The arrays x and y of the file; their headers are checked before anything is decompressed.
 
-    Raises UserError when it cannot be read, lacks one, or an array takes more than LARGEST bytes.
+    Raises UserError if the file cannot be read, lacks an array, or has one larger than LARGEST bytes.
     """
     try:
         with open(name, "rb") as file:
@@ -81,13 +83,13 @@ def read(name: str) -> dict[str, NDArray[np.generic]]:
 
 
 def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
-    """Raises UserError unless a member is a plain array of the bytes that its header claims, at most LARGEST."""
+    """Raises UserError unless a member is a plain array with the size that its header claims, at most LARGEST bytes."""
     names = members.namelist()
     if f"{key}.npy" not in names:
         if key in names:
             raise UserError(f"data {name}: {key} is not a numpy array; expected a plain array")
         held = ", ".join(one.removesuffix(".npy") for one in names[:10]) or "nothing"
-        raise UserError(f"data {name}: no array {key!r}, it holds {held}; expected x and y")
+        raise UserError(f"data {name}: no array {key!r}, it has {held}; expected x and y")
     with members.open(f"{key}.npy") as stored:
         try:
             version = np.lib.format.read_magic(stored)
@@ -102,7 +104,7 @@ def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
                 f"data {name}: {key} is not a numpy array or is damaged; expected a plain array"
             ) from error
         if dtype.hasobject:
-            raise UserError(f"data {name}: {key} holds Python objects or is damaged; expected a plain array")
+            raise UserError(f"data {name}: {key} has Python objects or is damaged; expected a plain array")
         claimed, held_bytes = (
             prod(shape) * dtype.itemsize,
             members.getinfo(f"{key}.npy").file_size - stored.tell(),
@@ -114,12 +116,12 @@ def _check_header(members: zipfile.ZipFile, key: str, name: str) -> None:
         )
     if claimed != held_bytes or min(shape, default=0) < 0:
         raise UserError(
-            f"data {name}: {key} claims shape {list(shape)}, {claimed} bytes, and holds {held_bytes}; save it again"
+            f"data {name}: {key} claims shape {list(shape)}, {claimed} bytes, and has {held_bytes}; save it again"
         )
 
 
 def channels_first(request: Request, x: NDArray[np.generic]) -> NDArray[np.generic]:
-    """x as [N, C, H, W], or rows as they are.  Raises UserError for what is no batch of images, or could be two."""
+    """x as [N, C, H, W]; rows [N, K] stay as they are. Raises UserError for another shape, or an ambiguous one."""
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise UserError(f"data {request.name}: x is {x.dtype}, accepted: uint8 in 0..255 or floats in [0, 1]")
     if x.ndim == 3 and request.layout is None and x.size:
@@ -144,9 +146,9 @@ def channels_first(request: Request, x: NDArray[np.generic]) -> NDArray[np.gener
 
 
 def checked_range(name: str, x: torch.Tensor) -> None:
-    """Raises UserError unless every pixel is a number in [0, 1]."""
+    """Raises UserError unless every pixel is in [0, 1]."""
     if not bool(x.isfinite().all()):
-        raise UserError(f"data {name}: x holds NaN or infinity in image {broken(~x.isfinite())}")
+        raise UserError(f"data {name}: x has NaN or infinity in image {broken(~x.isfinite())}")
     outside = (x < 0) | (x > 1)
     if bool(outside.any()):
         raise UserError(
@@ -156,5 +158,5 @@ def checked_range(name: str, x: torch.Tensor) -> None:
 
 
 def broken(mask: torch.Tensor) -> int:
-    """The first image, among those read, with a marked pixel."""
+    """The index of the first image with a marked pixel."""
     return int(mask.flatten(1).any(1).nonzero()[0])

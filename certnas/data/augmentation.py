@@ -1,4 +1,4 @@
-"""Random changes of training images that keep their class."""
+"""Random augmentation of training images."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,16 @@ from certnas.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random crop after `crop` black pixels of padding, a horizontal flip with chance 1/2, a cutout.
-
-    cutout: the side of a square, anywhere, that is painted over (DeVries & Taylor 2017); clipped at the border.
-    Raises UserError for a negative size.
-    """
+    """Random crop, horizontal flip and cutout. Raises UserError for a negative size."""
 
     crop: int = 0
+    """Width of the black padding before the random crop, in pixels (0: no crop)."""
     flip: bool = False
+    """True: flip half of the images horizontally."""
     cutout: int = 0
+    """Side of the cutout square, in pixels (0: none). It lies anywhere, clipped at the border (DeVries &
+    Taylor 2017).
+    """
 
     def __post_init__(self) -> None:
         for name in ("crop", "cutout"):
@@ -28,7 +29,7 @@ class Augmentation:
                 raise UserError(f"{name}: got {getattr(self, name)}; give a number of pixels, 0 for none")
 
     def __call__(self, x: Tensor, fill: Tensor, random: np.random.Generator) -> Tensor:
-        """Augmented images [N,C,H,W] of images x [N,C,H,W]; fill [C] is the colour of the cutout."""
+        """The augmented images [N,C,H,W] of images x [N,C,H,W]; fill [C] is the colour of the cutout."""
         count, _, height, width = x.shape
         if self.crop:
             top, left = (torch.from_numpy(random.integers(2 * self.crop + 1, size=count)) for _ in range(2))
@@ -49,7 +50,7 @@ class Augmentation:
         return x
 
     def _band(self, centre: np.ndarray, size: int, device: torch.device) -> Tensor:
-        """Which of `size` pixels the cutout of each centre covers along one side, [N,size]."""
+        """True for each pixel along one side of length `size` that the cutout of each centre covers. [N,size]"""
         first = torch.from_numpy(centre - self.cutout // 2).to(device)[:, None]
         at = torch.arange(size, device=device)
         return (at >= first) & (at < first + self.cutout)
@@ -60,4 +61,4 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "cifar100": Augmentation(crop=4, flip=True),
     "svhn": Augmentation(crop=4),
 }
-"""Data set -> what its images are augmented by unless asked otherwise; none where a set is not listed."""
+"""Data set -> default augmentation; other data sets have none."""

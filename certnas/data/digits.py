@@ -1,4 +1,4 @@
-"""The embedded data set: scikit-learn's 8×8 handwritten digits, and the one place that splits them."""
+"""scikit-learn's 8×8 handwritten digits, and their split."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def load_digits_split(train: bool) -> tuple[Tensor, Tensor]:
-    """The digits before (train) or in (held-out) the last third, by index: 1198 to train on, 599 held out.
+    """The training or the held-out digits; the last third by index is held out (1198 and 599 images).
 
     x float32 [N,1,8,8] in [0, 1], y int64 [N].
     """

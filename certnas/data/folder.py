@@ -1,4 +1,4 @@
-"""A folder of images, one subfolder per class."""
+"""Reader of image folders with one subfolder per class."""
 
 import io
 from pathlib import Path
@@ -13,10 +13,12 @@ GRAY, COLOUR = ("1", "L"), ("RGB", "P")
 
 
 def folder(request: Request) -> Dataset:
-    """FOLDER/class/image.png, classes in alphabetical order; [N, 1, H, W] if all are grey, else [N, 3, H, W].
+    """Read FOLDER/class/image.png; classes are in alphabetical order.
 
-    Raises UserError for a folder without class folders or images, a file that is no 8-bit grey or RGB image,
-    and images of different sizes.
+    [N, 1, H, W] if all images are grey, else [N, 3, H, W]
+
+    Raises UserError for a folder without class folders or images, a file that is not an 8-bit grey or RGB
+    image, and images of different sizes.
     """
     from PIL import Image
     from torchvision.datasets import ImageFolder

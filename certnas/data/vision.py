@@ -1,4 +1,4 @@
-"""torchvision's data sets, read from a folder; fetched only when asked."""
+"""Reader of torchvision's data sets; it downloads only on request."""
 
 from typing import Any
 from urllib.error import URLError
@@ -16,11 +16,11 @@ FOLDERS = {
     "cifar100": "cifar-100-python",
     "svhn": "",
 }
-"""Where under the root torchvision looks for each one's files."""
+"""Name -> the subfolder of the root where torchvision looks for the files."""
 
 
 def opened(request: Request, root: str) -> Any:
-    """torchvision's own object for a name of FOLDERS."""
+    """torchvision's object for a key of FOLDERS."""
     from torchvision import datasets
 
     if request.name == "svhn":
@@ -35,19 +35,21 @@ def opened(request: Request, root: str) -> Any:
 
 
 def vision(request: Request) -> Dataset:
-    """A torchvision data set under `root`, [N, 1, 28, 28] or [N, 3, 32, 32].
+    """Read a torchvision data set under `root`, [N, 1, 28, 28] or [N, 3, 32, 32].
 
-    Raises UserError, with the place its files belong, when they are missing, damaged or cannot be fetched.
+    Raises UserError, with the folder for the files, if they are missing, damaged or cannot be downloaded.
     """
     if request.root is None:
-        raise UserError(f"data {request.name}: needs the folder that holds it (root)")
+        raise UserError(f"data {request.name}: needs the folder with its files (root)")
     folder = request.root / FOLDERS[request.name]
     try:
         data = opened(request, str(request.root))
     except (RuntimeError, FileNotFoundError, URLError) as error:
         if request.download:
             reason = " ".join(str(error).split())
-            raise UserError(f"data {request.name}: could not be fetched into {folder}: {reason}") from error
+            raise UserError(
+                f"data {request.name}: could not be downloaded into {folder}: {reason}"
+            ) from error
         raise UserError(
             f"data {request.name}: not found or damaged; its files belong in {folder}, or ask for a download"
         ) from error

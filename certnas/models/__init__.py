@@ -1,4 +1,4 @@
-"""Opening networks for certification: open_model and what it returns."""
+"""Opening of networks for certification: `open_model` and its result."""
 
 from certnas.models.architectures import ARCHITECTURES, Architecture
 from certnas.models.normalize import Normalize

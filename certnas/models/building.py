@@ -1,4 +1,4 @@
-"""From the name of an architecture or of a Python factory to an Architecture; strings end here."""
+"""Construction of an `Architecture` from the name of an architecture or of a Python factory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from certnas.models.opened import first_line
 
 
 def is_factory(name: str) -> bool:
-    """Whether `name` is of the form package.module:function."""
+    """True if `name` has the form package.module:function."""
     module, colon, function = name.partition(":")
     return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *function.split(".")])
 
 
 def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...] | None) -> Architecture:
-    """The architecture of this name, or what the factory package.module:function returns.
+    """Build the architecture with this name, or call the factory package.module:function.
 
-    A factory is called with `options` as keywords and returns an nn.Module, which reads images of
-    `input_shape` (C, H, W), or an Architecture.  Torch's random state is left as it was.  Raises UserError
-    for an unknown name, option or return type, and where the factory fails.
+    The factory gets `options` as keywords. It returns an Architecture, or an nn.Module for images of
+    `input_shape` (C, H, W). Torch's random state is restored. Raises UserError for an unknown name, option
+    or return type, and if the factory fails.
     """
     with _importing_from_here(), torch.random.fork_rng(devices=[]):
         factory = _factory(name)
@@ -42,7 +42,7 @@ def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, .
             raise UserError(f"{name!r} with options {dict(options)} failed: {first_line(error)}") from error
     if isinstance(built, nn.Module):
         if input_shape is None:
-            raise UserError(f"{name!r} does not say what images it reads; give input_shape=(C, H, W)")
+            raise UserError(f"{name!r} does not define its input shape; give input_shape=(C, H, W)")
         return Architecture(built, input_shape)
     if not isinstance(built, Architecture):
         raise UserError(
@@ -71,7 +71,7 @@ def _factory(name: str) -> Callable[..., Any]:
         found = getattr(found, part)
     if not callable(found):
         raise UserError(
-            f"{name!r} is an object of type {type(found).__name__}, not a function that returns a network"
+            f"{name!r} is an object of type {type(found).__name__}; give a function that returns a network"
         )
     return found
 
@@ -79,7 +79,7 @@ def _factory(name: str) -> Callable[..., Any]:
 def _check_options(name: str, factory: Callable[..., Any], options: Mapping[str, object]) -> None:
     try:
         signature = inspect.signature(factory)
-    except ValueError:  # a built-in without a signature says itself what it does not take
+    except ValueError:  # a built-in without a signature refuses unknown options itself
         return
     try:
         signature.bind(**options)
@@ -91,7 +91,7 @@ def _check_options(name: str, factory: Callable[..., Any], options: Mapping[str,
 
 @contextmanager
 def _importing_from_here() -> Iterator[None]:
-    """Makes modules of the working folder importable, after every installed one."""
+    """Context manager that makes modules of the working folder importable, after all installed ones."""
     here = str(Path.cwd())
     sys.path.append(here)
     try:

@@ -1,4 +1,4 @@
-"""Writing an opened network in another format, and reading it back before it counts as written."""
+"""Conversion of an opened network to another format, verified by reading the result back."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from certnas.models.opened import OpenedModel, first_line
 from certnas.models.opening import open_model
 
 TOLERANCE = 1e-5
+"""Accepted relative difference between the outputs of the two networks."""
 IMAGES = 8
+"""Number of random images of the comparison."""
 
 
 def convert(opened: OpenedModel, out: Path) -> tuple[list[Path], float]:
-    """The files written, and max |converted(x) − network(x)| / max(1, max |network(x)|) over 8 random images.
+    """Write the network in another format.
 
-    The preprocessing is written as part of the network, which keeps reading [0, 1] pixels.  The suffix of `out` says
-    which format: .safetensors (structure in a .json beside it), .pt2 or .onnx.
-    Raises UserError for another suffix, a network that the format cannot hold, or outputs that differ by over 10⁻⁵.
+    The suffix of `out` selects the format: .safetensors (with the structure in a .json file), .pt2 or
+    .onnx. The preprocessing becomes part of the network, which still reads [0, 1] pixels. Returns the
+    files, and max |converted(x) − network(x)| / max(1, max |network(x)|) over 8 random images. Raises
+    UserError for another suffix, a network that the format cannot express, or a difference above 10⁻⁵.
     """
     if out.suffix not in WRITERS:
         raise UserError(f"'{out}' has suffix {out.suffix!r}; accepted: {', '.join(WRITERS)}")
@@ -76,7 +79,7 @@ def _write_onnx(opened: OpenedModel, path: Path) -> list[Path]:
 
 
 def _exported(opened: OpenedModel) -> torch.export.ExportedProgram:
-    """The network with a free batch."""
+    """The exported network with a free batch size."""
     example = torch.zeros(2, *opened.input_shape)
     try:
         return torch.export.export(
@@ -111,4 +114,4 @@ WRITERS: dict[str, Callable[[OpenedModel, Path], list[Path]]] = {
     ".pt2": _write_pt2,
     ".safetensors": _write_safetensors,
 }
-"""Suffix -> what writes that format and returns its files, the one that is opened first."""
+"""Suffix -> writer. A writer returns its files; the first one is the file to open."""

@@ -1,4 +1,4 @@
-"""Opening a file: which format it is in, and giving an architecture the weights it holds."""
+"""Opening of files: detection of the format, and loading of weights into an architecture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from certnas.models.opened import first_line
 
 
 def suffix_of(path: Path) -> str:
-    """The longest suffix of the file's name that is one of a format, otherwise its last."""
+    """The longest suffix of the file's name that belongs to a format; otherwise the last suffix."""
     known = [suffix for suffix in FORMATS if path.name.endswith(suffix)]
     return max(known, key=len, default=path.suffix)
 
@@ -32,9 +32,10 @@ def open_file(
     unsafe_load: bool,
     output: str | None = None,
 ) -> tuple[Architecture, str]:
-    """The network in a file, and a line that says where it came from.
+    """The network in a file, and a line about its origin.
 
-    Raises UserError where it cannot be read, or needs an architecture, a shape or the right to run code.
+    Raises UserError if the file cannot be read, or if an architecture, a shape or the permission to run
+    code is missing.
     """
     contents = _read(path, input_shape, unsafe_load=unsafe_load, output=output)
     if isinstance(contents, StateDict):
@@ -45,11 +46,11 @@ def open_file(
         return architecture, f"file {path}{contents.entry}, architecture {arch}"
     for name, value in (("arch", arch), ("arch_options", options or None)):
         if value is not None:
-            raise UserError(f"'{path}' holds its own architecture: it takes no {name}; leave it out")
+            raise UserError(f"'{path}' has its own architecture: it takes no {name}; leave it out")
     if isinstance(contents, Architecture):
         return contents, f"file {path}{contents.note}"
     if input_shape is None:
-        raise UserError(f"'{path}' does not say what images it reads; give input_shape=(C, H, W)")
+        raise UserError(f"'{path}' does not define its input shape; give input_shape=(C, H, W)")
     return Architecture(contents, input_shape), f"file {path}, whose code was run"
 
 
@@ -78,23 +79,23 @@ def _read(
 
 
 def _unnamed(path: Path, contents: StateDict) -> str:
-    """Why an architecture is needed, and which of the built-in ones take these weights."""
+    """The message that weights need an architecture, with the built-in ones that fit."""
     fitting = matching_architectures(contents)
     advice = (
         f"arch: they fit {', '.join(fitting)}"
         if fitting
         else "arch: a name such as resnet20, or a factory package.module:function"
     )
-    return f"'{path}' holds weights alone; name the network they belong to with {advice}"
+    return f"'{path}' has weights only; name the network they belong to with {advice}"
 
 
 def matching_architectures(contents: StateDict) -> list[str]:
-    """The built-in architectures, with their default options, whose tensors have these names and shapes."""
+    """The built-in architectures whose tensors, with default options, have these names and shapes."""
     shapes = {name: tuple(value.shape) for name, value in contents.tensors.items()}
     found = []
     for name, factory in ARCHITECTURES.items():
         if name in TORCHVISION and len(shapes) < SMALLEST:
-            continue  # they take a while to build
+            continue  # too few tensors for any of them, and building them takes time
         with torch.device("meta"):
             own = factory().module.state_dict()
         if {key: tuple(value.shape) for key, value in own.items()} == shapes:
@@ -103,7 +104,9 @@ def matching_architectures(contents: StateDict) -> list[str]:
 
 
 def _load(module: nn.Module, contents: StateDict, path: Path, arch: str) -> None:
-    """Gives the module the tensors of the file.  Raises UserError naming what differs."""
+    """Load the tensors of the file into the module. Raises UserError, which names the difference, if they
+    differ.
+    """
     tensors = dict(contents.tensors)
     try:
         missing, unexpected = module.load_state_dict(tensors, strict=False)

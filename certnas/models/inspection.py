@@ -1,4 +1,4 @@
-"""What an opened network is, which of its operators have bounds, and about what each bound method costs."""
+"""Inspection of an opened network: its operators, their support, and the cost of each bound method."""
 
 from __future__ import annotations
 
@@ -19,35 +19,42 @@ from certnas.models.opened import OpenedModel
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of the network: how often it occurs, how many units it gives, whether it has a rule."""
+    """An operator of the network."""
 
     name: str
+    """Name of the operator, such as `conv2d`."""
     count: int
+    """Number of occurrences."""
     units: int
+    """Number of output units of all occurrences, per image."""
     nonlinear: bool
+    """True if some occurrence is nonlinear in the perturbed input."""
     supported: bool
+    """True if every occurrence has a rule."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` finds.
-
-    parameters: numbers in the network's weights.  neurons: units that a nonlinearity reads.  relus: those of ReLU.
-    unsupported: a line for each operator without a rule, saying where it is.  normalisation: a line.  costs are empty
-    where an operator has no rule.
-    """
+    """The result of `inspect`."""
 
     parameters: int
+    """Number of scalar parameters."""
     operators: tuple[Operator, ...]
+    """The operators of the traced graph."""
     neurons: int
+    """Number of units of all nonlinear operators."""
     relus: int
+    """Number of units of all ReLUs."""
     unsupported: tuple[str, ...]
+    """One line per operator without a rule, with its location."""
     normalisation: str
+    """A line about the network's input normalisation."""
     costs: Mapping[str, bounds.Estimate]
+    """Method name -> estimated cost; empty if an operator has no rule."""
 
 
 def inspect(opened: OpenedModel) -> Inspection:
-    """Looks at a network without bounding it."""
+    """Inspect a network without computing bounds."""
     parameters = sum(p.numel() for p in opened.module.parameters())
     layer = next((m for m in opened.module.modules() if isinstance(m, Normalize)), None)
     try:
@@ -72,7 +79,7 @@ def inspect(opened: OpenedModel) -> Inspection:
 
 
 def _refusal(node: Node) -> str | None:
-    """Where an operator without a rule is; None for one that has a rule."""
+    """The location of an operator without a rule; None for one with a rule."""
     try:
         rule_for(node)
     except BoundsError:
@@ -93,7 +100,7 @@ def _operators(graph: Graph, nonlinear: set[str], refused: set[str]) -> tuple[Op
 
 
 def _normalisation(layer: nn.Module | None, graph: Graph | None) -> str:
-    """The layer that certnas or the network puts first, or constants that the graph itself begins with."""
+    """A description of the network's Normalize layer, or of the affine operators at the start of the graph."""
     if isinstance(layer, Normalize):
         mean, std = (
             ", ".join(f"{v:.4g}" for v in values.flatten().tolist()) for values in (layer.mean, layer.std)

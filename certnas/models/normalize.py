@@ -1,4 +1,4 @@
-"""Input normalisation as a layer, so that every radius is in the units of the un-normalised input."""
+"""Input normalisation as a layer, so that every radius is in units of the input before normalisation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel: x [N, C, H, W] -> [N, C, H, W].
+    """The layer (x − mean) / std per channel. [N, C, H, W] -> [N, C, H, W]
 
-    mean and std are buffers [C, 1, 1], so they move with the module but are not trained.
-    Raises ValueError when mean and std differ in length, or std is not positive and finite.
+    mean and std are buffers [C, 1, 1]: they move with the module and are not trained. Raises ValueError if
+    mean and std differ in length, or if a std is not positive and finite.
     """
 
     mean: Tensor
+    """Mean per channel, [C, 1, 1]."""
     std: Tensor
+    """Standard deviation per channel, [C, 1, 1]."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

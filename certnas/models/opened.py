@@ -1,4 +1,4 @@
-"""A network that is ready to certify, and the checks that it passed to be one."""
+"""A network that is ready for certification, and the checks on it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from certnas.models.preprocessing import Preprocessing, preprocessed
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A classifier of [0, 1] pixels: module maps x [N, C, H, W] to logits [N, K].
-
-    module is float32, on the CPU, in evaluation mode, its preprocessing (if any) its first layers, its parameters not
-    requiring gradients.  input_shape is (C, H, W), or the shape of whatever else a network reads; classes is K,
-    sha256 the digest of the names, shapes, types and values of all parameters and buffers, origin a line that says
-    where it came from.
-    """
+    """A classifier x [N, C, H, W] in [0, 1] pixels -> logits [N, K], ready for certification."""
 
     module: nn.Module
+    """The network, with its preprocessing as first layers: float32, on the CPU, in evaluation mode, without
+    gradients.
+    """
     name: str
+    """Name of the network for messages and results."""
     input_shape: tuple[int, ...]
+    """Shape of an image (C, H, W), or of another input."""
     classes: int
+    """The number K of logits."""
     origin: str
+    """A line about the source of the network."""
     sha256: str
+    """Digest of the names, shapes, types and values of all parameters and buffers."""
 
 
 def finish(
@@ -39,10 +41,10 @@ def finish(
     name: str,
     origin: str,
 ) -> OpenedModel:
-    """The architecture's module with its preprocessing first, made ready to certify images of shape `images`.
+    """The architecture's module with its preprocessing, ready to certify images of shape `images`.
 
-    Raises UserError where a parameter or buffer is not finite, the preprocessing does not fit, or the module
-    does not map [2, C, H, W] to finite logits [2, K] with K at least 2.
+    Raises UserError if a parameter or buffer is not finite, if the preprocessing does not fit, or if the
+    module does not map [2, C, H, W] to finite logits [2, K] with K at least 2.
     """
     whole, shape = preprocessed(architecture, asked, images, name)
     module = whole.to("cpu", torch.float32).eval().requires_grad_(False)
@@ -58,7 +60,7 @@ def finish(
 
 
 def _classes(module: nn.Module, shape: tuple[int, ...], name: str) -> int:
-    """K, found by evaluating two mid-grey images."""
+    """The number K of logits, from an evaluation of two mid-grey images."""
     try:
         with torch.no_grad():
             logits = module(torch.full((2, *shape), 0.5))
@@ -79,13 +81,16 @@ def _classes(module: nn.Module, shape: tuple[int, ...], name: str) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """The type and first line of an exception's text."""
+    """The type of an exception and the first line of its text."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
 
 
 def _digest(module: nn.Module) -> str:
-    """SHA-256 over all parameters and buffers, by name: the same network has the same digest everywhere."""
+    """SHA-256 of all parameters and buffers in the order of their names.
+
+    Equal networks have equal digests on every machine.
+    """
     digest = hashlib.sha256()
     for key, value in sorted([*module.named_parameters(), *module.named_buffers()]):
         digest.update(f"{key} {list(value.shape)} {value.dtype}\n".encode())

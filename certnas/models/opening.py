@@ -1,4 +1,4 @@
-"""Opening a network for certification, whatever it is stored as."""
+"""Opening of a network for certification, from any source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from certnas.models.opened import OpenedModel, finish
 from certnas.models.preprocessing import Preprocessing
 from certnas.models.trained import DESCRIPTION, read_network
 
-DIGITS = (1, 8, 8)  # what the embedded networks read
+DIGITS = (1, 8, 8)  # input shape of the embedded networks
 
 
 def open_model(
@@ -33,24 +33,42 @@ def open_model(
     unsafe_load: bool = False,
     output: str | None = None,
 ) -> OpenedModel:
-    """A classifier x [N, C, H, W] in [0, 1] pixels -> logits [N, K], its preprocessing inside.
+    """Open a classifier of [0, 1] pixels.
 
-    source is the name of an embedded network (digits-cnn, digits-cell); a file whose suffix is in FORMATS, with
-    the architecture its weights belong to in `arch` (a name in ARCHITECTURES or a factory) where it holds
-    weights alone; or a factory package.module:function.  arch_options are keywords of the architecture or factory.
-    mean and std replace the architecture's own; they, input_range (lo, hi), layout ("NCHW", "NHWC", "flat") and
-    channels ("rgb", "bgr") are what `Preprocessing` says.
-    input_shape (C, H, W) is the shape of the images: needed where the network does not say it, checked otherwise.
-    output: the name of the output that counts, of an ONNX file with several.
-    A file is read without running code unless unsafe_load allows it; a factory is code, and is run.
-    Raises UserError, one line, for whatever cannot be opened.
+    Args:
+        source: one of
+            the name of an embedded network (digits-cnn, digits-cell);
+            a folder that `certnas train` wrote;
+            a file with a suffix in FORMATS;
+            a factory package.module:function.
+        arch: name in ARCHITECTURES, or factory, for a file that has weights only.
+        arch_options: keywords of the architecture or factory.
+        mean, std: normalisation per channel; they replace the architecture's own.
+        input_range: (lo, hi), the pixel range that the network expects.
+        layout: "NCHW", "NHWC" or "flat", the order of the network's input.
+        channels: "rgb" or "bgr".  `Preprocessing` explains these five settings.
+        input_shape: shape (C, H, W) of the images.  It is required if the network does not define it, and checked
+            otherwise.
+        unsafe_load: allow the file to run code.  Without it, no code in a file runs; a factory always runs.
+        output: name of the output to use, for an ONNX file with several.
+
+    Returns:
+        The network x [N, C, H, W] in [0, 1] pixels -> logits [N, K], with its preprocessing as first layers.
+
+    Raises:
+        UserError: the source cannot be opened; the message is one line.
+
+    >>> from certnas.models import open_model
+    >>> opened = open_model("digits-cnn")
+    >>> opened.input_shape, opened.classes
+    ((1, 8, 8), 10)
     """
     options = dict(arch_options or {})
     name = source
     if unsafe_load and not _is_file(source):
-        raise UserError(f"{source!r} is no file: it takes no unsafe_load; leave it out")
+        raise UserError(f"{source!r} is not a file: it takes no unsafe_load; leave it out")
     if output is not None and not _is_file(source):
-        raise UserError(f"{source!r} is no file: it takes no output name; leave it out")
+        raise UserError(f"{source!r} is not a file: it takes no output name; leave it out")
     if source in _embedded():
         _refuse(source, "is complete", arch=arch, arch_options=arch_options or None, mean=mean, std=std)
         architecture, origin = Architecture(_embedded()[source](), DIGITS), "embedded in certnas"
@@ -67,8 +85,8 @@ def open_model(
         architecture, origin = build(source, options, input_shape=input_shape), f"factory {source}"
     else:
         raise UserError(
-            f"cannot open {source!r}: it is no embedded network ({', '.join(_embedded())}), no file "
-            f"({', '.join(FORMATS)}) and no factory package.module:function"
+            f"cannot open {source!r}; accepted: an embedded network ({', '.join(_embedded())}), a file "
+            f"({', '.join(FORMATS)}) or a factory package.module:function"
         )
     if input_range is not None and len(input_range) != 2:
         raise UserError(f"{name}: input_range is {list(input_range)}; accepted: two numbers, such as 0,255")
@@ -84,7 +102,7 @@ def open_model(
 
 def _embedded() -> dict[str, Callable[[], nn.Module]]:
     from certnas.models.embedded import (
-        EMBEDDED,  # here: they are built of certnas.nas.space, which imports us
+        EMBEDDED,  # imported here because certnas.nas.space imports this package
     )
 
     return EMBEDDED

@@ -1,4 +1,4 @@
-"""From [0, 1] RGB pixels to what a network reads, as layers inside the model: radii stay in pixels."""
+"""Preprocessing from [0, 1] RGB pixels to the network's input, as layers of the model: radii stay in pixels."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from certnas.models.architectures import Architecture
 from certnas.models.normalize import Normalize
 
 LAYOUTS = ("NCHW", "NHWC", "flat")
+"""Accepted layouts."""
 CHANNELS = ("rgb", "bgr")
+"""Accepted channel orders."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image x [C, H, W] in [0, 1], in this order; None leaves the step out.
+    """The steps from an image x [C, H, W] in [0, 1] to the network's input. None omits a step.
 
-    channels "bgr" reverses the channels; input_range (lo, hi) maps [0, 1] to lo + (hi − lo)·x; mean and std, one
-    number per channel in units of input_range, give (x − mean)/std; layout "NHWC" gives [H, W, C], "flat" puts C, H, W
-    in one row.  mean and std replace the architecture's own, which are for [0, 1].
+    The order is: channels, input_range, mean and std, layout.
     """
 
     mean: tuple[float, ...] | None = None
+    """Mean per channel, in units of input_range; x becomes (x − mean)/std. It replaces the architecture's
+    own, which is in [0, 1] units.
+    """
     std: tuple[float, ...] | None = None
+    """Standard deviation per channel, in units of input_range."""
     input_range: tuple[float, float] | None = None
+    """(lo, hi): x becomes lo + (hi − lo)·x."""
     layout: str | None = None
+    """"NHWC" reorders x to [H, W, C], "flat" to one row in C, H, W order."""
     channels: str | None = None
+    """"bgr" reverses the channels."""
 
 
 class Reversed(nn.Module):
-    """RGB to BGR: x [N, C, H, W] -> [N, C, H, W], channels in the opposite order."""
+    """RGB to BGR: the channels in reverse order. [N, C, H, W] -> [N, C, H, W]"""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flip(1)
@@ -47,7 +54,7 @@ class ChannelsLast(nn.Module):
 
 
 class Row(nn.Module):
-    """[N, C, H, W] -> [N, *shape] with as many elements, in C, H, W order."""
+    """[N, C, H, W] -> [N, *shape] with the same number of elements, in C, H, W order."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -60,10 +67,10 @@ class Row(nn.Module):
 def preprocessed(
     architecture: Architecture, asked: Preprocessing, images: tuple[int, ...] | None, name: str
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """The module of images, and their shape (C, H, W), or the network's own where no layout is asked for.
+    """The module with its preprocessing, and the shape of its images (C, H, W), or of its own input without a layout.
 
-    `images` is the shape of the images that will be given, None where it is not known.
-    Raises UserError where the settings or shapes do not fit.
+    `images` is the shape of the images to certify, or None. Raises UserError if settings or shapes do not
+    fit.
     """
     shape = _image_shape(architecture.input_shape, asked.layout, images, name)
     layers: list[tuple[str, nn.Module]] = []
@@ -84,7 +91,7 @@ def preprocessed(
 
 
 def described(module: nn.Module) -> str:
-    """What `preprocessed` put before a network, in words, in the order in which it is done."""
+    """A description of the layers that `preprocessed` put before a network, in order."""
     words = []
     for layer in module.children() if isinstance(module, nn.Sequential) else ():
         if isinstance(layer, Reversed):
@@ -108,7 +115,7 @@ def _image_shape(
         raise UserError(f"{name}: layout is {layout!r}; accepted: {', '.join(LAYOUTS)}")
     if layout == "NHWC":
         if len(own) != 3:
-            raise UserError(f"{name} reads {list(own)}, which is no image in layout NHWC")
+            raise UserError(f"{name} reads {list(own)}, which is not an image in layout NHWC")
         shape: tuple[int, ...] = (own[2], own[0], own[1])
     elif layout == "flat":
         if images is None:
@@ -133,7 +140,7 @@ def _hint(own: tuple[int, ...], images: tuple[int, ...]) -> str:
 def _normalize(
     architecture: Architecture, asked: Preprocessing, channels: int, name: str
 ) -> Normalize | None:
-    """input_range and (x − mean)/std in one layer: (x − (mean − lo)/(hi − lo)) / (std/(hi − lo))."""
+    """input_range and (x − mean)/std as one layer: (x − (mean − lo)/(hi − lo)) / (std/(hi − lo))."""
     own = asked.mean is None and asked.std is None
     mean, std = (architecture.mean, architecture.std) if own else (asked.mean, asked.std)
     low, high = (0.0, 1.0) if asked.input_range is None else asked.input_range

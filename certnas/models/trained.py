@@ -1,4 +1,4 @@
-"""A trained network of cells on disk: a folder of network.json, which says what it is, and weights.safetensors."""
+"""Storage of a trained network of cells: a folder with network.json, its description, and weights.safetensors."""
 
 from __future__ import annotations
 
@@ -26,18 +26,24 @@ DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a `DiscreteNetwork`: input_shape is (C, H, W); mean and std as it takes them, in [0, 1] pixels."""
+    """The arguments of a `DiscreteNetwork` besides its genotype."""
 
     channels: int
+    """Initial number of channels."""
     layers: int
+    """Number of cells."""
     classes: int
+    """Number of classes."""
     input_shape: tuple[int, int, int]
+    """Shape of an image (C, H, W)."""
     mean: tuple[float, ...] | None = None
+    """Mean per channel of the normalisation, in [0, 1] pixels; None: no normalisation."""
     std: tuple[float, ...] | None = None
+    """Standard deviation per channel of the normalisation, in [0, 1] pixels."""
 
     def build(self, genotype: Genotype | RobNet, *, auxiliary: bool = False) -> DiscreteNetwork:
-        """The untrained network; it draws from torch's random state.  Raises UserError for sizes that give none."""
-        from certnas.nas.space import DiscreteNetwork  # here: it imports certnas.models
+        """Build the untrained network with torch's random state. Raises UserError for sizes that give no network."""
+        from certnas.nas.space import DiscreteNetwork  # imported here because it imports certnas.models
 
         return DiscreteNetwork(
             genotype, self.channels, self.layers, self.classes, in_channels=self.input_shape[0],
@@ -48,9 +54,9 @@ class Sizes:
 def write_network(
     folder: Path, network: nn.Module, genotype: Genotype | RobNet, sizes: Sizes, training: Mapping[str, Any]
 ) -> None:
-    """Keeps the network, without its auxiliary head, in the folder; training: how it was trained, with its `figures`.
+    """Store the network, without its auxiliary head, in the folder.
 
-    Each file is replaced whole.
+    `training` describes the training and has its results under `figures`. Each file is replaced atomically.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -64,10 +70,9 @@ def write_network(
 
 
 def read_network(folder: Path) -> Architecture:
-    """The network that `write_network` kept in the folder, with its weights.  No code in it is run.
+    """Read the network that `write_network` stored, with its weights. No code in the files runs.
 
-    Torch's random state is left as it was.  Raises UserError for files that are missing, damaged or do not fit
-    each other.
+    Torch's random state is restored. Raises UserError for files that are missing, damaged or inconsistent.
     """
     from certnas.nas.space import parse_architecture
 
@@ -82,13 +87,13 @@ def read_network(folder: Path) -> Architecture:
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"'{folder / WEIGHTS}' does not hold the weights of {DESCRIPTION}: {reason}; train the network again"
+            f"'{folder / WEIGHTS}' does not have the weights of {DESCRIPTION}: {reason}; train the network again"
         ) from error
     return Architecture(network, sizes.input_shape)
 
 
 def figures_of(folder: Path) -> dict[str, float]:
-    """The figures that were kept with the network in the folder.  Raises UserError where it is damaged."""
+    """The results that were stored with the network. Raises UserError if the folder is damaged."""
     figures = _record(folder)["training"].get("figures")
     return figures if isinstance(figures, dict) else {}
 

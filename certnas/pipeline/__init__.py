@@ -1,4 +1,4 @@
-"""From a search to certificates in one run: `run(run_config(table), out)`."""
+"""One run from the search to certificates: `run(run_config(table), out)`."""
 
 from certnas.pipeline.config import CertifyConfig, RunConfig, run_config, run_table
 from certnas.pipeline.stages import Outcome, Watch, run

@@ -1,4 +1,4 @@
-"""What decides a run from search to certificate."""
+"""The configuration of a run from the search to certificates."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ from certnas.training import VALIDATION, Recipe, recipe, recipe_table
 
 @dataclass(frozen=True)
 class CertifyConfig:
-    """How the trained network is certified: as `certnas.certify`, on `images` test images drawn by the seed."""
+    """Settings of the certification of the trained network; see `certnas.certify`.
+
+    Raises UserError for a wrong value.
+    """
 
     norm: str = "linf"
+    """Norm of the ball: a key of `bounds.NORMS`."""
     method: str = "crown"
+    """Bound method: a key of `bounds.METHODS`."""
     images: int = 20
+    """Number of test images, drawn by the seed."""
     tol: float = 1e-3
+    """Relative tolerance of the search for a certified radius."""
     eps_max: float | None = None
+    """Largest radius to try, in [0, 1] pixels (None: no limit but the box)."""
     attack: bool = True
+    """True: also attack the images, for an upper bound of each radius."""
 
     def __post_init__(self) -> None:
         chosen("certify.norm", self.norm, bounds.NORMS)
@@ -35,10 +44,12 @@ class CertifyConfig:
 
 @dataclass(frozen=True)
 class Shared:
-    """seed is that of all stages; validation the share of the training images that the training holds out."""
+    """Settings of all stages."""
 
     seed: int = 0
+    """Seed of all stages."""
     validation: float = VALIDATION
+    """Share of the training images that the training holds out."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -47,19 +58,22 @@ class Shared:
 
 @dataclass(frozen=True)
 class RunConfig(Shared):
-    """A search, the training of what it finds, and its certificates."""
+    """A search, the training of its genotype, and the certification of the trained network."""
 
     search: SearchConfig = field(default_factory=SearchConfig)
+    """The search."""
     train: Recipe = field(default_factory=Recipe)
+    """The training."""
     certify: CertifyConfig = field(default_factory=CertifyConfig)
+    """The certification."""
 
 
 def run_config(table: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a table: seed, validation, and the tables search, train and certify.
+    """The configuration that a table describes: seed, validation, and the tables search, train and certify.
 
-    search.preset names published hyper-parameters (`certnas.nas.search.PRESETS`) and train.recipe a recipe, fitted to
-    the data set search.data.name; other values of those tables are over theirs.
-    Raises UserError for a name or setting that is unknown, or a value that is wrong.
+    search.preset is a key of `certnas.nas.search.PRESETS`, and train.recipe a recipe, adapted to the data
+    set search.data.name. Other values in these tables override theirs. Raises UserError for an unknown name
+    or setting, or a wrong value.
     """
     parts = {name: dict(_part(table, name)) for name in ("search", "train", "certify")}
     preset, name = parts["search"].pop("preset", None), parts["train"].pop("recipe", "standard")
@@ -77,7 +91,7 @@ def run_config(table: Mapping[str, Any]) -> RunConfig:
 
 
 def run_table(config: RunConfig) -> dict[str, Any]:
-    """Every value as a table that `run_config` reads."""
+    """All settings as a table, which `run_config` reads."""
     table: dict[str, Any] = to_table(config)
     return {**table, "train": recipe_table(config.train)}
 

@@ -16,8 +16,6 @@ from certnas.pipeline.config import RunConfig
 from certnas.training import Trained
 from certnas.training.plots import epochs_of
 
-"""Radii at which the certified accuracy is reported."""
-
 
 def report(
     out: Path,
@@ -26,7 +24,9 @@ def report(
     trained: Trained,
     certificates: Certificates,
 ) -> str:
-    """Tables of what was searched, trained and certified, with the pictures of the folder `out`."""
+    """The Markdown text: tables of the search, the training and the certification, with the pictures in
+    `out`.
+    """
     search = config.search
     parts = [
         f"# {search.algorithm.name} with {search.metric.name} on {search.data.name}",
@@ -80,7 +80,7 @@ def _genotype(genotype: Genotype | RobNet) -> str:
 
 
 def _search(out: Path) -> str:
-    """The figures of the search's last epoch, and its last picture of α; nothing for a search without epochs."""
+    """The results of the search's last epoch and its last picture of α; empty for a search without epochs."""
     log = out / "search" / "log.jsonl"
     epochs = epochs_of(out / "search") if log.exists() else []
     if not epochs:

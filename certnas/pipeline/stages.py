@@ -1,4 +1,7 @@
-"""From a search to a report: each stage in a folder of its own, so that a run goes on at the stage where it stopped."""
+"""The stages of a run, from the search to the report.
+
+Each has its own folder, so that a run resumes at the stage it reached.
+"""
 
 from __future__ import annotations
 
@@ -32,22 +35,30 @@ SEARCH, TRAIN, CERTIFY, CELLS, REPORT = "search", "train", "certify", "cells.png
 
 @dataclass(frozen=True)
 class Watch:
-    """What is told of each stage as it goes on; `stage` is told its name when it begins."""
+    """Callbacks of a run."""
 
     stage: Callable[[str], None] = lambda name: None
+    """Called with the name of each stage at its start."""
     search: Callable[[SearchProgress], None] | None = None
+    """Called after every step of the search."""
     train: Callable[[TrainProgress], None] | None = None
+    """Called after every step of the training."""
     certify: Callable[[CertificationProgress], None] | None = None
+    """Called with the progress of the certification."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ends with: the report, the genotype, the trained network, its certificates."""
+    """The result of a run."""
 
     report: Path
+    """Path of the report."""
     found: Found
+    """The result of the search, with the genotype."""
     trained: Trained
+    """The trained networks."""
     certificates: Certificates
+    """The certificates of the test images."""
 
 
 def run(
@@ -61,14 +72,27 @@ def run(
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
 ) -> Outcome:
-    """Searches a genotype, trains its network, certifies the best epoch's on test images, and reports on all three.
+    """Search for a genotype, train its network, certify the best network on test images, and write a report.
 
-    OUT holds config.toml, search/, cells.png, train/, certify/ and report.md, which shows their figures and
-    pictures.  Search and training see the training part of the data set config.search.data.name alone (the search
-    as many of its images as it is set to); certificates are of images of its test part, or of the images `test`
-    (a folder or .npz), which must be given where the data are a folder or .npz too.  With `resume` a run that was
-    killed goes on where it was, to the same result.
-    Raises UserError: what the stages refuse, a folder of another run, images without a test part.
+    Args:
+        config: the settings of all stages; see `run_config`.
+        out: run folder.  It receives config.toml, search/, cells.png, train/, certify/ and report.md.
+        test: image folder or .npz file to certify on, in place of the data set's test part.  It is required if the data
+            are a folder or an .npz file.
+        root: folder of a torchvision data set.
+        download: download the data set into `root`.
+        resume: continue the run in `out`.
+        device: "cpu", "cuda", "cuda:1", …
+        watch: callbacks.
+
+    Returns:
+        The report, the genotype, the trained networks and the certificates.
+
+    Raises:
+        UserError: whatever the stages refuse, a folder of another run, or images without a test part.
+
+    Search and training use the training part of the data set only; the search uses
+    config.search.data.images of its images.  An interrupted run resumes to the same result.
     """
     out, watch = Path(out), watch or Watch()
     name = config.search.data.name
@@ -130,7 +154,7 @@ def _certified(
     device: torch.device | str,
     watch: Watch,
 ) -> Certificates:
-    """The certificates of the images, in a folder like that of `certnas certify`."""
+    """The certificates of the images, in a folder with the layout of `certnas certify`."""
     model = open_model(str(network), input_shape=tuple(data.x.shape[1:]))
     config = {"model": str(network), "weights": model.sha256, "data": data.name, "seed": seed, **vars(proof)}
     folder = Folder.open(out, config, data.index.tolist(), resume=resume)

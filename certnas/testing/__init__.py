@@ -1,8 +1,8 @@
-"""Assertions about bounds for other projects' test suites; `certnas.testing.plugin` brings them as a pytest fixture.
+"""Assertions about bounds for the test suites of other projects, also as a fixture of the pytest plugin.
 
     from certnas.testing import assert_bounds_sound, assert_matches_auto_lirpa
 
-torch is loaded when they are first used, not when pytest loads the plugin.
+torch is imported at the first use of an assertion, not when pytest loads the plugin.
 """
 
 import importlib

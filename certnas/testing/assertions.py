@@ -1,4 +1,4 @@
-"""What a test of one's own network may assert about its bounds."""
+"""Assertions about the bounds of a network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from certnas import bounds
 from certnas.testing.points import reached
 
 SLACK = 1e-9
+"""Relative rounding error that the assertions tolerate, in float64."""
 METHODS: dict[str, bounds.Method] = {
     name: bounds.METHODS[name] for name in ("ibp", "crown-ibp", "zonotope", "crown")
 }
+"""Bound methods that `assert_bounds_sound` checks by default."""
 
 
 def assert_bounds_sound(
@@ -26,13 +28,26 @@ def assert_bounds_sound(
     samples: int = 100,
     seed: int = 0,
 ) -> None:
-    """Asserts that no point of the region that a search finds has a logit outside of its bounds, by any method.
+    """Assert that no point of the region that a search finds has a logit outside its bounds, for every bound method.
 
-    model maps [N, *shape] to [N, K] and is copied to float64, never changed; x [M, *shape] images on which the traced
-    network must evaluate to what the model does; region e.g. bounds.Linf(x, eps, 0.0, 1.0).  Points are random ones,
-    extreme points and the ends of descents, the same for the same seed.
-    Raises AssertionError that names the method, the image, the output and by how much; bounds.UnsupportedOp for an
-    operator without a rule.
+    Args:
+        model: maps [N, *shape] to [N, K].  It is copied to float64 and never changed.
+        x: images [M, *shape] on which the traced network must agree with the model.
+        region: the perturbations, such as bounds.Linf(x, eps, 0.0, 1.0).
+        methods: bound methods by name.
+        samples: number of random points per image.
+        seed: seed of the points.  They are random points, extreme points of the region and the ends of descents.
+
+    Raises:
+        AssertionError: it names the method, the image, the output and the amount of the violation.
+        bounds.UnsupportedOp: an operator has no rule.
+
+    >>> import torch
+    >>> from certnas import bounds
+    >>> from certnas.testing import assert_bounds_sound
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> x = torch.rand(2, 2)
+    >>> assert_bounds_sound(model, x, bounds.Linf(x, 0.1, 0.0, 1.0))
     """
     model = copy.deepcopy(model).eval().double()
     network = bounds.trace(model, x[:1].double()).bind()
@@ -69,11 +84,23 @@ def assert_matches_auto_lirpa(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Asserts that certnas's bounds of every logit are sound and in the mean no looser than auto_LiRPA's.
+    """Assert that certnas's bounds of every logit are sound, and on average no looser than auto_LiRPA's.
 
-    x [N, *shape], eps in x's units, norm linf, l2 or l1; tolerance in shares of auto_LiRPA's width (1e-2 by default).
-    Where auto_LiRPA is known to be wrong, or cannot bound the network, only certnas's soundness is asserted.
-    Raises AssertionError, one line a failure; UserError where auto_LiRPA is not installed.
+    Args:
+        model: maps [N, *shape] to [N, K].
+        x: images [N, *shape], the centres of the balls.
+        eps: radius, in units of x.
+        norm: linf, l2 or l1.
+        methods: names of bound methods, keys of `certnas.crosscheck.METHODS`.
+        tolerance: accepted mean excess width relative to auto_LiRPA's width (None: 1e-2).
+        seed: seed of the points that test soundness.
+
+    Raises:
+        AssertionError: one line per failure.
+        UserError: auto_LiRPA is not installed.
+
+    If auto_LiRPA has a known error for the network, or cannot bound it, only certnas's soundness is
+    asserted.
     """
     from certnas.crosscheck.comparison import TOLERANCE, compare
 

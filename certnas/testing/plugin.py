@@ -1,4 +1,4 @@
-"""The pytest plugin, active wherever certnas is installed: a fixture `certnas_bounds` of the two assertions."""
+"""The pytest plugin with the fixture `certnas_bounds`; it is active wherever certnas is installed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import pytest
 
 @dataclass(frozen=True)
 class Checks:
-    """assert_sound(model, x, region) and assert_matches_auto_lirpa(model, x, eps), with the test's own seed."""
+    """The assertions of `certnas.testing`, with the seed of the current test."""
 
     assert_sound: Callable[..., None]
+    """`assert_bounds_sound(model, x, region)`."""
     assert_matches_auto_lirpa: Callable[..., None]
+    """`assert_matches_auto_lirpa(model, x, eps)`."""
 
 
 @pytest.fixture
 def certnas_bounds(request: pytest.FixtureRequest) -> Checks:
-    """The assertions of `certnas.testing`, seeded by the test's name; without auto_LiRPA what needs it skips."""
+    """The assertions of `certnas.testing`, seeded by the test's name.
+
+    Without auto_LiRPA, a comparison with it skips the test.
+    """
     from certnas import testing
 
     seed = zlib.crc32(request.node.nodeid.encode())

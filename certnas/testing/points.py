@@ -1,4 +1,4 @@
-"""Points of a region at which rows of a network's output are low or high: no sound bound is beyond them."""
+"""Points of a region where outputs of a network are low or high; a sound bound includes them all."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from certnas import bounds
 
 Function = Callable[[Tensor], Tensor]
 STEPS = 10
+"""Number of steps of a Frank-Wolfe descent."""
 
 
 @dataclass(frozen=True)
 class Reached:
-    """The least and the greatest value of every row at the points that were tried.  [N, S] each"""
+    """The extreme values of each specification row over the points tried. [N, S] each"""
 
     lower: Tensor
+    """The smallest value."""
     upper: Tensor
+    """The largest value."""
 
 
 def lowest_point(region: bounds.Region, direction: Tensor) -> Tensor:
-    """argmin over R of ⟨direction, x'⟩, which is the derivative of that minimum.  [N, S, *shape] -> the same"""
+    """argmin over the region of ⟨direction, x'⟩, which is the derivative of that minimum.
+
+    [N, S, *shape] -> [N, S, *shape]
+    """
     with torch.enable_grad():
         coef = direction.detach().requires_grad_()
         (point,) = torch.autograd.grad(region.minimum(coef).sum(), coef)
@@ -33,9 +39,10 @@ def lowest_point(region: bounds.Region, direction: Tensor) -> Tensor:
 def reached(
     function: Function, region: bounds.Region, rows: Tensor, *, samples: int = 100, seed: int = 0
 ) -> Reached:
-    """The extremes of rows·f at random points of R, at its extreme points, and along Frank-Wolfe descents (1956).
+    """The extreme values of rows·f over random points, extreme points and Frank-Wolfe descents (1956) in the region.
 
-    function maps [N, *shape] to [N, K] in the region's dtype; rows [N, S, K].  The same for the same seed.
+    function maps [N, *shape] to [N, K] in the region's dtype; rows is [N, S, K]. The result is a function
+    of the seed.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     x = region.x.detach()
@@ -56,14 +63,14 @@ def reached(
 
 
 def _values(function: Function, points: Tensor, rows: Tensor) -> Tensor:
-    """rows·f at points [N, P, *shape] -> [N, P, S]"""
+    """rows·f at points [N, P, *shape]. [N, P, S]"""
     with torch.no_grad():
         outputs = function(points.flatten(0, 1)).unflatten(0, points.shape[:2])
     return outputs @ rows.transpose(1, 2)
 
 
 def _descended(function: Function, region: bounds.Region, rows: Tensor) -> Tensor:
-    """The least value of each row on its own descent from the centre.  [N, S]"""
+    """The smallest value of each row along its own descent from the centre. [N, S]"""
     count = rows.shape[1]
     point = region.x.detach().unsqueeze(1).expand(-1, count, *region.x.shape[1:]).clone()
     best = torch.full(rows.shape[:2], torch.inf, dtype=rows.dtype, device=rows.device)

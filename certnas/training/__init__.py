@@ -1,4 +1,4 @@
-"""Training of networks of cells: standard, adversarial and certified, from a genotype to a kept network."""
+"""Training of networks of cells: standard, adversarial and certified, from a genotype to a trained network."""
 
 from certnas.training.images import training_images
 from certnas.training.loop import Progress, fit

@@ -8,10 +8,11 @@ from torch.nn import functional
 def pgd(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps: int, start: Tensor
 ) -> Tensor:
-    """x' with ‖x' − x‖∞ ≤ eps in [0, 1], by `steps` sign steps of size `step` up the cross-entropy.
+    """Adversarial examples x' with ‖x' − x‖∞ ≤ eps in [0, 1], by projected gradient ascent on the cross-entropy.
 
-    x, start, x' [N,C,H,W] pixels; y [N].  The search begins at `start`, clipped to ball and box.  The model is
-    attacked in evaluation mode, and its mode and gradients are left as they were.  Madry et al. 2018.
+    x, start and x' are [N,C,H,W] in [0, 1] pixels, y [N] the labels, eps and step in pixels. The attack
+    takes `steps` sign steps of size `step`, from `start` projected onto ball and box. The model is attacked
+    in evaluation mode; its mode and gradients are restored. Madry et al. 2018.
     """
     lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
     modes = {module: module.training for module in model.modules()}

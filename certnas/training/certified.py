@@ -1,4 +1,4 @@
-"""Certified training: upper bounds of the cross-entropy over a ball, as bound methods."""
+"""Certified training: bound methods for the worst-case cross-entropy over a ball."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from certnas.bounds.extend import BoundState
 
 @dataclass(frozen=True)
 class BoxedCrossEntropy(bounds.Method):
-    """−log(1 + Σ_j exp(−l_j)) ≤ −CE(f(x'), y) for margins m_j ≥ l_j by interval arithmetic (Gowal et al. 2018).
+    """A lower bound of −CE(f(x'), y) over the ball: −log(1 + Σ_j exp(−l_j)), with interval bounds l_j ≤ f_y
+    − f_j.
 
-    Takes the rows `bounds.margins(y, K)`.  [N, K−1, K] -> [N, 1]
+    The specification must be `bounds.margins(y, K)`. [N, K−1, K] -> [N, 1]. Gowal et al. 2018.
     """
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
@@ -24,19 +25,22 @@ class BoxedCrossEntropy(bounds.Method):
 
 @dataclass(frozen=True)
 class FusedCrossEntropy(bounds.Method):
-    """−β·(fused bound of CE) − (1 − β)·(boxed bound of CE), from one backward row per image.
+    """−β·(fused upper bound of CE) − (1 − β)·(boxed upper bound of CE), with one specification row per image.
 
-    CE = log(1 + Σ_j exp(v_j)) with v_j = f_j − f_y in [a_j, b_j] by interval arithmetic. Each exponential lies
-    below its chord on [a_j, b_j], of slope s_j, so that over the ball
-        Σ_j exp(v_j) ≤ Σ_j (exp(b_j) − s_j·b_j) + max Σ_j s_j·v_j,
-    and the last maximum is one linear form of the logits: one row for CROWN-IBP's backward pass, whatever K
-    (loss fusion: Xu et al. 2020, section 3.3), where bounds of the K−1 margins would need K−1. The sum of the
-    maxima Σ_j s_j·max v_j is never smaller.  Never above the boxed bound; exact at radius 0.
+    CE = log(1 + Σ_j exp(v_j)), where v_j = f_j − f_y lies in [a_j, b_j] by interval arithmetic. Each
+    exponential lies below its chord on [a_j, b_j] with slope s_j, so that over the ball
 
-    Takes the rows `bounds.margins(y, K)`.  [N, K−1, K] -> [N, 1]
+        Σ_j exp(v_j) ≤ Σ_j (exp(b_j) − s_j·b_j) + max Σ_j s_j·v_j.
+
+    The last maximum is over one linear form of the logits. CROWN-IBP's backward pass thus has one row for
+    any K (loss fusion: Xu et al. 2020, section 3.3) instead of K−1 margins. The sum of the maxima Σ_j
+    s_j·max v_j is never smaller, so the fused bound is never above the boxed one. It is exact at radius 0.
+
+    The specification must be `bounds.margins(y, K)`. [N, K−1, K] -> [N, 1]
     """
 
     beta: float = 1.0
+    """β in [0, 1], the weight of the fused bound."""
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
         below, above = state.lower_bounds_by_intervals(torch.cat([coef, -coef], 1)).chunk(2, 1)
@@ -48,7 +52,10 @@ class FusedCrossEntropy(bounds.Method):
 
     @staticmethod
     def _fused(state: BoundState, coef: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """The bound of CE; a, b [N, K−1] bounds of v.  All exponentials are in units of exp(shift).  [N, 1]"""
+        """The fused bound of CE; a, b [N, K−1] are the bounds of v.
+
+        All exponentials are in units of exp(shift). [N, 1]
+        """
         shift = b.amax(1, keepdim=True).clamp(min=0).detach()
         top = (b - shift).exp()
         slope = top * _chord(b - a)
@@ -62,12 +69,12 @@ class FusedCrossEntropy(bounds.Method):
 
 
 def _log_sum(v: Tensor) -> Tensor:
-    """log(1 + Σ_j exp(v_j)).  [N, K−1] -> [N, 1]"""
+    """log(1 + Σ_j exp(v_j)). [N, K−1] -> [N, 1]"""
     return torch.cat([torch.zeros_like(v[:, :1]), v], 1).logsumexp(1, keepdim=True)
 
 
 def _chord(width: Tensor) -> Tensor:
-    """(1 − exp(−d)) / d for d ≥ 0, the slope of the chord in units of exp(b); 1 at 0."""
+    """(1 − exp(−d)) / d for d ≥ 0, the slope of the chord in units of exp(b); 1 at d = 0."""
     small = width < 1e-4
     safe = torch.where(small, 1.0, width)
     return torch.where(small, 1 - width / 2, -torch.expm1(-safe) / safe)

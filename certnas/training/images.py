@@ -1,4 +1,4 @@
-"""The images of a training: those that train, and those held out of them to choose the best network by."""
+"""The images of a training: training batches, and held-out images that select the best network."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from certnas.errors import UserError
 
 
 def held_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """The images to train on and a random `share` of the images, drawn by the seed, that are not.
+    """(training images, held-out images); the second part is a random share, drawn by the seed.
 
-    Raises UserError for a share that is no fraction, or leaves fewer than two images on a side.
+    Raises UserError for a share that is not between 0 and 1, or leaves fewer than two images in a part.
     """
     if not 0 < share < 1:
         raise UserError(f"validation: got {share:g}; give a share of the training images between 0 and 1")
@@ -37,9 +37,10 @@ def _rows(data: Dataset, rows: Tensor) -> Dataset:
 
 
 def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, np.random.Generator]]:
-    """Every image once in an order that is a function of seed and epoch, with a generator for each batch's changes.
+    """The batches of an epoch: (image indices, random generator for the batch's augmentation).
 
-    Batches of at most `size` that differ by one image at most: none is so small that it has no statistics.
+    Every image occurs once, in an order that is a function of seed and epoch. Batches have at most `size`
+    images, and their sizes differ by at most one, so that no batch is too small for batch statistics.
     """
     order = np.random.default_rng([seed, 2, epoch]).permutation(count)
     for place, rows in enumerate(np.array_split(order, batch_count(count, size))):
@@ -47,12 +48,12 @@ def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[tuple[Tens
 
 
 def batch_count(count: int, size: int) -> int:
-    """How many batches of at most `size` images."""
+    """The number of batches of at most `size` images."""
     return -(-count // size)
 
 
 def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, to four decimals; 1 for a channel that is constant.  x [N,C,H,W]"""
+    """Mean and standard deviation of each channel, to four decimals; 1 for a constant channel. x [N,C,H,W]"""
     deviation, mean = torch.std_mean(x.double(), dim=(0, 2, 3), correction=0)
     deviation = torch.where(deviation > 1e-4, deviation, torch.ones_like(deviation))
     return tuple(round(m, 4) for m in mean.tolist()), tuple(round(d, 4) for d in deviation.tolist())
@@ -66,9 +67,10 @@ def training_images(
     count: int | None = None,
     seed: int | None = None,
 ) -> Dataset:
-    """The training part of a data set that has one; all images of a folder or file: see `certnas.data.load`.
+    """The training part of a data set, or all images of a folder or .npz file (see `certnas.data.load`).
 
-    With `count`, as many of them, drawn by the seed.  Raises UserError for rows, which are no images.
+    With `count`, a random sample of that size, drawn by the seed. Raises UserError for rows [N, K], which
+    are not images.
     """
     data = load(
         name,

@@ -1,4 +1,4 @@
-"""The training loop: epochs over images, each a function of the state before it, so that it can be resumed."""
+"""The training loop. Each epoch is a function of the state before it, so that a training can be resumed."""
 
 from __future__ import annotations
 
@@ -19,30 +19,36 @@ from certnas.parallel import ProcessGroup, share_batch_norm
 from certnas.training.images import batch_count, batches
 from certnas.training.recipe import OPTIMIZERS, Recipe
 
-EVALUATED = 256  # images at once
+EVALUATED = 256  # images per batch of the evaluation
 ALONE = ProcessGroup()
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: `step` of `steps`, in `epoch` of `epochs` (both from 1), and its latest figures.
-
-    figures: loss and accuracy of the epoch so far, the learning rate, what the objective's schedule says, and after
-    a whole epoch, of the held-out images, validation_accuracy and "validation_" with the objective's measure.
-    """
+    """The state of a training after a step."""
 
     step: int
+    """Number of steps done."""
     steps: int
+    """Number of steps in the whole training."""
     epoch: int
+    """The current epoch, counted from 1."""
     epochs: int
+    """Number of epochs in the whole training."""
     figures: Mapping[str, float] = field(default_factory=dict)
+    """Results so far by name: `loss` and `accuracy` of the epoch, the learning rate `lr`, and the
+    objective's schedule.
+
+    After a whole epoch, also `validation_accuracy`, and the objective's measure as `validation_<measure>`,
+    on the held-out images.
+    """
 
 
 class Keeper(Protocol):
-    """Keeps a training between epochs."""
+    """Stores the state of a training between epochs."""
 
     def restore(self) -> Mapping[str, Any] | None:
-        """The state that a former run kept; None to begin."""
+        """The state that an earlier run stored; None to start from the beginning."""
 
     def keep(
         self,
@@ -52,7 +58,7 @@ class Keeper(Protocol):
         figures: Mapping[str, float],
         best: bool,
     ) -> None:
-        """Keeps the state after `epoch` whole epochs; best: whether the network is the best so far."""
+        """Store the state after `epoch` epochs; `best` is True if the network is the best so far."""
 
 
 def fit(
@@ -67,19 +73,30 @@ def fit(
     keeper: Keeper | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Trains the network in place by the recipe; it ends in evaluation mode, with the weights of the last epoch.
+    """Train the network in position by the recipe.
 
-    data: images to train on; held: images to measure each epoch on, and choose the best by: first by the
-    objective's measure, then by accuracy, later epochs before earlier ones.  A network with drop-path or an
-    auxiliary head is a `DiscreteNetwork`.  Each epoch is a function of the seed, its number and the state
-    before it, so on a CPU a training that was kept and restored ends in the same weights.  The caller's random
-    state is left as it was.
+    Args:
+        network: a classifier of images; one with drop-path or an auxiliary head must be a `DiscreteNetwork`.
+            It ends in evaluation mode, with the weights of the last epoch.
+        data: training images [N,C,H,W] in [0, 1] with labels.
+        held: held-out images.  After each epoch they select the best network: the highest value of the objective's
+            measure, then the highest accuracy, then the latest epoch.
+        recipe: the settings of the training.
+        seed: seed of all random draws.
+        device: "cpu", "cuda", "cuda:1", …
+        processes: the processes that share each batch and average their gradients.  Batch norm uses the statistics of
+            the whole batch, by layers that replace the network's own.  Up to rounding, the weights are those of a
+            single process, except for draws per image (drop-path, the start of an attack).
+        keeper: stores the state after each epoch; only the first process has one.
+        progress: called after every step.
 
-    processes: that each train on their share of every batch and descend along the mean gradient, batch norm being that
-    of the whole batch.  The weights are those of one process up to rounding, but for what is drawn anew for each image
-    (drop-path, where an attack starts).  Their batch norms are replaced; the first process alone has a keeper.
-    Raises UserError where a batch has fewer images than there are processes, or where the loss or its gradient is not
-    finite: the weights are then of no use, what was kept is.
+    Raises:
+        UserError: a batch has fewer images than there are processes, or the loss or its gradient is not finite.  In
+            the latter case the network's weights are unusable, but the stored state is intact.
+
+    Each epoch is a function of the seed, the epoch's number and the state before it.  A training that is
+    stored and resumed on a CPU therefore ends in the same weights.  The caller's random state does not
+    change.
     """
     if processes.size > 1:
         share_batch_norm(network)
@@ -104,7 +121,7 @@ def fit(
 
 
 def seeded(seed: int, device: torch.device) -> None:
-    """Seeds the CPU's generator and the device's, and no other device's, as torch.manual_seed would."""
+    """Seed the CPU's and this device's generators. Unlike torch.manual_seed, it seeds no other device."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -112,7 +129,7 @@ def seeded(seed: int, device: torch.device) -> None:
 
 
 class _Training:
-    """A network with its optimizer and its objective."""
+    """A network with its optimiser and its objective."""
 
     def __init__(
         self,
@@ -142,7 +159,7 @@ class _Training:
         self.measured_by = f"validation_{recipe.objective.measure}"
 
     def progress(self, step: int, figures: Mapping[str, float]) -> Progress:
-        """Where the training stands after `step` steps."""
+        """The state of the training after `step` steps."""
         epoch = -(-step // self.per_epoch)
         return Progress(step, self.per_epoch * self.recipe.epochs, epoch, self.recipe.epochs, figures)
 
@@ -160,24 +177,25 @@ class _Training:
         return state["epoch"], state["best"]
 
     def epoch(self, epoch: int, tell: Callable[[Progress], None]) -> dict[str, float]:
-        """One pass over the images: the mean loss and the accuracy before each step, and the schedules."""
+        """Run one pass over the images: returns the mean loss, the accuracy before each step, and the schedules."""
         recipe, steps = self.recipe, self.per_epoch * self.recipe.epochs
         self.network.train()
         loss_sum = right = seen = 0.0
         figures: dict[str, float] = {}
-        for place, (rows, random) in enumerate(batches(len(self.data.y), recipe.batch, self.seed, epoch)):
-            step = epoch * self.per_epoch + place
+        for position, (rows, random) in enumerate(batches(len(self.data.y), recipe.batch, self.seed, epoch)):
+            step = epoch * self.per_epoch + position
             x = recipe.augmentation(self.data.x[rows].to(self.device), self.fill, random)
             loss, correct = self._step(laid_out(x), self.data.y[rows].to(self.device), step, steps)
             loss_sum, right, seen = loss_sum + loss * len(rows), right + correct, seen + len(rows)
             figures = {"loss": loss_sum / seen, "accuracy": right / seen, "lr": recipe.rate(step / steps)}
             figures |= recipe.objective.schedule(step / steps)
-            if place + 1 < self.per_epoch:  # the last step is told once the epoch is measured and kept
+            # `fit` reports the last step, once the epoch is measured and stored
+            if position + 1 < self.per_epoch:
                 tell(self.progress(step + 1, figures))
         return figures
 
     def _step(self, whole: Tensor, labels: Tensor, step: int, steps: int) -> tuple[float, int]:
-        """The loss of a batch, and how many of the images that the network saw it had right."""
+        """Run one step; returns the loss of the batch and the number of images classified correctly."""
         recipe, t, correct, ours = self.recipe, step / steps, 0, self.processes
         x, y = whole[ours.share], labels[ours.share]
 
@@ -207,14 +225,14 @@ class _Training:
         if not math.isfinite(value) or not math.isfinite(norm):
             what = f"the loss is {value}" if not math.isfinite(value) else f"its gradient's norm is {norm}"
             raise UserError(
-                f"training: {what} at step {step + 1} of {steps} (epoch {step // self.per_epoch + 1}); what was "
-                "kept after the epoch before is left as it is: give a smaller lr or a longer warm-up"
+                f"training: {what} at step {step + 1} of {steps} (epoch {step // self.per_epoch + 1}); the state "
+                "stored after the previous epoch is intact: give a smaller lr or a longer warm-up"
             )
         self.optimizer.step()
         return value, right
 
     def _forward(self, x: Tensor, drop_path: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits, and those of the auxiliary head where there is one."""
+        """The logits, and those of the auxiliary head if there is one."""
         if not isinstance(self.network, DiscreteNetwork):
             return self.network(x), ()
         if self.recipe.auxiliary:
@@ -223,7 +241,7 @@ class _Training:
         return self.network(x, drop_path), ()
 
     def measure(self, held: Dataset) -> dict[str, float]:
-        """The accuracy on the held-out images, and the objective's measure."""
+        """The accuracy and the objective's measure on the held-out images."""
         self.network.eval()
         right = measured = 0
         parts = list(zip(held.x.split(EVALUATED), held.y.split(EVALUATED), strict=True))

@@ -1,4 +1,4 @@
-"""What a training minimises: each objective is a value, and on a network it becomes a loss and a measure."""
+"""Training objectives: settings, and for a given network a loss and a measure."""
 
 from __future__ import annotations
 
@@ -16,43 +16,46 @@ from certnas.training.certified import BoxedCrossEntropy, FusedCrossEntropy
 from certnas.training.ramp import smooth_ramp
 
 CrossEntropy = Callable[[Tensor, Tensor], Tensor]
+"""(images, labels) -> mean cross-entropy."""
 EXAMPLE = 2
+"""Number of images that trace a network."""
 
 
 class Aim(ABC):
-    """An objective on one network."""
+    """An objective for one network."""
 
     @abstractmethod
     def loss(self, x: Tensor, y: Tensor, cross_entropy: CrossEntropy, t: float, whole: Tensor) -> Tensor:
-        """The loss of a batch, at the fraction t in [0, 1] of the training; the network is in training mode.
+        """The loss of a batch at the fraction t in [0, 1] of the training. Scalar.
 
-        cross_entropy(x, y) is the mean over the batch, with label smoothing and auxiliary head.  whole: the images of
-        which x is this process's share, and whose statistics batch norm takes; x where there is one process.
+        The network is in training mode. `cross_entropy` is the mean over the batch, with label smoothing
+        and auxiliary head. `whole` [M,C,H,W] is the batch of all processes, which determines the batch-norm
+        statistics; x [N,C,H,W] is this process's share of it.
         """
 
     @abstractmethod
     def correct(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whether each image counts as right, with the network in evaluation mode.  [N] of bool"""
+        """True for each image that counts as correct; the network is in evaluation mode. [N] of bool"""
 
 
 class Objective(ABC):
-    """A training objective: settings only."""
+    """The settings of a training objective."""
 
     measure: str
-    """What the mean of `Aim.correct` is called; the best network is chosen by it."""
+    """The name of the mean of `Aim.correct`; the highest measure selects the best network."""
 
     @abstractmethod
     def on(self, network: nn.Module, example: Tensor) -> Aim:
-        """The objective on this network, which reads images like `example` [N,C,H,W]."""
+        """The objective for this network, whose input is like `example` [N,C,H,W]."""
 
     def schedule(self, t: float) -> dict[str, float]:
-        """What changes as the training goes on, for its log."""
+        """The scheduled values at the fraction t of the training, by name, for the log."""
         return {}
 
 
 @dataclass(frozen=True)
 class Standard(Objective):
-    """The cross-entropy of the images as they are."""
+    """The cross-entropy of the clean images."""
 
     measure = "accuracy"
 
@@ -62,19 +65,24 @@ class Standard(Objective):
 
 @dataclass(frozen=True)
 class Adversarial(Objective):
-    """The cross-entropy of adversarial images: `steps` sign steps of PGD in the l∞ ball of radius `eps`.
+    """The cross-entropy of PGD adversarial examples in an l∞ ball (Madry et al. 2018).
 
-    The attack starts at x + `start`·N(0, I), clipped to ball and box, and sees the network in evaluation mode
-    (Madry et al. 2018; the values are AdvRush's).  Radii in [0, 1] pixels.  Over the first `warmup` of the training
-    the radius and the steps grow from 0 in proportion.
+    The attack sees the network in evaluation mode. The defaults are AdvRush's. Raises UserError for a value
+    out of range.
     """
 
     eps: float = 0.031
+    """Radius of the ball, in [0, 1] pixels."""
     step: float = 0.01
+    """Size of a sign step, in [0, 1] pixels."""
     steps: int = 7
+    """Number of sign steps."""
     start: float = 0.001
+    """Standard deviation of the initial noise, in [0, 1] pixels; the start is projected onto ball and box."""
     warmup: float = 0.0
+    """Fraction of the training in which radius and step size grow linearly from 0."""
     measure = "adversarial_accuracy"
+    """The share of held-out images that are correct under the attack."""
 
     def __post_init__(self) -> None:
         _positive(eps=self.eps, step=self.step, steps=self.steps)
@@ -91,18 +99,22 @@ class Adversarial(Objective):
 
 @dataclass(frozen=True)
 class Certified(Objective):
-    """κ·CE(f(x), y) + (1 − κ)·(an upper bound of max CE(f(x'), y) over ‖x' − x‖∞ ≤ ε, x' in [0, 1]).
+    """κ·CE(f(x), y) + (1 − κ)·(upper bound of max CE(f(x'), y) over ‖x' − x‖∞ ≤ ε, x' in [0, 1]).
 
-    ε rises smoothly from 0 to `eps` (in [0, 1] pixels), and κ falls from 1 to `kappa`, between the fractions
-    `warmup` of the training (Gowal et al. 2018; the ramp is that of Xu et al. 2020).  A bound holds for one
-    network, so batch norm is that of the clean batch: its mean and variance, as differentiable constants, for
-    every image of the ball.  The measure is the certified accuracy at `eps`, with running statistics.
+    During the warm-up, ε rises smoothly from 0 to `eps` and κ falls from 1 to `kappa` (Gowal et al. 2018;
+    the ramp is that of Xu et al. 2020). A bound holds for one fixed network, so batch norm uses the mean
+    and variance of the clean batch, as differentiable constants, for every image of the ball. The measure
+    uses running statistics. Raises UserError for a value out of range.
     """
 
     eps: float = 2 / 255
+    """Final radius of the ball, l∞, in [0, 1] pixels."""
     warmup: tuple[float, float] = (0.05, 0.6)
+    """Fractions of the training at which the warm-up starts and ends."""
     kappa: float = 0.5
+    """Final weight κ of the clean cross-entropy."""
     measure = "certified_accuracy"
+    """The share of held-out images with a certificate at radius `eps`."""
 
     def __post_init__(self) -> None:
         _positive(eps=self.eps)
@@ -116,18 +128,18 @@ class Certified(Objective):
         return {"eps": self.eps * ramp, "kappa": 1 - (1 - self.kappa) * ramp}
 
     def ramp(self, t: float) -> float:
-        """From 0 to 1 over the warm-up."""
+        """The warm-up's progress at the fraction t of the training, from 0 to 1."""
         first, last = self.warmup
         return smooth_ramp((t - first) / (last - first))
 
     @abstractmethod
     def bound(self, t: float) -> bounds.Method:
-        """The method that bounds −CE from below, from the rows of the margins.  [N, K−1, K] -> [N, 1]"""
+        """The method that bounds −CE from below; its specification is the margins. [N, K−1, K] -> [N, 1]"""
 
     @property
     @abstractmethod
     def proof(self) -> bounds.Method:
-        """The method that the certified accuracy is by."""
+        """The bound method of the certified accuracy."""
 
     def on(self, network: nn.Module, example: Tensor) -> Aim:
         return _Bounded(network, self, example[:EXAMPLE])
@@ -135,7 +147,7 @@ class Certified(Objective):
 
 @dataclass(frozen=True)
 class IntervalBounds(Certified):
-    """Certified training by interval arithmetic (IBP: Gowal et al. 2018)."""
+    """Certified training with interval bounds (IBP: Gowal et al. 2018)."""
 
     def bound(self, t: float) -> bounds.Method:
         return BoxedCrossEntropy()
@@ -147,12 +159,14 @@ class IntervalBounds(Certified):
 
 @dataclass(frozen=True)
 class FusedCrownIBP(Certified):
-    """Certified training by CROWN-IBP with loss fusion (Zhang et al. 2020; Xu et al. 2020).
+    """Certified training with CROWN-IBP and loss fusion (Zhang et al. 2020; Xu et al. 2020).
 
-    The bound is β·(fused CROWN-IBP) + (1 − β)·(interval arithmetic); β goes from 1 to `beta` over the warm-up.
+    The bound is β·(fused CROWN-IBP) + (1 − β)·(interval bound). During the warm-up β falls from 1 to
+    `beta`.
     """
 
     beta: float = 0.0
+    """Final weight β of the CROWN-IBP bound."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,6 +192,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ibp": IntervalBounds,
     "crown-ibp": FusedCrownIBP,
 }
+"""Objective name -> class."""
 
 
 class _Clean(Aim):
@@ -210,7 +225,7 @@ class _Attacked(_Clean):
 
 
 class _Bounded(Aim):
-    """The network is traced once in each mode; its parameters are bound anew at every step."""
+    """Bounds of a network that is traced once in each mode and bound to its current parameters at every step."""
 
     def __init__(self, network: nn.Module, objective: Certified, example: Tensor) -> None:
         self.objective = objective

@@ -1,4 +1,4 @@
-"""The picture of a training."""
+"""The training curves."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from certnas.runs.folder import LOG
 
 
 def epochs_of(folder: Path) -> list[dict[str, Any]]:
-    """The figures of every epoch that the log of a run folder has."""
+    """The results of every epoch in the log of a run folder."""
     lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["kind"] == "epoch"]
 
 
 def curves(epochs: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    """Loss, and accuracies of training and held-out images, by epoch, as a PNG; the warm-up's ε where there is one."""
+    """Loss and accuracies by epoch, as a PNG; with the warm-up's ε if there is one."""
     with matplotlib.rc_context(
         {"font.size": 10, "axes.spines.top": False, "axes.grid": True, "grid.alpha": 0.25}
     ):

@@ -1,4 +1,4 @@
-"""Schedules: numbers that depend on how much of a training is done."""
+"""Schedules: values as functions of the fraction of the training done."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 
 
 def smooth_ramp(u: float) -> float:
-    """From 0 at u ≤ 0 to 1 at u ≥ 1: a quartic over the first quarter, then a line that meets it smoothly.
+    """A ramp from 0 at u ≤ 0 to 1 at u ≥ 1: a quartic over the first quarter, then its tangent line.
 
-    A loss is most sensitive to ε near 0, so ε leaves 0 slowly.  Xu et al. 2020.
+    A loss is most sensitive to ε near 0, so ε grows slowly there. Xu et al. 2020.
     """
     middle = 0.25
     u = min(max(u, 0.0), 1.0)
-    # c·u⁴ up to the middle, then its tangent there; c such that the tangent ends at 1
+    # scale·u⁴ up to the middle, then its tangent there; the scale lets the tangent end at 1
     scale = 1 / (middle**4 + 4 * middle**3 * (1 - middle))
     if u <= middle:
         return scale * u**4
@@ -20,10 +20,10 @@ def smooth_ramp(u: float) -> float:
 
 
 def half_cosine(t: float) -> float:
-    """(1 + cos πt) / 2, from 1 to 0.  Loshchilov and Hutter 2017, without restarts."""
+    """(1 + cos πt) / 2, which falls from 1 to 0. Loshchilov and Hutter 2017, without restarts."""
     return (1 + math.cos(math.pi * t)) / 2
 
 
 def stairs(t: float, decays: tuple[float, ...]) -> float:
-    """A tenth for each of the fractions `decays` that t has reached."""
+    """0.1 to the power of the number of fractions in `decays` that t has reached."""
     return 0.1 ** sum(t >= at for at in decays)

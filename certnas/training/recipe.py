@@ -1,4 +1,4 @@
-"""Recipes: every value that decides a training, the published ones by name, and what small images need."""
+"""Recipes: all settings of a training, published ones by name, and their adaptation to small images."""
 
 from __future__ import annotations
 
@@ -20,36 +20,50 @@ OPTIMIZERS: dict[str, Callable[[Parameters, Recipe], optim.Optimizer]] = {
     "sgd": lambda p, r: optim.SGD(p, r.lr, momentum=r.momentum, weight_decay=r.weight_decay),
     "adamw": lambda p, r: optim.AdamW(p, r.lr, betas=(r.momentum, 0.999), weight_decay=r.weight_decay),
 }
+"""Optimiser name -> constructor from parameters and recipe."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; the default values are DARTS's for CIFAR-10 (Liu et al. 2019, appendix A.2).
+    """All settings of a training; the defaults are DARTS's for CIFAR-10 (Liu et al. 2019, appendix A.2).
 
-    momentum is SGD's, or AdamW's β₁. The learning rate falls tenfold at each of the fractions `decays` of the
-    training; without any it follows half a cosine to 0. clip: the largest norm of the gradient. drop_path rises
-    linearly to its value (0: none); auxiliary is the weight of the auxiliary head's loss (0: no head).
-    channels, layers and normalize are those of the network that `train` builds: with normalize its first layer
-    subtracts the mean of the training images' channels and divides by their deviation.
-    Raises UserError for values that make no training.
+    Raises UserError for values that give no training.
     """
 
     objective: Objective = field(default_factory=Standard)
+    """The training objective."""
     epochs: int = 600
+    """Number of passes over the training images."""
     batch: int = 96
+    """Largest number of images per batch."""
     optimizer: str = "sgd"
+    """Key of OPTIMIZERS: `sgd` or `adamw`."""
     lr: float = 0.025
+    """Learning rate at the start."""
     decays: tuple[float, ...] = ()
+    """Fractions of the training at which the learning rate falls tenfold; empty: half a cosine to 0."""
     momentum: float = 0.9
+    """Momentum of SGD, or β₁ of AdamW."""
     weight_decay: float = 3e-4
+    """Weight decay of the optimiser."""
     clip: float = 5.0
+    """Largest l2 norm of the gradient; longer ones are scaled down to it."""
     label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy."""
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(crop=4, flip=True, cutout=16))
+    """Augmentation of the training images."""
     drop_path: float = 0.2
+    """Final drop-path probability; it rises linearly from 0 (0: no drop-path)."""
     auxiliary: float = 0.4
+    """Weight of the auxiliary head's loss (0: no auxiliary head)."""
     normalize: bool = True
+    """True: the first layer of the network that `train` builds normalises by the channels' mean and
+    deviation.
+    """
     channels: int = 36
+    """Initial number of channels of the network that `train` builds."""
     layers: int = 20
+    """Number of cells of the network that `train` builds."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr", "clip", "channels", "layers"):
@@ -64,7 +78,7 @@ class Recipe:
             raise UserError(f"optimizer: got {self.optimizer!r}; accepted: {', '.join(OPTIMIZERS)}")
         if isinstance(self.objective, Certified) and self.drop_path:
             raise UserError(
-                f"drop_path: got {self.drop_path:g}; a bound is of one network, and drop-path is another for "
+                f"drop_path: got {self.drop_path:g}; a bound holds for one network, and drop-path uses another for "
                 "each image: give 0 with a certified objective"
             )
 
@@ -106,8 +120,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ibp": {**CERTIFIED, "objective": {"name": "ibp"}},
     "crown-ibp": {**CERTIFIED, "objective": {"name": "crown-ibp"}},
 }
-"""Name -> what differs from `Recipe`'s defaults.  standard: DSRNA (its batch and drop-path; what it does not say,
-DARTS's).  pgd-at: AdvRush, Mok et al. 2021.  ibp and crown-ibp: Adam and its rate from Zhang et al. 2020."""
+"""Recipe name -> differences from `Recipe`'s defaults.
+
+`standard` is DSRNA's: its batch size and drop-path, and DARTS's values for whatever DSRNA does not state.
+`pgd-at` is that of AdvRush (Mok et al. 2021). `ibp` and `crown-ibp` take Adam and its learning rate from
+Zhang et al. 2020.
+"""
 
 _SMALL: dict[str, Any] = {"auxiliary": 0.0, "channels": 8}
 _DIGITS = {**_SMALL, "layers": 3, "augmentation": {"crop": 1, "flip": False, "cutout": 0}}
@@ -135,15 +153,21 @@ FITTED: dict[str, dict[str, dict[str, Any]]] = {
     "fashion-mnist": _each(_MNIST, _CERTIFIED_MNIST),
     "svhn": {"pgd-at": {"lr": 0.01}},
 }
-"""Data set -> recipe -> what its images need differently: smaller networks and changes of images, fewer epochs.
-svhn: AdvRush's.  The others are ours."""
+"""Data set -> recipe -> further differences for its images: smaller networks, weaker augmentation, fewer
+epochs.
+
+The values for svhn are AdvRush's, the others our own.
+"""
 
 
 def recipe(name: str, data: str = "", changes: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of this name, fitted to the data set of that name, with `changes`: a table of its settings.
+    """The recipe with this name, adapted to the data set `data`, with `changes`, a table of settings.
 
-    An objective of another `name` replaces the recipe's.  Raises UserError for an unknown name or setting, or a
-    wrong value.
+    If `changes` has an objective with another `name`, it replaces the recipe's. Raises UserError for an
+    unknown name or setting, or a wrong value.
+
+    >>> recipe("crown-ibp", "digits", {"epochs": 5}).epochs
+    5
     """
     if name not in RECIPES:
         raise UserError(f"recipe: unknown name {name!r}; accepted: {', '.join(RECIPES)}")
@@ -159,7 +183,7 @@ def recipe(name: str, data: str = "", changes: Mapping[str, Any] | None = None) 
 
 
 def recipe_table(used: Recipe) -> dict[str, Any]:
-    """Every setting of a recipe as a table; `recipe(any name, changes=table)` gives it back."""
+    """All settings of a recipe as a table; `recipe(any name, changes=table)` restores the recipe."""
     names = {kind: name for name, kind in OBJECTIVES.items()}
     table: dict[str, Any] = to_table(used)
     return {**table, "objective": {"name": names[type(used.objective)], **table["objective"]}}

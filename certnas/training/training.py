@@ -1,4 +1,4 @@
-"""From a genotype to a trained network in a run folder."""
+"""Training from a genotype to a trained network in a run folder."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from certnas.training.recipe import Recipe, recipe_table
 
 BEST, LAST, CURVES = "best", "last", "curves.png"
 VALIDATION = 0.1
+"""Default share of held-out images."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the best and the last network are kept (`certnas.models.open_model` reads either), and their figures.
-
-    Figures: epoch, loss, validation_accuracy, ... as in `Progress`; those of validation are of the held-out images.
-    """
+    """The best and the last network of a training; `certnas.models.open_model` opens their folders."""
 
     best: Path
+    """Folder of the best network."""
     last: Path
+    """Folder of the last epoch's network."""
     best_figures: Mapping[str, float]
+    """Results of the best network's epoch by name, as in `Progress.figures`, with `epoch`."""
     last_figures: Mapping[str, float]
+    """Results of the last epoch by name."""
 
 
 def train(
@@ -49,23 +51,39 @@ def train(
     device: torch.device | str = "cpu",
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Trains the network of a genotype on the images by the recipe, and keeps it in the folder `out`.
+    """Train the network of a genotype, and store it in the folder `out`.
 
-    A share `validation` of the images, drawn by the seed, is held out; OUT/best is the network of the epoch with
-    the highest measure on them (`Objective.measure`; among equals the highest accuracy, then the latest), OUT/last
-    that of the last epoch.  The folder also holds config.toml, log.jsonl and tensorboard/ (a line and a point per
-    epoch), curves.png, and last.pt, from which `resume` goes on after a kill: on a CPU to the same weights.
-    The caller's random state is left as it was.  Started by torchrun, its processes share each batch (see `fit`); the
-    first one alone writes, and calls progress.
+    Args:
+        genotype: the cells of the network.
+        data: images [N,C,H,W] in [0, 1] with labels.
+        recipe: the settings of the training and the size of the network; see `recipe`.
+        out: run folder.  It receives config.toml, log.jsonl and tensorboard/ (one entry per epoch), curves.png, the
+            networks best/ and last/, and the checkpoint last.pt.
+        seed: seed of all random draws.
+        validation: share of the images to hold out, drawn by the seed.
+        resume: continue the training in `out` from its last checkpoint.
+        device: "cpu", "cuda", "cuda:1", …
+        progress: called after every step.
 
-    Raises UserError for data, recipe and network that do not fit, a folder that holds another run, or a loss that
-    is not finite.
+    Returns:
+        The folders and the results of the best and the last network.  The best one has the highest measure on the
+        held-out images (`Objective.measure`), then the highest accuracy, then the latest epoch.
+
+    Raises:
+        UserError: data, recipe and network do not fit together, the folder has another run, or a loss is not finite.
+
+    The caller's random state does not change.  On a CPU, a resumed training ends in the same weights.
+    Under torchrun the processes share each batch (see `fit`); only the first one writes files and calls
+    `progress`.
 
     >>> from certnas.data import load
-    >>> from certnas.space import GENOTYPES
-    >>> from certnas.train import recipe, train
-    >>> digits = load("digits", train=True)
-    >>> trained = train(GENOTYPES["DARTS_V2"], digits, recipe("crown-ibp", "digits"), "runs/darts")  # doctest: +SKIP
+    >>> from certnas.nas.space import GENOTYPES
+    >>> from certnas.training import recipe, train
+    >>> digits = load("digits", train=True, count=40, seed=0)
+    >>> settings = recipe("standard", "digits", {"epochs": 1, "layers": 1, "channels": 2})
+    >>> trained = train(GENOTYPES["DARTS_V2"], digits, settings, "runs/digits")
+    >>> trained.best_figures["epoch"]
+    1
     """
     images, held = held_out(data, validation, seed)
     mean, std = channel_statistics(images.x) if recipe.normalize else (None, None)
@@ -81,17 +99,17 @@ def train(
         "genotype": genotype.record(),
         "recipe": recipe_table(recipe),
     }
-    with processes(torch.device(device)) as (group, place):
+    with processes(torch.device(device)) as (group, local_device):
         trained = None
         if group.rank:
-            fit(network, images, held, recipe, seed=seed, device=place, processes=group)
+            fit(network, images, held, recipe, seed=seed, device=local_device, processes=group)
         else:
-            environment = {"device": str(place), "processes": group.size}
+            environment = {"device": str(local_device), "processes": group.size}
             folder = RunFolder.open(Path(out), config, resume=resume, environment=environment)
             keeper = _Folder(folder, genotype, sizes, recipe)
             kept: dict[str, Any] = {"keeper": keeper, "progress": progress}
             try:
-                fit(network, images, held, recipe, seed=seed, device=place, processes=group, **kept)
+                fit(network, images, held, recipe, seed=seed, device=local_device, processes=group, **kept)
             finally:
                 folder.close()
             trained = keeper.trained(f"{data.name} · {recipe.objective.measure.replace('_', ' ')}")
@@ -100,13 +118,13 @@ def train(
 
 
 class _Folder:
-    """Keeps a training in a run folder."""
+    """Stores a training in a run folder."""
 
     def __init__(self, folder: RunFolder, genotype: Genotype | RobNet, sizes: Sizes, recipe: Recipe) -> None:
         self.folder, self.genotype, self.sizes, self.recipe = folder, genotype, sizes, recipe
 
     def trained(self, title: str) -> Trained:
-        """What is kept, once all epochs are; draws their curves."""
+        """Draw the curves and return the stored networks; call this after the last epoch."""
         path = self.folder.path
         self.folder.write(CURVES, curves(epochs_of(path), title))
         return Trained(path / BEST, path / LAST, figures_of(path / BEST), figures_of(path / LAST))

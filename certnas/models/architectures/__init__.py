@@ -1,4 +1,4 @@
-"""The architectures that a checkpoint can name, each a factory of keyword options."""
+"""The architectures that a checkpoint can name; each is a factory with keyword options."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What an architecture factory returns: a network without weights of its own, and what it takes."""
+"""The result of an architecture factory: a network without trained weights, and its input."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Architecture:
-    """A module [N, *input_shape] -> [N, K] of normalised pixels, and the normalisation it was trained with.
-
-    input_shape is (C, H, W); mean and std (one number per channel, in [0, 1] pixel units) are both None
-    for a network that reads pixels / 255 as they are.  note: what of a file was left out, for the line that says where
-    the network came from.
-    """
+    """A network and the input that it expects."""
 
     module: nn.Module
+    """The network of normalised inputs. [N, *input_shape] -> [N, K]"""
     input_shape: tuple[int, ...]
+    """Shape of an input, usually (C, H, W)."""
     mean: tuple[float, ...] | None = None
+    """Mean per channel of the normalisation in training, in [0, 1] pixels; None: pixels / 255 without
+    normalisation.
+    """
     std: tuple[float, ...] | None = None
+    """Standard deviation per channel of the normalisation in training, in [0, 1] pixels."""
     note: str = ""
+    """Parts of a file that were left out, for the line about the network's origin."""

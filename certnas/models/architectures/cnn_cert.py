@@ -1,4 +1,4 @@
-"""CNN-Cert's plain convolutional networks (Boopathy et al. 2019), laid out as Keras lays them out."""
+"""CNN-Cert's plain convolutional networks (Boopathy et al. 2019), with Keras's axis order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from certnas.models.architectures.architecture import Architecture
 
 
 class ChannelsLastFlatten(nn.Module):
-    """[N, C, H, W] -> [N, H·W·C] in H, W, C order, the order of a Keras Flatten."""
+    """[N, C, H, W] -> [N, H·W·C] in H, W, C order, which is the order of a Keras Flatten."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)
@@ -29,9 +29,9 @@ def _cnn_cert(
     size: int = 28,
     classes: int = 10,
 ) -> Architecture:
-    """layers - 1 unpadded convolutions, an activation after each, then a dense layer.  CNN-Cert's pure CNN.
+    """CNN-Cert's pure CNN: layers − 1 unpadded convolutions, each with an activation, then a dense layer.
 
-    Layers layer0, layer1, …: the names of the arrays in a CNN-Cert .npz, less their suffix.
+    The layers are called layer0, layer1, …, like the arrays in a CNN-Cert .npz without their suffix.
     """
     final = size - (layers - 1) * (kernel - 1)
     if min(layers, filters, kernel, channels, classes) < 1 or final < 1:

@@ -15,12 +15,12 @@ def darts(
     size: int = 32,
     auxiliary: int = 0,
 ) -> Architecture:
-    """`layers` cells of a genotype, with CIFAR-10's normalisation; auxiliary=1 adds its head.
+    """A network of `layers` cells with CIFAR-10's normalisation; auxiliary=1 adds the auxiliary head.
 
-    genotype: as `certnas.nas.space.open_genotype` takes it, a name, a file or the text itself.
-    Raises UserError for an unknown genotype and for numbers that give no network.  Liu et al. 2019, section 3.2.
+    genotype is a published name, a file or a text, as in `certnas.nas.space.open_genotype`. Raises
+    UserError for an unknown genotype, and for numbers that give no network. Liu et al. 2019, section 3.2.
     """
-    from certnas.nas.space import DiscreteNetwork, open_genotype  # here: the space is built of this package
+    from certnas.nas.space import DiscreteNetwork, open_genotype  # here because it imports this package
 
     module = DiscreteNetwork(
         open_genotype(genotype),

@@ -1,6 +1,6 @@
-"""The chain-structured MNIST and CIFAR-10 networks of the verification literature.
+"""The sequential MNIST and CIFAR-10 networks of the verification literature.
 
-Sequential networks number their layers with activations and Flatten counted, as their state dicts do.
+Layer numbers count activations and Flatten, as in the published state dicts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CIFAR10 = (3, 32, 32)
 
 
 def mnist_fc_3layer(*, classes: int = 10) -> Architecture:
-    """784-128-64-K, ReLU; layers fc1, fc2, fc3.  auto_LiRPA's example network."""
+    """784-128-64-K with ReLU and layers fc1, fc2, fc3; auto_LiRPA's example network."""
     layers: list[tuple[str, nn.Module]] = [
         ("flatten", nn.Flatten()),
         ("fc1", nn.Linear(784, 128)),
@@ -30,7 +30,9 @@ def mnist_fc_3layer(*, classes: int = 10) -> Architecture:
 
 
 def mnist_cnn_small(*, classes: int = 10) -> Architecture:
-    """Two 4x4 stride-2 convolutions (8, 16) and 256-K, ReLU; layers conv1, conv2, fc1, fc2.  auto_LiRPA's."""
+    """Two 4x4 stride-2 convolutions (8, 16) and 256-K with ReLU and layers conv1, conv2, fc1, fc2;
+    auto_LiRPA's example.
+    """
     layers: list[tuple[str, nn.Module]] = [
         ("conv1", nn.Conv2d(1, 8, 4, stride=2, padding=1)),
         ("relu1", nn.ReLU()),
@@ -45,7 +47,7 @@ def mnist_cnn_small(*, classes: int = 10) -> Architecture:
 
 
 def mnist_cnn_a(*, classes: int = 10) -> Architecture:
-    """CNN-A for MNIST: 4x4 stride-2 convolutions (16, 32) and 100-K, ReLU.  Wong & Kolter 2018 ("small")."""
+    """CNN-A for MNIST: 4x4 stride-2 convolutions (16, 32) and 100-K with ReLU. Wong & Kolter 2018 ("small")."""
     return Architecture(_two_convolutions(MNIST, (16, 32), 4, 2, 1, 100, classes, nn.ReLU), MNIST)
 
 
@@ -56,12 +58,12 @@ def kw_cifar_small(*, classes: int = 10) -> Architecture:
 
 
 def cifar_2c2f(*, classes: int = 10) -> Architecture:
-    """Two unpadded 3x3 convolutions (4, 4) and 32-K, ReLU.  auto_LiRPA's example network."""
+    """Two unpadded 3x3 convolutions (4, 4) and 32-K with ReLU; auto_LiRPA's example network."""
     return Architecture(_two_convolutions(CIFAR10, (4, 4), 3, 1, 0, 32, classes, nn.ReLU), CIFAR10)
 
 
 def cifar_conv_small_sigmoid(*, classes: int = 10) -> Architecture:
-    """Two unpadded 4x4 stride-2 convolutions (16, 32) and 100-K, sigmoid.  alpha-beta-CROWN's example."""
+    """Two unpadded 4x4 stride-2 convolutions (16, 32) and 100-K with sigmoid; alpha-beta-CROWN's example."""
     module = _two_convolutions(CIFAR10, (16, 32), 4, 2, 0, 100, classes, nn.Sigmoid)
     return Architecture(module, CIFAR10, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 
@@ -76,7 +78,7 @@ def _two_convolutions(
     classes: int,
     activation: Callable[[], nn.Module],
 ) -> nn.Sequential:
-    """Convolution, convolution, Flatten (C, H, W order), hidden units, classes; activations between."""
+    """Two convolutions, Flatten (C, H, W order) and two linear layers, with activations between them."""
     size = shape[1]
     for _ in filters:
         size = (size + 2 * padding - kernel) // stride + 1

@@ -11,9 +11,9 @@ CIFAR10 = (3, 32, 32)
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: every second pixel, new channels zero, half of them before and half after.  [N, C, H, W]
+    """Shortcut of option A: every second pixel, with zero channels, half of them before and half behind. [N, C, H, W]
 
-    He et al. 2016, section 4.2; free of parameters.
+    It has no parameters. He et al. 2016, section 4.2.
     """
 
     def __init__(self, channels: int, out: int) -> None:
@@ -144,6 +144,6 @@ def _verifier_resnet(width: int, stages: int, classes: int) -> Architecture:
 def _stage(
     block: type[NormedBlock] | type[PlainBlock], channels: int, out: int, blocks: int, *, stride: int
 ) -> nn.Sequential:
-    """`blocks` blocks, the first of which changes channels and resolution."""
+    """`blocks` blocks; the first one changes the channels and the resolution."""
     first = block(channels, out, stride)
     return nn.Sequential(first, *(block(out, out, 1) for _ in range(blocks - 1)))

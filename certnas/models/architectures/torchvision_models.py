@@ -16,10 +16,10 @@ NAMES = (
 
 
 def _torchvision(name: str, *, classes: int = 1000, size: int = 224) -> Architecture:
-    """torchvision.models' network of this name, for size × size images in [0, 1] pixels."""
+    """The network with this name in torchvision.models, for size × size images in [0, 1] pixels."""
     if min(classes, size) < 1:
         raise UserError(f"{name}: classes is {classes} and size {size}; accepted: at least 1")
-    import torchvision.models  # here: it loads slowly
+    import torchvision.models  # imported here because it loads slowly
 
     module = torchvision.models.get_model(name, weights=None, num_classes=classes)
     return Architecture(module, (3, size, size), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -28,4 +28,4 @@ def _torchvision(name: str, *, classes: int = 1000, size: int = 224) -> Architec
 TORCHVISION: dict[str, Callable[..., Architecture]] = {name: partial(_torchvision, name) for name in NAMES}
 """Name -> factory."""
 SMALLEST = 16
-"""Tensors in the least of them, alexnet."""
+"""Number of tensors of the smallest of these networks, alexnet."""

@@ -1,4 +1,4 @@
-"""The networks that come with the package: `certnas certify` needs nothing else to run."""
+"""The embedded networks: `certnas certify` runs without any other file."""
 
 from collections.abc import Callable
 from importlib.resources import files
@@ -11,7 +11,7 @@ from certnas.models.embedded.digits import ARCHITECTURES
 
 
 def _load(name: str) -> nn.Module:
-    """The network of this name with its shipped weights, in evaluation mode; no random state is touched."""
+    """The network with this name and its trained weights, in evaluation mode. Torch's random state is restored."""
     weights = files("certnas.models.embedded") / f"{name.replace('-', '_')}.safetensors"
     with torch.random.fork_rng(devices=[]):
         network = ARCHITECTURES[name]()

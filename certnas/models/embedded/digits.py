@@ -16,7 +16,7 @@ CELL = Genotype(
 
 
 def digits_cnn() -> nn.Module:
-    """Three 3×3 convolutions, 8×8 to 2×2, with ReLU, and a linear classifier."""
+    """Three 3×3 convolutions with ReLU, from 8×8 to 2×2, and a linear classifier."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, stride=1, padding=1),
         nn.ReLU(),
@@ -30,7 +30,7 @@ def digits_cnn() -> nn.Module:
 
 
 def digits_cell() -> nn.Module:
-    """A normal and a reduction cell of two nodes each, 8×8 to 4×4: pools, skips, separable, dilated edges."""
+    """A normal and a reduction cell of two nodes each, from 8×8 to 4×4: pooling, skip, separable and dilated edges."""
     return DiscreteNetwork(CELL, 6, 2, 10, in_channels=1, reductions=(1,))
 
 

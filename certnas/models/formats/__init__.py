@@ -1,7 +1,7 @@
-"""Checkpoint formats by file suffix: a new one is one file with a reader, and one line here.
+"""Checkpoint formats by file suffix. A new format is one file with a reader, and one line here.
 
-A reader returns a StateDict where an architecture must be named, or an Architecture where the file holds
-the network's structure too.  It raises UserError for what it cannot read, and never runs a file's code.
+A reader returns a StateDict if the file has weights only, and an Architecture if it has the network's
+structure too. It raises UserError for a file that it cannot read, and never runs code in a file.
 """
 
 from collections.abc import Callable
@@ -38,4 +38,4 @@ CODE: dict[str, Callable[[Path, tuple[int, ...] | None], StateDict | Architectur
     ".pth": run_torch_checkpoint,
     ".th": run_torch_checkpoint,
 }
-"""The same for files that may hold code, which these run, given the shape of the images."""
+"""Suffix -> reader that may run code in the file; it also gets the shape of the images."""

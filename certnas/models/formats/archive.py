@@ -1,4 +1,4 @@
-"""What kind of zip archive a torch file is, and whether it is one that can be unpacked safely."""
+"""Detection of the kind of a torch zip archive, and checks that it can be unpacked safely."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from certnas.errors import UserError
 
 UNSAFE = "where you trust it, --unsafe-load (unsafe_load=True) runs it"
 LARGEST = 2**33
-"""Bytes that an archive may unpack to."""
+"""Largest unpacked size of an archive, in bytes."""
 RATIO = 20
-"""How many times its own size an archive may unpack to; weights compress to little less than their size."""
+"""Largest ratio of unpacked to packed size. Weights compress to little less than their size."""
 SLACK = 2**26
 
 
@@ -23,16 +23,16 @@ def _check_size(members: list[zipfile.ZipInfo], stored: int, what: str) -> None:
 
 
 def asks_for_bytes(file: Path | IO[bytes]) -> bool:
-    """Whether unpickling a torch.save archive would make a bytearray: torch thinks it harmless, whatever its size."""
+    """True if unpickling a torch.save archive would make a bytearray. torch allows one of any size."""
     with zipfile.ZipFile(file) as archive:
         pickles = (archive.read(item) for item in archive.infolist() if item.filename.endswith("data.pkl"))
         return any(b"bytearray" in content for content in pickles)
 
 
 def checked_archive(file: IO[bytes], stored: int, what: str) -> IO[bytes]:
-    """An archive of `stored` bytes inside of another, seen to be no zip bomb and to ask for no bytearray.
+    """A nested archive of `stored` bytes, checked against zip bombs and bytearrays.
 
-    Raises UserError, which names it, zipfile.BadZipFile.
+    Raises UserError, which names the archive, and zipfile.BadZipFile.
     """
     with zipfile.ZipFile(file) as archive:
         _check_size(archive.infolist(), stored, what)
@@ -45,9 +45,9 @@ def checked_archive(file: IO[bytes], stored: int, what: str) -> IO[bytes]:
 
 
 def checked_members(path: Path) -> list[zipfile.ZipInfo]:
-    """The members of a zip archive; none for a file that is no zip archive.
+    """The members of a zip archive; empty for a file that is not one.
 
-    Raises UserError for an archive that unpacks to far more than it holds, or is damaged.
+    Raises UserError for a damaged archive, and for one that unpacks to far more than its size.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -63,7 +63,7 @@ def checked_members(path: Path) -> list[zipfile.ZipInfo]:
 
 
 def archive_kind(path: Path) -> str:
-    """ "script" for TorchScript, "export" for torch.export, "" for anything else."""
+    """The kind of the archive: "script" for TorchScript, "export" for torch.export, "" for anything else."""
     inner = {member.filename.partition("/")[2] for member in checked_members(path)}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return "script"

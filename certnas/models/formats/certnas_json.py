@@ -1,4 +1,4 @@
-"""A network as certnas writes it: tensors in .safetensors, operators in a .json of the same name beside it."""
+"""certnas's own format: tensors in a .safetensors file, operators in a .json file with the same name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def structure_of(graph: Graph) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the .json and the .safetensors hold for a traced network.
+    """The contents of the .json and the .safetensors file for a traced network.
 
     Raises UserError for an operator that a file may not call.
     """
@@ -56,9 +56,10 @@ def structure_of(graph: Graph) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def read_structure(path: Path, tensors: dict[str, Tensor]) -> ProgramNetwork:
-    """The network whose operators a .json holds, with these tensors.
+    """The network with the operators in a .json file and these tensors.
 
-    Only operators in `program.TARGETS` are ever called.  Raises UserError for any other, and for a damaged file.
+    Only operators in `program.TARGETS` are called. Raises UserError for any other operator, and for a
+    damaged file.
     """
     try:
         content = parse_json(path.read_text("utf-8"))
@@ -98,7 +99,7 @@ def _operation(item: dict[str, Any]) -> Operation:
 
 
 def is_structure(path: Path) -> bool:
-    """Whether a file says of itself that it is such a .json."""
+    """True if a file declares itself to be such a .json file."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -106,7 +107,7 @@ def is_structure(path: Path) -> bool:
 
 
 def _placing(value: Any) -> bool:
-    """Arguments that say where and how a tensor lies, not what it holds."""
+    """True for arguments that determine where and how a tensor is stored, not its values."""
     return isinstance(value, torch.device | torch.memory_format | torch.layout)
 
 

@@ -1,4 +1,4 @@
-"""What a reader finds in a file that holds weights alone."""
+"""The contents of a file that has weights only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by parameter name; `entry` says where in the file they were, empty for the file itself."""
+    """The tensors of a file."""
 
     tensors: Mapping[str, Tensor]
+    """Parameter name -> tensor."""
     entry: str = ""
+    """Location of the tensors in the file, for messages; empty for the file itself."""

@@ -1,4 +1,4 @@
-"""A program from a file run as the file says: its operators in order, writing in place where they write."""
+"""Evaluation of a program from a file exactly as stored: all operators in order, in-place writes included."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from certnas.models.formats.operation import Operation, resolved
 def evaluated(
     operations: Iterable[Operation], tensors: Mapping[str, Tensor], input: str, x: Tensor
 ) -> Iterator[tuple[Operation, dict[str, Any]]]:
-    """Each operation after it was run, and all values by their names, which later ones may still write to.
+    """Yields each operation after it ran, with all values by name. Later operations may still write to these values.
 
-    Nothing is left out, made free or replaced: torch runs each operator by its own schema, on copies of x and of the
-    tensors.  The caller sees to it that the operators may be called.
-    Raises UserError where the tensors are not what they were at the end: the next call would compute something else.
+    torch runs every operator by its own schema, on copies of x and of the tensors. The caller must ensure
+    that the operators may be called. Raises UserError if the run changes a tensor of the file, because the
+    next call would then compute something else.
     """
     held = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     versions = {name: tensor._version for name, tensor in held.items()}
@@ -47,7 +47,7 @@ def _run(target: str, arguments: dict[str, Any]) -> Any:
     left, positional, named = dict(arguments), [], {}
     for item in operator._schema.arguments:
         if item.name not in left and not item.has_default_value():
-            raise UserError(f"{target} is given no {item.name}")
+            raise UserError(f"{target} lacks the argument {item.name}")
         value = left.pop(item.name, item.default_value)
         if item.kwarg_only:
             named[item.name] = value

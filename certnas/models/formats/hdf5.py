@@ -1,4 +1,4 @@
-"""Keras .h5 files as plain arrays, read by a process of its own that may crash, loop or run out of memory."""
+"""Reading of Keras .h5 files as plain arrays, in a separate process that may crash, hang or run out of memory."""
 
 from __future__ import annotations
 
@@ -22,17 +22,21 @@ MEMORY = 2**32
 
 @dataclass(frozen=True)
 class KerasArrays:
-    """config: the text that describes the network, None where the file has none; layers: layer -> weight -> array."""
+    """The contents of a Keras .h5 file."""
 
     config: str | None
+    """The text that describes the network; None if the file has none."""
     layers: dict[str, dict[str, np.ndarray]]
+    """Layer -> weight -> array."""
 
 
 def read_hdf5(path: Path) -> KerasArrays:
-    """What a file of Keras holds, layers and weights in its order; nothing outside the file is followed.
+    """The contents of a Keras file, with layers and weights in the file's order.
 
-    Raises UserError for a file that is damaged, or takes more than SECONDS (and a second for each BYTES_A_SECOND) or
-    MEMORY bytes (and 8 times its size) to read.
+    Links to other files are not followed.
+
+    Raises UserError for a damaged file, and for one that needs more than SECONDS (plus one second per
+    BYTES_A_SECOND) or more than MEMORY bytes (plus 8 times its size) to read.
     """
     size = path.stat().st_size
     command = [sys.executable, "-P", str(PROGRAM), str(path.resolve()), str(LARGEST), str(MEMORY + 8 * size)]

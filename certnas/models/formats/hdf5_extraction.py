@@ -1,8 +1,9 @@
-"""A program of its own: the arrays of a Keras .h5 file, its first argument, as an .npz on the standard output.
+"""A separate program that writes the arrays of a Keras .h5 file to the standard output as an .npz file.
 
-`hdf5` runs it apart, since the HDF5 library loops for ever, or crashes, on some damaged files.  It imports nothing of
-certnas.  Other arguments: the most elements of an array, the most bytes of memory.  It ends with REFUSED and one line
-on the standard error for what it does not accept.
+`hdf5` runs it in its own process, because the HDF5 library hangs or crashes on some damaged files. It does
+not import certnas. Its arguments are the file, the largest number of elements of an array, and the largest
+number of bytes of memory. For a file that it does not accept, it exits with REFUSED and one line on the
+standard error.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ DAMAGED = "its arrays are damaged or elsewhere"
 
 
 class RefusedError(Exception):
-    """Why a file is not accepted."""
+    """The reason why a file is not accepted."""
 
 
 def extracted(path: str, largest: int) -> bytes:
-    """An .npz: arr_0, a JSON text {config, layers: {layer: [weight]}}, and the weights arr_1, arr_2, … in its order."""
+    """An .npz file: arr_0 is a JSON text {config, layers: {layer: [weight]}}, and arr_1, arr_2, … are the
+    weights in order.
+    """
     arrays: list[np.ndarray] = []
     layers: dict[str, list[str]] = {}
     with h5py.File(path, "r") as file:
@@ -45,7 +48,7 @@ def extracted(path: str, largest: int) -> bytes:
 
 
 def _own(group: Any, name: str) -> Any:
-    """What lies in the file itself under this name."""
+    """The object with this name, if it is stored in the file itself."""
     here = group
     for part in name.split("/"):
         if not isinstance(here, h5py.Group) or not isinstance(here.get(part, getlink=True), h5py.HardLink):
@@ -55,7 +58,7 @@ def _own(group: Any, name: str) -> Any:
 
 
 def _array(array: Any, name: str, largest: int, size: int) -> np.ndarray:
-    """The array, once it is known to lie in the file and to fit in memory."""
+    """The array, after a check that it is stored in the file and fits in memory."""
     if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual or array.size > largest:
         raise RefusedError(f"array {name[:100]!r} is too large or kept outside the file")
     if array.size * array.dtype.itemsize > 20 * size + 2**26:
@@ -70,6 +73,7 @@ def _text(value: Any) -> str:
 
 
 def main(path: str, largest: str, memory: str) -> int:
+    """Run the program: write the .npz, or one line of refusal, and return the exit code."""
     resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

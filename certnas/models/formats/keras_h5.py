@@ -1,4 +1,4 @@
-"""Sequential networks that Keras saved as .h5: structure and arrays, without TensorFlow."""
+"""Reading of sequential networks from Keras .h5 files, structure and arrays, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -31,14 +31,18 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 _NORMALISATION = {
     "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
 }  # fmt: skip
-_LAST = ("linear", "softmax")  # a softmax at the end is left out: classes keep their order
+_LAST = (
+    "linear",
+    "softmax",
+)  # a final softmax is left out, because it does not change the order of the classes
 
 
 def read_keras_h5(path: Path) -> Architecture | StateDict:
-    """A Keras Sequential of convolutions, dense layers, batch norms, pools, activations, reading images [N, C, H, W].
+    """A Keras Sequential with convolutions, dense layers, batch norms, pools and activations, for images [N, C, H, W].
 
-    The file's own structure is followed, its last softmax left out; without one, arrays become layer0.weight, … as from
-    an .npz.  Raises UserError for another layer, data outside the file, or a damaged file.
+    The network follows the structure in the file, without a final softmax. A file without a structure gives
+    arrays layer0.weight, … as an .npz does. Raises UserError for another layer, data outside the file, or a
+    damaged file.
     """
     stored = read_hdf5(path)
     arrays = {layer: _tensors(path, values) for layer, values in stored.layers.items()}
@@ -64,7 +68,7 @@ def read_keras_h5(path: Path) -> Architecture | StateDict:
 
 
 def _tensors(path: Path, values: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Keras's names and arrays of a layer -> torch's names and tensors."""
+    """Keras's names and arrays of a layer, converted to torch's names and tensors."""
     found = {}
     for name, value in values.items():
         kind = name.rsplit("/", 1)[-1].partition(":")[0]
@@ -75,7 +79,7 @@ def _tensors(path: Path, values: dict[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 class _Builder:
-    """Goes through the layers of a configuration, channels first, in the shape [C, H, W] or [units]."""
+    """Builds the layers of a configuration in order; its shape is [C, H, W], channels first, or [units]."""
 
     def __init__(self, config: dict[str, Any], arrays: dict[str, dict[str, Tensor]], path: Path) -> None:
         if config["class_name"] != "Sequential":
@@ -109,7 +113,7 @@ class _Builder:
         return Architecture(nn.Sequential(OrderedDict(self.modules)), input_shape)
 
     def add(self, name: str, module: nn.Module) -> None:
-        if any(name == taken for taken, _ in self.modules):
+        if any(name == other for other, _ in self.modules):
             raise UserError(f"'{self.path}' has two layers called {name!r}")
         self.modules.append((name.replace(".", "_"), module))
         state = {key: value.to("meta") for key, value in module.state_dict().items()}
@@ -117,7 +121,7 @@ class _Builder:
         self.shape = tuple(output.shape[1:])
 
     def linear(self, module: nn.Module, name: str) -> None:
-        """A layer on the meta device, given its arrays.  Raises UserError where they are not its own."""
+        """A layer on the meta device, with its arrays. Raises UserError if the arrays do not fit."""
         arrays = self.arrays.get(name, {})
         own = {key: value.shape for key, value in module.state_dict().items()}
         if own != {key: value.shape for key, value in arrays.items()}:
@@ -131,7 +135,7 @@ class _Builder:
     def window(
         self, config: dict[str, Any], key: str
     ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """Kernel, strides and dilation, with padding that Keras calls "same" put in front as a layer."""
+        """Kernel, strides and dilation. For Keras's padding "same", a padding layer is added first."""
         if config.get("data_format", "channels_last") != "channels_last":
             raise UserError(f"'{self.path}' has channels first; accepted: channels last")
         kernel, dilation = _pair(config[key]), _pair(config.get("dilation_rate", 1))
@@ -233,7 +237,7 @@ def _relu(builder: _Builder, config: dict[str, Any]) -> None:
 
 
 def _nothing(builder: _Builder, config: dict[str, Any]) -> None:
-    """An input, a dropout that evaluation leaves out, or an activation, which is read beside it."""
+    """No layer: an input, a dropout, or an activation that its layer already includes."""
 
 
 LAYERS: dict[str, Callable[[_Builder, dict[str, Any]], None]] = {
@@ -249,4 +253,4 @@ LAYERS: dict[str, Callable[[_Builder, dict[str, Any]], None]] = {
     "MaxPooling2D": _max_pool,
     "ReLU": _relu,
 }
-"""Keras layer -> what adds it to the network."""
+"""Keras layer -> function that adds it to the network."""

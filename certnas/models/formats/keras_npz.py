@@ -1,4 +1,4 @@
-"""Weights from a CNN-Cert-style .npz: Keras arrays layer0_kernel, layer0_bias, …"""
+"""Reading of weights from a CNN-Cert .npz: Keras arrays layer0_kernel, layer0_bias, …"""
 
 import re
 import zipfile
@@ -19,8 +19,8 @@ _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # [kh, kw, in, out] -> [out, in, kh, kw] a
 def read_keras_npz(path: Path) -> StateDict:
     """Arrays layerI_kernel and layerI_bias as tensors layerI.weight and layerI.bias, in torch's axis order.
 
-    The rows of a dense kernel stay as they are: after a Keras Flatten they are in H, W, C order, and the
-    architecture must flatten so.  Raises UserError for another file, other names or other ranks.
+    The rows of a dense kernel keep their order. After a Keras Flatten this is H, W, C order, and the
+    architecture must flatten accordingly. Raises UserError for another file, other names or other ranks.
     """
     checked_members(path)
     try:
@@ -31,12 +31,13 @@ def read_keras_npz(path: Path) -> StateDict:
     except Exception as error:
         raise UserError(
             f"cannot read '{path}' as .npz: it is truncated, in another format, or "
-            "holds Python objects; save plain arrays with numpy.savez"
+            "has Python objects; save plain arrays with numpy.savez"
         ) from error
     return StateDict(dict(keras_tensor(path, name, array) for name, array in arrays.items()))
 
 
 def keras_tensor(path: Path, name: str, array: np.ndarray) -> tuple[str, Tensor]:
+    """An array as a tensor in torch's axis order. Raises UserError for another name, rank or type."""
     match = re.fullmatch(r"(layer\d+)_(kernel|bias)", name)
     ranks = (2, 4) if name.endswith("kernel") else (1,)
     if match is None or array.ndim not in ranks or array.dtype.kind != "f":

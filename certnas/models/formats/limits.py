@@ -1,4 +1,4 @@
-"""How large a network from a file may be, found on the meta device before anything is allocated."""
+"""Limits on the size of a network from a file, checked on the meta device before any allocation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from certnas.errors import UserError
 
 LARGEST = 2**27
-"""Elements that one tensor may have: half a GiB in float32, what the widest layer of a VGG takes."""
+"""Largest number of elements of a tensor: half a GiB in float32, like the widest layer of a VGG."""
 LISTED = 2**16
-"""Elements that a constant may have whose values are settings: sizes, axes, indices."""
+"""Largest number of elements of a constant whose values are settings: sizes, axes, indices."""
 ALTOGETHER = 2**28
-"""Elements that all tensors of one evaluation may have, for each image."""
+"""Largest number of elements of all tensors in one evaluation, per image."""
 WORK = 5e10
-"""Floating-point operations that one image may cost: a VGG-19 takes 4e10, a second on one core."""
+"""Largest number of floating-point operations per image. A VGG-19 needs 4e10, about a second on one core."""
 
 
 class Limits(TorchDispatchMode):
-    """While active, raises UserError as soon as tensors made or work done exceed what is accepted."""
+    """Context manager that raises UserError as soon as tensors or operations exceed the limits."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Limits(TorchDispatchMode):
 
 
 def check_limits(module: torch.nn.Module, shape: tuple[int, ...], what: str) -> None:
-    """Evaluates a module on meta tensors [2, *shape]; raises UserError where it cannot be, or is too large."""
+    """Evaluate a module on meta tensors [2, *shape]. Raises UserError if that fails, or if the network is too large."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     state = {name: value.to("meta") for name, value in tensors.items()}
     x = torch.empty((2, *shape), device="meta")

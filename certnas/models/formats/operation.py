@@ -9,21 +9,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Name:
-    """A value that the network computes or holds, in an operation's arguments."""
+    """The name of a value or tensor of the network, as an argument of an operation."""
 
     name: str
+    """The name."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """outputs = target(**arguments); `outputs` has one name, or one for each of several results."""
+    """The assignment outputs = target(**arguments)."""
 
     target: str
+    """Name of the operator."""
     arguments: Mapping[str, Any]
+    """Argument name -> constant, Name, or list of these."""
     outputs: tuple[str, ...]
+    """Names of the results, usually one."""
 
     def names(self) -> Iterator[str]:
-        """Every name among the arguments."""
+        """All names among the arguments."""
         stack: list[Any] = list(self.arguments.values())
         while stack:
             value = stack.pop()
@@ -34,7 +38,7 @@ class Operation:
 
 
 def resolved(value: Any, values: Mapping[str, Any]) -> Any:
-    """An argument with the values in the place of their names."""
+    """An argument with its names replaced by their values."""
     if isinstance(value, Name):
         return values[value.name]
     if isinstance(value, list):

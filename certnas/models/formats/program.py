@@ -1,4 +1,4 @@
-"""A network as a list of torch operators from a file: only those on a list are ever called."""
+"""A network that a file gives as a list of torch operators. Only operators on an allowlist are called."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
     transposed: bool, output_padding: Any, groups: int,
 ) -> Tensor:  # fmt: skip
-    """aten.convolution as the operator that it was before decomposition."""
+    """aten.convolution as the operator before decomposition."""
     n = weight.dim() - 2
     if transposed:
         one, two = aten.conv_transpose1d.default, aten.conv_transpose2d.input
@@ -73,11 +73,11 @@ _FACTORIES = ("aten.full.default", "aten.ones.default", "aten.zeros.default")
 
 
 class ProgramNetwork(nn.Module):
-    """x [N, *input_shape] -> [N, *output]: operations in their order, the batch free.
+    """The network of a list of operations with a free batch size. x [N, *input_shape] -> [N, *output]
 
-    tensors are by the name that the operations use.  batch: the batch size that the literal shapes in the file were
-    written for, None where they leave it free; a reshape to that many rows keeps the rows of the images instead.
-    Raises UserError for an operator that is not on the list, or a name that nothing before it makes.
+    `tensors` are named as in the operations. `batch` is the batch size of literal shapes in the file, or
+    None if the file has a free batch; a reshape to that many rows keeps the rows of the images instead.
+    Raises UserError for an operator that is not on the allowlist, or a name without a value.
     """
 
     def __init__(
@@ -128,9 +128,9 @@ class ProgramNetwork(nn.Module):
             raise UserError(f"nothing makes the output {self.output!r}")
 
     def compare(self, x: Tensor, y: Tensor) -> None:
-        """Raises UserError where the operations, run one by one as the file has them, do not give y at x.
+        """Raises UserError unless the operations, run one by one as stored, map x to y.
 
-        Where the file has a fixed batch, the images are run by as many at a time.
+        If the file has a fixed batch size, the images are run in batches of that size.
         """
         with torch.inference_mode(False), torch.no_grad():
             size = self.batch or len(x)
@@ -150,7 +150,9 @@ class ProgramNetwork(nn.Module):
         return values[self.output]
 
     def _callable(self) -> Iterator[Operation]:
-        """The stored operations but those that a file may not call, of which nothing is read: tests of sizes."""
+        """The stored operations without those that a file may not call, if nothing uses their results; size
+        checks are such.
+        """
         known = {self.input, *self.keys}
         for operation in self.stored:
             if operation.target in TARGETS and known.issuperset(operation.names()):
@@ -158,7 +160,7 @@ class ProgramNetwork(nn.Module):
                 yield operation
 
     def _first(self, x: Tensor, size: int) -> str:
-        """The first operation whose value differs from the file's, in words."""
+        """A description of the first operation whose value differs from the file's."""
         known: dict[str, Tensor] = {}
         with torch.inference_mode(False), torch.no_grad():
             for operation, values in evaluated(self._callable(), self._tensors(), self.input, x[:size]):
@@ -186,7 +188,7 @@ class ProgramNetwork(nn.Module):
         return values[self.output]
 
     def _steps(self, x: Tensor) -> Iterator[tuple[Operation, dict[str, Any]]]:
-        """Each operation after it was run, and all values by their names."""
+        """Yields each operation after it ran, with all values by name."""
         values: dict[str, Any] = {self.input: x, **self._tensors()}
         for operation in self.operations:
             arguments = {key: resolved(value, values) for key, value in operation.arguments.items()}
@@ -208,15 +210,15 @@ class ProgramNetwork(nn.Module):
 
 
 def _copies(operation: Operation, values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What an operation gave, as it is now."""
+    """Copies of the results of an operation in their current state."""
     found = {name: values[name] for name in operation.outputs}
     return {name: value.clone() for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _needed(operations: Sequence[Operation], output: str) -> list[Operation]:
-    """Those that the output depends on: assertions about sizes and auxiliary outputs fall away.
+    """The operations that the output depends on, without assertions about sizes and auxiliary outputs.
 
-    What writes in place stays: whatever shares its memory may be read later.
+    In-place operations stay, because later operations may read memory that they share.
     """
     wanted, kept = {output}, []
     for operation in reversed(operations):
@@ -227,7 +229,10 @@ def _needed(operations: Sequence[Operation], output: str) -> list[Operation]:
 
 
 def _writes(operation: Operation) -> bool:
-    """Whether an operation on the list changes an argument; of one that is not, the name says so."""
+    """True if an operation changes an argument.
+
+    The schema decides for an operator on the allowlist, the name for any other.
+    """
     schema = getattr(TARGETS.get(operation.target), "_schema", None)
     if schema is not None:
         return bool(schema.is_mutable)
@@ -235,7 +240,7 @@ def _writes(operation: Operation) -> bool:
 
 
 def _dependent(operations: Sequence[Operation], input: str) -> frozenset[str]:
-    """The names that depend on the input."""
+    """The names whose values depend on the input."""
     found = {input}
     for operation in operations:
         if not found.isdisjoint(operation.names()):
@@ -244,7 +249,10 @@ def _dependent(operations: Sequence[Operation], input: str) -> frozenset[str]:
 
 
 def _called(target: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """The operator with arguments by name; those before a `*` in its schema by position, for names such as `self`."""
+    """Call the operator with arguments by name.
+
+    Arguments before a `*` in its schema go by position, because they may have names such as `self`.
+    """
     schema = getattr(target, "_schema", None)
     if schema is None:
         return target(*arguments.values())

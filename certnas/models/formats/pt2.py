@@ -1,4 +1,4 @@
-"""Networks saved by torch.export: the archive is read here, because torch.export.load runs code from it."""
+"""Reading of torch.export archives. This module parses the archive, because torch.export.load runs code from it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ from certnas.models.formats.limits import LARGEST, check_limits
 from certnas.models.formats.operation import Name, Operation
 from certnas.models.formats.program import ProgramNetwork
 
-SCHEMA = 8  # of torch 2.8 and later
+SCHEMA = 8  # the schema version of torch 2.8 and later
 _TYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16,
     7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
-_IGNORED = ("as_device", "as_layout", "as_memory_format")  # where and how a tensor lies, not what it holds
+_IGNORED = (
+    "as_device",
+    "as_layout",
+    "as_memory_format",
+)  # arguments for the storage of a tensor, not its values
 
-_HARMLESS = ("user_output", "user_input_mutation")  # of outputs, those that the next call does not read
+_HARMLESS = ("user_output", "user_input_mutation")  # kinds of output that the next call does not read
 
 
 def read_pt2(path: Path) -> Architecture:
-    """The network in a .pt2 archive of torch 2.8 or later, built of the operators on a list.
+    """The network in a .pt2 archive of torch 2.8 or later, restricted to allowed operators.
 
-    Nothing in the archive is unpickled or run: weights must be plain tensors, operators those in
-    `program.TARGETS`; sample inputs and anything else are not looked at.  A fixed batch is made free.
-    Raises UserError for whatever is not so.
+    Nothing in the archive is unpickled or executed. Weights must be plain tensors, operators must be in
+    `program.TARGETS`, and sample inputs and other members are ignored. A fixed batch size becomes free.
+    Raises UserError for any other archive.
     """
     if not checked_members(path):
         raise UserError(f"cannot read '{path}' as .pt2: it is truncated or in another format")
@@ -45,7 +49,7 @@ def read_pt2(path: Path) -> Architecture:
 
 
 def read_program(file: IO[bytes], what: str, shape: tuple[int, ...] | None = None) -> ProgramNetwork:
-    """The network in an open archive; `what` names it in messages, `shape` is that of images of free size."""
+    """The network in an open archive. `what` names it in messages; `shape` is the shape of images of free size."""
     try:
         network = _Archive(file, what).network(shape)
     except UserError as error:
@@ -54,7 +58,7 @@ def read_program(file: IO[bytes], what: str, shape: tuple[int, ...] | None = Non
             zipfile.BadZipFile, EOFError, NotImplementedError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:100]
         raise UserError(
-            f"{what} is no archive that torch.export of torch 2.8 or later wrote ({type(error).__name__}: {reason})"
+            f"{what} is not an archive from torch.export of torch 2.8 or later ({type(error).__name__}: {reason})"
         ) from error
     check_limits(network, network.input_shape, what)
     _check_operators(network, what)
@@ -63,7 +67,7 @@ def read_program(file: IO[bytes], what: str, shape: tuple[int, ...] | None = Non
 
 
 def run_pt2(path: Path, shape: tuple[int, ...] | None) -> Architecture:
-    """The network as torch.export.load gives it: runs code that the archive may hold."""
+    """The network that torch.export.load returns. This runs code that the archive may have."""
     try:
         program = torch.export.load(str(path))
         loaded = program.module()
@@ -78,14 +82,14 @@ def run_pt2(path: Path, shape: tuple[int, ...] | None) -> Architecture:
 
 
 class Exported(nn.Module):
-    """An exported module, which is in evaluation mode as it was exported."""
+    """An exported module in evaluation mode, the mode of its export."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.inner = module
 
     def train(self, mode: bool = True) -> Exported:
-        """Marks this module alone: what torch.export made refuses to change."""
+        """Set the mode of this module only, because an exported module refuses to change its mode."""
         self.training = mode
         return self
 
@@ -103,7 +107,7 @@ class _Archive:
         models = [name for name in self.members if name.startswith("models/") and name.endswith(".json")]
         if len(models) != 1:
             raise UserError(
-                f"{what} holds {len(models)} models in the format of torch 2.8 and later; accepted: one"
+                f"{what} has {len(models)} models in the format of torch 2.8 and later; accepted: one"
             )
         self.model = models[0].removeprefix("models/").removesuffix(".json")
         self.program = parse_json(self._read(models[0]))
@@ -175,12 +179,14 @@ class _Archive:
             plain = f"{'weight' if kind == 'weights' else 'tensor'}_"
             number = path.removeprefix(plain)
             if entry["use_pickle"] or meta is None or not path.startswith(plain) or not number.isdecimal():
-                raise UserError(f"{kind} {name[:100]!r} is no plain tensor: reading it would run code")
+                raise UserError(f"{kind} {name[:100]!r} is not a plain tensor: reading it would run code")
             found[name] = _tensor(self._read(f"data/{kind}/{path}"), meta, name)
         return found
 
     def _pickled(self, kind: str) -> dict[str, Tensor]:
-        """The same where they lie in one torch.save file, as torch 2.8 left them: read by torch as weights alone."""
+        """The plain tensors in a torch.save file of the archive, torch 2.8's layout; torch reads it in
+        weights-only mode.
+        """
         name = f"data/{kind}/{self.model}.pt"
         if name not in self.members:
             return {}
@@ -189,14 +195,14 @@ class _Archive:
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            raise UserError(f"{kind} in {name} are no plain tensors: reading them would run code") from error
+            raise UserError(f"{kind} in {name} are not plain tensors: reading them would run code") from error
         if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-            raise UserError(f"{kind} in {name} are no plain tensors")
+            raise UserError(f"{kind} in {name} are not plain tensors")
         return {str(key): value.detach() for key, value in found.items()}
 
 
 def _tensor(data: bytes, meta: dict[str, Any], name: str) -> Tensor:
-    """A tensor from its bytes.  Raises UserError where its sizes and strides reach beyond them."""
+    """A tensor from its bytes. Raises UserError if its sizes and strides exceed them."""
     kind = _TYPES.get(meta["dtype"])
     sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
     offset = meta["storage_offset"]["as_int"]
@@ -262,7 +268,7 @@ def _size(value: dict[str, Any]) -> Any:
 
 
 def _check_operators(network: ProgramNetwork, what: str) -> None:
-    """The network must give what the archive's own operators give, and leave its tensors as they are."""
+    """Raises UserError unless the network agrees with the archive's own operators and leaves its tensors unchanged."""
     x = torch.rand((2, *network.input_shape), generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
@@ -274,7 +280,7 @@ def _check_operators(network: ProgramNetwork, what: str) -> None:
 
 
 def _check_batch(network: ProgramNetwork, what: str) -> None:
-    """Where a fixed batch was made free, images together must give what they give as it was exported."""
+    """Raises UserError unless a batch of free size gives the same outputs as batches of the exported size."""
     if network.batch is None:
         return
     generator = torch.Generator().manual_seed(0)

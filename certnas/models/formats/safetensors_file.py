@@ -1,4 +1,4 @@
-"""Weights from a .safetensors file, and the network where certnas wrote its structure beside them."""
+"""Reading of weights from a .safetensors file, or of the network if certnas wrote its structure next to it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from certnas.models.formats.contents import StateDict
 
 
 def read_safetensors(path: Path) -> StateDict | Architecture:
-    """The tensors of a .safetensors file; with a .json that `certnas convert` wrote beside it, the network.
+    """The tensors of a .safetensors file; the network, if there is a .json file from `certnas convert`.
 
     Raises UserError for a truncated or foreign file.
     """

@@ -1,4 +1,4 @@
-"""What a torch.save file holds, read without running any code in it unless asked."""
+"""Reading of torch.save files. No code in a file runs unless the caller allows it."""
 
 import mmap
 import re
@@ -17,21 +17,22 @@ from certnas.models.formats.contents import StateDict
 from certnas.models.formats.pt2 import read_pt2, run_pt2
 from certnas.models.formats.torchscript import run_script
 
-_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "ema")  # the first of these that is there
-_PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "ema")  # the first one present counts
+_PREFIXES = ("module.", "_orig_mod.")  # prefixes from DataParallel and torch.compile
 _AGAIN = (
     "it is truncated or in another format; save its weights again: "
     "torch.save(model.state_dict(), 'weights.pth')"
 )
-_DEPTH = 8  # deeper nesting than this is no state dict; a pickled list can even hold itself
+_DEPTH = 8  # no state dict nests deeper; a pickled list may even contain itself
 
 
 def read_torch_checkpoint(path: Path) -> StateDict | Architecture:
-    """The state dict of a .pt, .pth or .th file, or the network of a torch.export archive with such a name.
+    """The state dict of a .pt, .pth or .th file, or the network of a torch.export archive with such a suffix.
 
-    Looks under the keys state_dict, model_state_dict, model, net, ema (in that order) and, for a list of
-    state dicts, at entry 0; takes off a `module.` or `_orig_mod.` prefix that every name has; leaves out what
-    is not a tensor.  Raises UserError for a file that needs code to be read, is truncated or has no tensors.
+    The state dict may be under the keys state_dict, model_state_dict, model, net or ema (tried in that
+    order), or at entry 0 of a list. A `module.` or `_orig_mod.` prefix that all names share is removed, and
+    values that are not tensors are left out. Raises UserError for a file that needs code, is truncated or
+    has no tensors.
     """
     kind = archive_kind(path)
     if kind == "export":
@@ -45,7 +46,10 @@ def read_torch_checkpoint(path: Path) -> StateDict | Architecture:
 
 
 def run_torch_checkpoint(path: Path, shape: tuple[int, ...] | None) -> StateDict | Architecture | nn.Module:
-    """The same, or a pickled module, or a TorchScript one as far as torch can convert it: runs the file's code."""
+    """The contents of the file, which may also be a pickled module, or TorchScript as far as torch can convert it.
+
+    This runs code in the file.
+    """
     kind = archive_kind(path)
     if kind == "export":
         return run_pt2(path, shape)
@@ -110,13 +114,13 @@ def _load(path: Path) -> object:
             if code:
                 raise UserError(
                     f"'{path}' can only be read by running code that it names ({', '.join(code)}): {UNSAFE}; or "
-                    "where it was made, save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
+                    "where it was made, save its weights only: torch.save(model.state_dict(), 'weights.pth')"
                 ) from error
             raise UserError(f"cannot read '{path}' as a torch checkpoint: {_AGAIN}") from error
 
 
 def _asks_for_bytes(path: Path) -> bool:
-    """Whether unpickling would make a bytearray: torch takes it for harmless, whatever its size."""
+    """True if unpickling would make a bytearray. torch allows one of any size."""
     if zipfile.is_zipfile(path):
         try:
             return asks_for_bytes(path)
@@ -134,10 +138,10 @@ def _asks_for_bytes(path: Path) -> bool:
 
 
 def _code_in(path: Path, message: str) -> list[str]:
-    """The names, sorted, that the pickle would import beyond what tensors need; empty where none is known."""
+    """The sorted names that the pickle would import beyond those of tensors; empty if it cannot be parsed."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a file older than torch's zip format: the refusal itself names the first
+    except Exception:  # a file older than torch's zip format; torch's message names the first one
         return re.findall(r"GLOBAL ([\w.]+)", message)
 
 

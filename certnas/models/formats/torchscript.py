@@ -1,4 +1,4 @@
-"""TorchScript, as far as torch can turn it back into a graph of operators."""
+"""Reading of TorchScript files, as far as torch can convert them to a graph of operators."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from certnas.models.formats.pt2 import read_program
 
 
 def run_script(path: Path, shape: tuple[int, ...] | None) -> Architecture:
-    """The network of a TorchScript file for images [C, H, W] of this shape: runs the file's program.
+    """The network of a TorchScript file for images [C, H, W] of this shape. This runs the file's program.
 
-    Best effort, by a converter that is private to torch.  Raises UserError where that fails.
+    The converter is private to torch and does not support every file. Raises UserError if it fails.
     """
     if shape is None:
         raise UserError(
-            f"'{path}' is TorchScript and does not say what images it reads; give input_shape=(C, H, W)"
+            f"'{path}' is TorchScript and does not define its input shape; give input_shape=(C, H, W)"
         )
     exporting = logging.getLogger("torch._export")
     level = exporting.level

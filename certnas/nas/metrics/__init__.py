@@ -1,8 +1,10 @@
-"""Robustness metrics of an architecture search: each a function of (network, batch), none knows an algorithm.
+"""Robustness metrics for architecture search.
 
-metric = build_metric("cb", {"reading": "radius", "images": 16})
-session = metric.session()
-robustness = session(supernet, x, y)          # larger is more robust; minimise loss - gamma * robustness
+A metric is a function of (network, batch) and does not depend on the search algorithm.
+
+    metric = build_metric("cb", {"reading": "radius", "images": 16})
+    session = metric.session()
+    robustness = session(supernet, x, y)          # larger is more robust; a search minimises loss - gamma * robustness
 """
 
 from collections.abc import Callable, Mapping
@@ -26,11 +28,17 @@ READINGS: dict[str, type[Metric]] = {
     "lower": CertifiedLower,
     "gain": CellGain,
 }
-"""How `cb` reads "the global lower bound" of DSRNA, section 3.1.1."""
+"""The readings of `cb`: reading name -> metric class. DSRNA (Wang et al. 2021, section 3.1.1) does not
+define its "global lower bound"; each reading is one definition.
+"""
 
 
 def certified_bound(reading: str = "radius", **settings: Any) -> Metric:
-    """The metric `cb`; the settings are the reading's.  Raises UserError for an unknown reading or setting."""
+    """Build the metric `cb` for one reading.
+
+    `reading` is a key of READINGS. `settings` are the fields of that reading's class. Raises UserError for
+    an unknown reading, an unknown setting, or a value of the wrong type.
+    """
     if reading not in READINGS:
         raise UserError(f"metric cb: unknown reading {reading!r}; accepted: {', '.join(READINGS)}")
     return _built(READINGS[reading], f"metric cb, reading {reading}", settings)
@@ -44,12 +52,17 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "fgsm": FGSM,
     "pgd": PGD,
 }
+"""Metric name -> constructor. Each constructor takes the metric's settings as keywords."""
 
 
 def build_metric(name: str, settings: Mapping[str, Any]) -> Metric:
-    """The metric of this name with these settings, plain numbers and strings, its defaults for the others.
+    """Build the metric with this name.
 
-    Raises UserError for an unknown name, an unknown setting, or a value that a setting does not take.
+    `settings` holds numbers and strings; settings that are absent keep their defaults. Raises UserError for
+    an unknown name, an unknown setting, or a value of the wrong type.
+
+    >>> build_metric("fgsm", {"eps": 0.01}).eps
+    0.01
     """
     if name not in METRICS:
         raise UserError(f"metric: unknown name {name!r}; accepted: {', '.join(METRICS)}")

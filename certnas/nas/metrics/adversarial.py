@@ -1,4 +1,4 @@
-"""Adversarial losses of the supernet (Mok et al. 2021, AdvRush, table 5)."""
+"""Adversarial losses of the supernet as metrics (Mok et al. 2021, AdvRush, table 5)."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -14,18 +14,25 @@ from certnas.nas.metrics.metric import Momentary, at_least, draws, one_of, posit
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial(Momentary):
-    """R = −(1/N) Σ_i ℓ(f(x'_i), y_i), x' an attack on the supernet within l∞ distance eps; −R replaces the loss.
+    """R = −(1/N) Σ_i ℓ(f(x'_i), y_i), where x'_i is an adversarial example of x_i.
 
-    ℓ is the cross-entropy, in nats; eps in [0, 1] pixels; x' is a constant of the derivative.  on: `alpha`, the
-    architecture step alone sees attacked images; `both`, the weight step is to be taken on `perturbed` images
-    too. The paper leaves that open, and the mode of the attack: bn = `batch` attacks and evaluates by the batch's
-    statistics, as training does, `running` by the running ones.  `none` keeps its weight, as in L.
+    −R replaces the loss in the objective. ℓ is the cross-entropy in nats. x' lies within l∞ distance `eps`
+    of x and in [0, 1], and is a constant of the derivative. The operator `none` keeps its weight, as it
+    does in L.
+
+    AdvRush leaves two choices open, which are the settings `bn` and `on`.
     """
 
     replaces_loss: ClassVar[bool] = True
+    """True: the search minimises −R instead of L − γ·R."""
     bn: str = "batch"
+    """Statistics of batch normalisation in attack and evaluation: `batch`, as in training, or `running`."""
     eps: float = 0.031
+    """Radius of the attack, l∞, in [0, 1] pixels."""
     on: str = "alpha"
+    """Steps that use adversarial examples: `alpha`, the architecture step only; `both`, the weight step as
+    well.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +45,10 @@ class Adversarial(Momentary):
             return -cross_entropy(f(self._attack(f, x.detach(), y, step)), y)
 
     def perturbed(self, network: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
-        """x', for the weight step of `on` = both; `step` picks the attack's random draws.  [N,C,H,W]"""
+        """Adversarial examples x' for the weight step when `on` is `both`. [N,C,H,W]
+
+        `step` is the index of the search step and selects the random draws of the attack.
+        """
         with classifier(network, self.bn, keep_none=True) as f:
             return self._attack(f, x.detach(), y, step)
 
@@ -46,7 +56,7 @@ class Adversarial(Momentary):
     def _attack(self, f: Classifier, x: Tensor, y: Tensor, step: int) -> Tensor: ...
 
     def _ascend(self, f: Classifier, x: Tensor, at: Tensor, y: Tensor, step: float) -> Tensor:
-        """One step up the loss from `at`, back into the ball round x and into [0, 1]."""
+        """One sign step of size `step` up the loss, projected onto the l∞ ball around x and onto [0, 1]."""
         with torch.enable_grad():
             at = at.detach().requires_grad_()
             gradient = input_gradient(cross_entropy(f(at), y, reduction="sum"), at, differentiable=False)
@@ -56,7 +66,7 @@ class Adversarial(Momentary):
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(Adversarial):
-    """x' = clip(x + ε·sign ∇_x ℓ).  Goodfellow et al. 2015; eps as in AdvRush."""
+    """The fast gradient sign method: x' = clip(x + ε·sign ∇_x ℓ). Goodfellow et al. 2015; `eps` is AdvRush's."""
 
     def _attack(self, f: Classifier, x: Tensor, y: Tensor, step: int) -> Tensor:
         return self._ascend(f, x, x, y, self.eps)
@@ -64,15 +74,19 @@ class FGSM(Adversarial):
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(Adversarial):
-    """x' after `steps` sign steps of `step_size` within the ball, from x + start·N(0, 1).  Madry et al. 2018.
+    """Projected gradient descent: `steps` sign steps in the ball, from x + start·N(0, 1). Madry et al. 2018.
 
-    Steps, sizes and start are AdvRush's: 7 of 0.01 pixels, from noise of 0.001.  seed: of the noise, new at each step.
+    The defaults are AdvRush's.
     """
 
     steps: int = 7
+    """Number of sign steps."""
     step_size: float = 0.01
+    """Size of a step, in [0, 1] pixels."""
     start: float = 0.001
+    """Standard deviation of the initial noise, in [0, 1] pixels."""
     seed: int = 0
+    """Seed of the noise; the noise differs from search step to search step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The curvature of the loss in the input (Mok et al. 2021, AdvRush, section 4.2)."""
+"""The curvature of the loss with respect to the input, as a metric (Mok et al. 2021, AdvRush, section 4.2)."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,24 @@ from certnas.nas.metrics.metric import Momentary, at_least, positive
 
 @dataclass(frozen=True, kw_only=True)
 class Curvature(Momentary):
-    """R = −L_λ, L_λ = (1/N) Σ_i ‖∇ℓ_i(x_i + h·z_i) − ∇ℓ_i(x_i)‖₂, z_i = sign ∇ℓ_i(x_i) / ‖sign ∇ℓ_i(x_i)‖₂.
+    """R = −(1/N) Σ_i ‖∇ℓ_i(x_i + h·z_i) − ∇ℓ_i(x_i)‖₂, where z_i = sign ∇ℓ_i(x_i) / ‖sign ∇ℓ_i(x_i)‖₂.
 
-    ℓ_i is the cross-entropy of image i and ∇ its gradient in the image; z is a constant of the derivative.
-    Equation (10) of AdvRush, which leaves open what is chosen here as in its code: norms image by image, their
-    mean, running statistics; the code's undocumented factor 4 belongs to γ.  R is in loss per pixel unit.
+    ℓ_i is the cross-entropy of image i, ∇ its gradient with respect to the image, and z is a constant of
+    the derivative. R is in loss per pixel unit.
 
-    h: the l2 length of the step, in [0, 1] pixels. The paper's 1.5 is for normalised images: with CIFAR-10's
-    standard deviations that is 0.37 here, 1.7/255 in each pixel.  images: the mean is over the first so many of the
-    batch (0: all).  keep_none: as the paper, let mass on `none`
-    flatten the loss.  The paper warms up for 50 of 60 epochs.
+    This is equation (10) of AdvRush. Where the equation leaves a choice open, the metric follows AdvRush's
+    code: norms per image, their mean, running statistics. The code's undocumented factor 4 belongs to γ.
+    The paper warms up for 50 of 60 epochs.
     """
 
     h: float = 0.37
+    """l2 length of the step, in [0, 1] pixels. The paper's 1.5 refers to normalised images; with CIFAR-10's
+    standard deviations that is 0.37, or 1.7/255 per pixel.
+    """
     images: int = 0
+    """Number of images to average over, from the start of the batch (0: all)."""
     keep_none: bool = False
+    """True: the operator `none` keeps its share of softmax(α), which flattens the loss, as in the paper."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The network as a metric sees it: evaluated without a trace left on it, no weight spent on `none`."""
+"""Evaluation of a network for a metric: modes, buffers and gradients stay unchanged, and `none` gets no weight."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,17 +13,17 @@ from certnas.nas.space.supernet import Supernet
 
 Classifier = Callable[[Tensor], Tensor]
 BN = ("batch", "running")
-"""Batch normalisation by the statistics of the batch, or by the running ones."""
-FAR = 1e3
-"""exp(−FAR) is 0 in every floating type."""
+"""Choices of batch-norm statistics: those of the batch, or the running ones."""
+MASKED = 1e3
+"""How far below the other α's a masked one lies: exp(−MASKED) is 0 in every floating type."""
 
 
 def without_none(network: nn.Module) -> dict[str, Tensor]:
-    """A supernet's α, by parameter name, with all of the softmax's mass taken off `none`; {} for other networks.
+    """The architecture variables α of a supernet with `none` masked, by parameter name; {} for other networks.
 
-    softmax(α')_o = softmax(α)_o / Σ_{o' ≠ none} softmax(α)_o' and softmax(α')_none = 0, exactly: `none` is never
-    derived, so mass on it would shrink every bound, derivative and curvature without changing the cell that is
-    found.  R has then no derivative in α_none.  α' [E,O]
+    The masked α' satisfies softmax(α')_o = softmax(α)_o / Σ_{o' ≠ none} softmax(α)_o' and softmax(α')_none
+    = 0 exactly. A derived cell never contains `none`, so weight on it would shrink every bound, derivative
+    and curvature without changing the cell. R has no derivative with respect to α_none. α' [E,O]
     """
     if not isinstance(network, Supernet):
         return {}
@@ -32,14 +32,16 @@ def without_none(network: nn.Module) -> dict[str, Tensor]:
         alpha: Tensor = getattr(network, f"alpha_{kind}")
         none = torch.tensor([[op == "none" for op in row] for row in rows], device=alpha.device)
         if bool(none.any()):
-            below = alpha.detach().amin(1, keepdim=True) - FAR
+            below = alpha.detach().amin(1, keepdim=True) - MASKED
             found[f"alpha_{kind}"] = torch.where(none, below, alpha)
     return found
 
 
 @contextmanager
 def normalising(network: nn.Module, bn: str) -> Iterator[None]:
-    """Within: evaluation mode, but batch normalisations by batch statistics for bn = `batch`.  Modes are restored."""
+    """Context manager: evaluation mode, with batch statistics for bn = `batch`. The modes are restored on
+    exit.
+    """
     modes = {module: module.training for module in network.modules()}
     try:
         for module in modes:
@@ -52,9 +54,10 @@ def normalising(network: nn.Module, bn: str) -> Iterator[None]:
 
 @contextmanager
 def classifier(network: nn.Module, bn: str, *, keep_none: bool = False) -> Iterator[Classifier]:
-    """Within: f, x [N,...] -> logits [N,K], differentiable in the network's parameters; its buffers stay as they are.
+    """Context manager that yields f: x [N,...] -> logits [N,K], differentiable in the network's parameters.
 
-    `none` has no weight unless keep_none.  Of several outputs the first is taken.
+    The network's buffers do not change. `none` has no weight unless `keep_none`. If the network returns
+    several outputs, f returns the first.
     """
     replaced = {name: buffer.clone() for name, buffer in network.named_buffers()}
     if not keep_none:
@@ -70,6 +73,6 @@ def classifier(network: nn.Module, bn: str, *, keep_none: bool = False) -> Itera
 
 
 def input_gradient(loss: Tensor, x: Tensor, *, differentiable: bool) -> Tensor:
-    """∂loss/∂x without a side effect on any `.grad`.  x [N,C,H,W], loss scalar -> [N,C,H,W]"""
+    """∂loss/∂x, without a side effect on any `.grad`. x [N,C,H,W], scalar loss -> [N,C,H,W]"""
     (gradient,) = torch.autograd.grad(loss, x, create_graph=differentiable)
     return gradient

@@ -1,4 +1,4 @@
-"""The certified bound read cell by cell: how much each cell widens a zonotope."""
+"""The reading `gain` of `cb`: how much each cell widens a zonotope."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -21,30 +21,41 @@ CELL = re.compile(r"(?:^|\.)cells\.(\d+)(?:\.|$)")
 
 @dataclass(frozen=True, kw_only=True)
 class CellGain(Measured):
-    """R = −Σ_c mean over the images of log(w_c / eps), in nats: the growth of the bounds' relative width, cell by cell.
+    """R = −Σ_c mean over the images of log(w_c / eps), in nats: the growth of the relative width in each cell.
 
-    Every cell c is bounded from its own clean inputs: each input tensor v may move by {Σ_k t_k·g_k, |t_k| ≤ 1}, where
-    the g_k part the units among `generators` random groups with random signs and reach eps·rms(v) in each unit.  w_c
-    is the mean radius of the zonotope that leaves the cell over the rms of its clean output, so a cell's output width
-    is the next one's input width and nothing is gained by making outputs small.  Growth along a few random directions
-    is an estimate of the box's, for searching only: it certifies nothing.  It stays of order one per cell where bounds
-    from end to end multiply.
+    Each cell c is bounded from its own clean inputs. An input tensor v ranges over {v + Σ_k t_k·g_k : |t_k|
+    ≤ 1}; the g_k partition the units of v into `generators` random groups with random signs, and their
+    entries are ±eps·rms(v). w_c is the mean radius of the zonotope at the cell's output divided by the rms
+    of its clean output. The output width of a cell is thus comparable with the input width of the next, and
+    a network gains nothing by making outputs small.
 
-    eps: relative to the rms of a tensor; by default so small that next to no ReLU is unstable.  On an untrained
-    5-cell supernet a cell then widens 2.8 times, at 10⁻⁴ 100 times and at 10⁻² 10⁵ times, nearly all of it boxed
-    relaxation errors, whose derivative jumps by orders of magnitude where a unit turns unstable.  errors: symbols
-    kept of each relaxation (0: all go into a box).  seed: of the groups, new at each step.  bn, images, dtype,
-    keep_none as in `Certified`.  The network must name its cells `cells.0`, `cells.1`, …
+    Growth along a few random directions estimates the growth of a box. The estimate guides a search and
+    certifies nothing. It stays of order one per cell, whereas bounds from end to end multiply.
+
+    The network must name its cells `cells.0`, `cells.1`, …; otherwise the session raises UserError.
     """
 
     bn: str = "running"
+    """Statistics of batch normalisation: `running` or `batch` (see `Certified`)."""
     eps: float = 1e-7
+    """Input width of a cell relative to the rms of the tensor.
+
+    The default is so small that almost every ReLU is stable. On an untrained 5-cell supernet a cell then
+    widens 2.8 times, against 100 times at 10⁻⁴ and 10⁵ times at 10⁻². Most of that growth is boxed
+    relaxation error, whose derivative jumps by orders of magnitude where a unit becomes unstable.
+    """
     generators: int = 8
+    """Number of random groups, that is, of zonotope generators per cell input."""
     errors: int = 0
+    """Number of error symbols to keep per relaxation (0: all errors go into a box)."""
     images: int = 0
+    """Number of images to bound, from the start of the batch (0: all)."""
     dtype: str = "float32"
+    """Floating type of the bounds: `float32` or `float64`."""
     keep_none: bool = False
+    """True: the operator `none` keeps its share of softmax(α)."""
     seed: int = 0
+    """Seed of the groups; they differ from search step to search step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,17 +82,17 @@ class _Gains(Session):
         bound = self.traced.bind(network, x, DTYPES[metric.dtype])
         random = draws(metric.seed, self.step, x.device)
         self.step += 1
-        some = x[: metric.images] if metric.images else x
+        selected = x[: metric.images] if metric.images else x
         entrances, exits = cell_ends(bound.graph)
         arrivals = sections(
-            bound, some, entrances | set(exits), _groups(metric, random), errors=metric.errors
+            bound, selected, entrances | set(exits), _groups(metric, random), errors=metric.errors
         )
         gains = torch.stack([self._log_growth(arrivals[name]).mean() for name in exits])
         self.figures = {"gain": float(gains.detach().mean().exp())}
         return -gains.sum().to(x.dtype)
 
     def _log_growth(self, end: Arrival) -> Tensor:
-        """log of the relative width that leaves over that which entered.  [N]"""
+        """log of (relative width at the cell's output / relative width at its input). [N]"""
         width = end.radius.flatten(1).mean(1) / _rms(end.value)
         return (width / self.metric.eps).log()
 
@@ -93,7 +104,7 @@ class _Gains(Session):
 
 
 def _rms(value: Tensor) -> Tensor:
-    """[N, *shape] -> [N]"""
+    """Root mean square of each image's units. [N, *shape] -> [N]"""
     return value.flatten(1).square().mean(1).sqrt()
 
 
@@ -104,16 +115,17 @@ def _groups(metric: CellGain, random: torch.Generator) -> Callable[[str, Tensor]
         sign = 2.0 * torch.randint(2, (1, units), generator=random, device=value.device) - 1
         pattern = torch.zeros(metric.generators, units, dtype=value.dtype, device=value.device)
         pattern.scatter_(0, group, sign.to(value.dtype))
-        reach = (metric.eps * _rms(value)).reshape(-1, *[1] * value.dim())
-        return reach * pattern.reshape(1, metric.generators, *shape)
+        size = (metric.eps * _rms(value)).reshape(-1, *[1] * value.dim())
+        return size * pattern.reshape(1, metric.generators, *shape)
 
     return generators
 
 
 def cell_ends(graph: bounds.Graph) -> tuple[set[str], list[str]]:
-    """(the nodes before the cells that cells read, the output node of each cell in order).
+    """(input nodes of the cells, output node of each cell in order).
 
-    Raises UserError for a network without cells.
+    An input node lies outside of all cells and has a consumer in a cell. Raises UserError for a network
+    without cells.
     """
     cell = {name: _cell(node.module) for name, node in graph.nodes.items()}
     exits = {index: name for name, index in cell.items() if index is not None}

@@ -1,4 +1,4 @@
-"""Interval arithmetic's bound of each image's least row, with derivatives without spikes."""
+"""The interval bound of each image's hardest specification row, with a derivative free of spikes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,43 +12,46 @@ from certnas.bounds.extend import BoundState, interval_bounds
 
 @dataclass(frozen=True)
 class LeastRow(bounds.IBP):
-    """Interval arithmetic's bounds of rows; with `hardest` that of each image's least row alone, [N,1].
+    """Interval bounds of the specification rows; with `hardest`, of each image's hardest row only, [N,1].
 
-    Rows are compared without derivatives, and share their intervals.  steady: the derivative is without spikes, see
-    `steadied`.
+    The hardest row is found without derivatives, and shares the intermediate intervals with the final
+    bound.
     """
 
     hardest: bool
+    """True: return the hardest row only."""
     steady: bool
+    """True: limit the spikes of the derivative (see `without_spikes`)."""
 
     def lower(self, state: BoundState, coef: Tensor) -> Tensor:
-        read = steadied if self.steady else bounds.Interval.overflow_as_infinite
+        read = without_spikes if self.steady else bounds.Interval.overflow_as_infinite
         state.derive(interval_bounds(state, state.facts.tail_ends, read))
         if self.hardest:
             with torch.no_grad():
                 every = state.lower_bounds_by_intervals(coef)
-            coef = picked(coef, every)
+            coef = hardest_row(coef, every)
         return state.lower_bounds_by_intervals(coef)
 
 
-def picked(rows: Tensor, lower: Tensor) -> Tensor:
-    """The row of the least bound.  rows [n,S,K], lower [n,S] -> [n,1,K]"""
+def hardest_row(rows: Tensor, lower: Tensor) -> Tensor:
+    """The row with the smallest lower bound. rows [n,S,K], lower [n,S] -> [n,1,K]"""
     return rows.gather(1, lower.argmin(1)[:, None, None].expand(-1, 1, rows.shape[2]))
 
 
-def steadied(interval: bounds.Interval) -> bounds.Interval:
-    """The interval as a nonlinear operator sees it, its derivative in the centre limited.
+def without_spikes(interval: bounds.Interval) -> bounds.Interval:
+    """The same interval, with a limited derivative with respect to its centre.
 
-    Where [c − r, c + r] holds 0, the radius that leaves a ReLU has the derivative 1/2 in c, and log ε* one of the
-    order 1/r: a spike of any height at the radii of deep networks, which says only that the unit may change its sign.
-    It is limited to what changes log ε* by 1 as c moves by the mean size of the image's centres.
+    If [c − r, c + r] contains 0, the radius behind a ReLU has derivative 1/2 in c, and log ε* has a
+    derivative of order 1/r. At the radii of deep networks this is an arbitrarily high spike, which only
+    says that the unit may change its sign. The derivative is limited so that log ε* changes by 1 when c
+    moves by the mean absolute centre of the image.
     """
     interval = interval.overflow_as_infinite()
-    return bounds.Interval.around(*_Steadied.apply(interval.center, interval.radius))
+    return bounds.Interval.around(*_WithoutSpikes.apply(interval.center, interval.radius))
 
 
-class _Steadied(torch.autograd.Function):
-    """c, r unchanged; |∂/∂c| ≤ Σ|r·∂/∂r| / mean|c|, image by image."""
+class _WithoutSpikes(torch.autograd.Function):
+    """Identity on (c, r); backward limits |∂/∂c| to Σ|r·∂/∂r| / mean|c| per image."""
 
     @staticmethod
     def forward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:

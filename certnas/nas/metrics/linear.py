@@ -1,4 +1,4 @@
-"""Layers that are linear in their input, so that each of its derivatives costs no more than the layer."""
+"""Layers that autograd treats as linear in their input, so that each derivative costs no more than the layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,15 +8,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 Geometry = tuple[Any, Any, Any, int]
-"""stride, padding, dilation, groups"""
+"""(stride, padding, dilation, groups)"""
 
 
 class LinearLayers(TorchFunctionMode):
-    """Within: a conv2d whose kernel is not differentiated, and a batch normalisation by running statistics, are linear.
+    """Context in which autograd treats two kinds of layer as linear.
 
-    torch's own second derivative of a grouped convolution also computes that of the kernel, group by group, whether
-    anyone asks for it or not: for depthwise ones 16 to 64 convolutions instead of one; and that of a normalisation
-    also computes those of its statistics.
+    They are a conv2d with a constant kernel and a batch normalisation by running statistics. torch's second
+    derivative of a grouped convolution also computes the kernel's derivative, group by group, even if
+    nothing needs it. A depthwise convolution then costs 16 to 64 convolutions instead of one. torch's
+    second derivative of a batch normalisation also computes the derivatives of its statistics.
     """
 
     def __torch_function__(
@@ -39,7 +40,7 @@ def _pair(value: int | Sequence[int]) -> list[int]:
 def _normalised(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, *, eps: float
 ) -> Tensor:
-    """γ(x − μ)/√(σ² + ε) + β as one product and one sum."""
+    """γ(x − μ)/√(σ² + ε) + β, computed as one product and one sum."""
     factor = torch.rsqrt(variance + eps)
     factor = factor if weight is None else factor * weight
     shift = -mean * factor if bias is None else bias - mean * factor
@@ -48,7 +49,7 @@ def _normalised(
 
 
 class _Convolved(torch.autograd.Function):
-    """x ↦ W∗x."""
+    """The map x ↦ W∗x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -61,7 +62,7 @@ class _Convolved(torch.autograd.Function):
 
 
 class _Pulled(torch.autograd.Function):
-    """g ↦ Wᵀ∗g."""
+    """The adjoint map g ↦ Wᵀ∗g."""
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, weight: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
@@ -70,7 +71,7 @@ class _Pulled(torch.autograd.Function):
         layout = torch.channels_last if last else torch.contiguous_format
         x = torch.empty(
             shape, dtype=g.dtype, device=g.device, memory_format=layout
-        )  # its shape is what counts
+        )  # the operator reads the shape only
         stride, padding, dilation, groups = geometry
         back = torch.ops.aten.convolution_backward.default
         return back(

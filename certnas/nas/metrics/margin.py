@@ -1,4 +1,4 @@
-"""The certified bound read as a bound at a given radius: of the label's logit, or of the least margin."""
+"""The readings `margin` and `lower` of `cb`: lower bounds at a given radius."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,35 +15,43 @@ from certnas.nas.metrics.metric import Session, State, at_least, one_of, positiv
 from certnas.nas.metrics.traced import Traced
 
 ROOT = 0.05
+"""Tolerance of the schedule `radius`, on |h| (see `RootSearch`)."""
 ADAPTIVE = ("step", "eps_min", "eps_max", "width")
+"""Settings of the schedule `adaptive`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedBound(Certified):
-    """R = (1/N) Σ_i min_j of a lower bound of row j of f on the ball of radius ε round x_i, in logits.
+    """R = (1/N) Σ_i min_j (lower bound of specification row j of f over the ball of radius ε around x_i), in logits.
 
-    schedule:
+    The setting `schedule` determines ε:
 
-    * `fixed`: ε = eps, in [0, 1] pixels, throughout.
+    * `fixed`: ε = eps throughout.
     * `adaptive`: DSRNA's "linearly increased or decreased based on the global difference between the certified
-      upper bound and lower bound", whose constants it does not give.  ε_0 = eps and
+      upper bound and lower bound".  The paper gives no constants.  ε_0 = eps and
 
-          ε_{t+1} = clip(ε_t·(1 ± step), eps_min, eps_max),  + where w_t ≤ width, − where w_t > width,
+          ε_{t+1} = clip(ε_t·(1 ± step), eps_min, eps_max),  + if w_t ≤ width, − if w_t > width,
 
-      w_t the mean over the images of upper minus lower bound of the row that counts, in logits.
-    * `radius`: for each image the ε at which this R's own bound of it vanishes (to a twentieth of the image's margin;
-      0 where the image itself fails), a constant of the derivative; eps is where the first batch's search starts.
+      where w_t is the mean over the images of (upper − lower bound) of the hardest row, in logits.
+    * `radius`: ε of an image is the root of its own bound, up to a twentieth of the image's clean margin, and 0 if the
+      image is misclassified.  ε is a constant of the derivative; the search of the first batch starts at eps.
 
-    ε should follow the network: bounds grow exponentially with depth, so at a fixed ε a deep supernet's R is huge
-    and drives the search to cells without parameters.
+    ε should follow the network. Bounds grow exponentially with depth, so R of a deep supernet is huge at a
+    fixed ε and drives the search to cells without parameters.
     """
 
     eps: float = 0.03
+    """Radius, or the initial radius of the schedule, in [0, 1] pixels."""
     schedule: str = "fixed"
+    """`fixed`, `adaptive` or `radius`."""
     step: float = 0.05
+    """Relative change of ε per step of the schedule `adaptive`."""
     eps_min: float = 1e-12
+    """Smallest ε of the schedule `adaptive`, in pixels."""
     eps_max: float = 0.1
+    """Largest ε of the schedule `adaptive`, in pixels."""
     width: float = 2.0
+    """Target width w of the schedule `adaptive`, in logits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,12 +70,12 @@ class CertifiedBound(Certified):
             ]
             if changed:
                 raise UserError(
-                    f"metric: {changed[0]} is of the adaptive schedule; schedule is {self.schedule!r}"
+                    f"metric: {changed[0]} is a setting of the adaptive schedule; schedule is {self.schedule!r}"
                 )
 
     @abstractmethod
     def bounded_rows(self, y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-        """The rows of which the least counts.  [N,S,K]"""
+        """The specification rows; the smallest bound counts. [N,S,K]"""
 
     def session(self) -> Session:
         return _Bounds(self)
@@ -75,7 +83,10 @@ class CertifiedBound(Certified):
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedMargin(CertifiedBound):
-    """The rows are the margins f_y − f_j over the other classes j: R > 0 for an image proves its label."""
+    """The specification rows are the margins f_y − f_j over the other classes j.
+
+    R > 0 for an image proves its label.
+    """
 
     def bounded_rows(self, y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         return bounds.margins(y, classes, dtype=dtype)
@@ -83,7 +94,7 @@ class CertifiedMargin(CertifiedBound):
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedLower(CertifiedBound):
-    """The one row is the label's logit f_y, the most literal reading of DSRNA's "global lower bound"."""
+    """The only specification row is the label's logit f_y, the most literal reading of DSRNA's "global lower bound"."""
 
     def bounded_rows(self, y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         return torch.eye(classes, dtype=dtype, device=y.device)[y].unsqueeze(1)
@@ -99,7 +110,7 @@ class _Bounds(Session):
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         bound = self.traced.bind(network, x, self.metric.precision)
-        x, y = self.metric.some(x, y)
+        x, y = self.metric.selected(x, y)
         rows = self.metric.bounded_rows(y, bound.graph.output_shape[0], bound.dtype)
         margins = Margins(self.metric, bound, x, rows)
         everything = torch.arange(len(x), device=x.device)
@@ -114,7 +125,7 @@ class _Bounds(Session):
         return lower.mean().to(x.dtype)
 
     def _roots(self, margins: Margins) -> Tensor:
-        """ε at which the bound vanishes; 0 where the image itself fails.  [N]"""
+        """The ε at which each image's bound reaches 0; 0 for a misclassified image. [N]"""
         eps = torch.zeros(len(margins.x), dtype=torch.float64, device=margins.x.device)
         right = (margins.clean > 0).nonzero().flatten()
         if len(right):
@@ -123,7 +134,7 @@ class _Bounds(Session):
         return eps
 
     def _adapt(self, margins: Margins, eps: Tensor, image: Tensor) -> None:
-        """The next step's ε from this one's width of the row that counts."""
+        """Set the next step's ε from the width of the hardest row in this step."""
         metric, row = self.metric, margins.hardest(eps, image)
         with torch.no_grad():
             both = margins.lower(eps, image, torch.cat([row, -row], 1), metric.bound_method())

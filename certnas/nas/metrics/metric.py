@@ -1,4 +1,4 @@
-"""What every robustness metric is: a frozen record of settings, and what it carries from step to step."""
+"""The base classes of robustness metrics: `Metric` holds the settings, `Session` the state from step to step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,36 +11,38 @@ from torch import Tensor, nn
 from certnas.errors import UserError
 
 State = dict[str, float | int | None]
+"""The state of a session: plain numbers by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(ABC):
-    """R(network, x, y), a scalar, larger for a more robust network; a search minimises L − γ·R.
+    """A robustness metric R(network, x, y): a scalar that is larger for a more robust network.
 
-    R is differentiable in the network's weights and architecture parameters. Measuring leaves the network's
-    gradients, modes, buffers and the process's random state alone. x [N,C,H,W] in [0, 1] pixels, y [N].
-    `replaces_loss`: the search minimises −R instead of L − γ·R.
+    A search minimises L − γ·R. R is differentiable in the network's weights and in the architecture
+    variables α. A measurement changes neither the network's gradients, modes and buffers nor the process's
+    random state. x [N,C,H,W] is in [0, 1] pixels, y [N] are the labels.
     """
 
     replaces_loss: ClassVar[bool] = False
+    """True: the search minimises −R instead of L − γ·R."""
 
     @abstractmethod
     def session(self) -> "Session":
-        """A fresh start of this metric's use in one search."""
+        """A new session: the state of this metric in one search."""
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """R on one batch, without a history: the first step of a new session."""
+        """R on one batch, as the first step of a new session. Scalar."""
         return self.session()(network, x, y)
 
     def active(self, epoch: int) -> bool:
-        """Whether R takes part in the search in this epoch, counted from 0."""
+        """True if R takes part in the search in this epoch (counted from 0)."""
         return True
 
 
 class Session(ABC):
-    """One search's use of a metric: step by step R, and whatever a next step needs of those before it.
+    """The state of a metric in one search; a call returns R of the next step.
 
-    `figures` holds what the last step found besides R, for the log.
+    `figures` holds further results of the last step by name, for the log.
     """
 
     def __init__(self) -> None:
@@ -48,14 +50,14 @@ class Session(ABC):
 
     @abstractmethod
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """R on this batch, scalar; a constant (no gradient) where nothing could be measured."""
+        """R on this batch, a scalar. R is a constant without gradient if the metric cannot measure the batch."""
 
     @abstractmethod
     def state_dict(self) -> State:
-        """What a resumed search needs to go on as if it had not been interrupted; plain numbers."""
+        """The numbers that a resumed search needs to continue exactly."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`.  Raises UserError for a state that is not of this metric."""
+        """Continue from `state`. Raises UserError for the state of another metric."""
         if set(state) != set(self.state_dict()):
             raise UserError(
                 f"metric state: got {sorted(state)}, this metric keeps {sorted(self.state_dict())}; "
@@ -69,12 +71,10 @@ class Session(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Metric):
-    """A metric that evaluates the network, from epoch `warmup` of a search on (AdvRush, section 4.2).
-
-    Raises UserError for a setting that is none.
-    """
+    """A metric that evaluates the network. Raises UserError for a value that a setting does not accept."""
 
     warmup: int = 0
+    """The first epoch in which R takes part, counted from 0 (AdvRush, section 4.2)."""
 
     def __post_init__(self) -> None:
         at_least("warmup", self.warmup, 0)
@@ -85,23 +85,23 @@ class Measured(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class Momentary(Measured):
-    """A metric of the present batch alone: from step to step only its random draws change."""
+    """A metric that depends on the current batch only; from step to step only its random draws change."""
 
     def session(self) -> Session:
         return _Steps(self)
 
     @abstractmethod
     def measure(self, network: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
-        """R on one batch; `step` picks the random draws."""
+        """R on one batch; `step` selects the random draws."""
 
 
 def draws(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """A metric's random draws in one step of a search, apart from the process's random state."""
+    """A generator for a metric's random draws in one step, independent of the process's random state."""
     return torch.Generator(device).manual_seed((seed << 32) + step)
 
 
 class _Steps(Session):
-    """A session that only counts its steps, so that each has draws of its own."""
+    """A session that counts its steps, so that each step has its own random draws."""
 
     def __init__(self, metric: Momentary) -> None:
         super().__init__()
@@ -121,18 +121,18 @@ class _Steps(Session):
 
 
 def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
-    """Raises UserError unless `value` is accepted."""
+    """Raises UserError unless `value` is one of the accepted values."""
     if value not in accepted:
         raise UserError(f"metric: {name} is {value!r}; accepted: {', '.join(accepted)}")
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Raises UserError unless `value` is a finite number of at least `least`."""
+    """Raises UserError unless `value` is finite and not below `least`."""
     if not least <= value < float("inf"):
         raise UserError(f"metric: {name} is {value}; give a finite number from {least} on")
 
 
 def positive(name: str, value: float) -> None:
-    """Raises UserError unless `value` is a finite number above 0."""
+    """Raises UserError unless `value` is finite and above 0."""
     if not 0 < value < float("inf"):
         raise UserError(f"metric: {name} is {value}; give a finite number above 0")

@@ -1,4 +1,4 @@
-"""No metric: the search minimises the loss alone."""
+"""The metric `none`: the search minimises the loss only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

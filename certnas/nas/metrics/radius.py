@@ -1,4 +1,4 @@
-"""The certified bound read as a radius: the largest ball that the bounds prove."""
+"""The reading `radius` of `cb`: the certified radius."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,40 +13,48 @@ from certnas.nas.metrics.metric import Session, State, at_least, positive
 from certnas.nas.metrics.traced import Traced
 
 SHALLOWEST = 0.1
-"""The least slope of h over log ε."""
+"""The smallest slope of h over log ε that a step uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedRadius(Certified):
-    """R = mean over the images that are classified right of log ε_i*, m_i(ε_i*) = 0, in log pixels.
+    """R = mean of log ε_i* over the correctly classified images, in log pixels; ε_i* is the certified radius.
 
-    m_i(ε) = min over j ≠ y of a lower bound of f_y − f_j on the ball of radius ε round x_i, so that ε_i* is what
-    certifying by this method reports.  In
+    Let m_i(ε) be the minimum over j ≠ y of a lower bound of f_y − f_j on the ball of radius ε around x_i.
+    The certified radius is the root m_i(ε_i*) = 0, which is the radius that certification by the same
+    method reports. With
 
         h_i(log ε) = log((m_i(0) − m_i(ε)) / m_i(0)),
 
-    which is 0 at the root, log ε* = log ε − h/s and ∂log ε*/∂θ = −(∂h/∂θ)/s at every ε, for an affine network: its
-    slope s = ∂h/∂log ε is 1. Interval bounds of deep networks are so wide that their ε* lies where hardly a unit
-    changes its sign, and they multiply beyond it too: on a supernet of three cells s is 0.9 to 1.1 from ε = 10⁻²⁰ to
-    10⁻³.  It knows no unit of logits or pixels, so one γ serves networks of any depth and bound.
+    which is 0 at the root, an affine network satisfies log ε* = log ε − h/s and ∂log ε*/∂θ = −(∂h/∂θ)/s at
+    every ε, because its slope s = ∂h/∂log ε is 1. Interval bounds of deep networks are so wide that ε* lies
+    where hardly any unit changes its sign; beyond it the bounds multiply too. On a supernet of three cells
+    s lies between 0.9 and 1.1 from ε = 10⁻²⁰ to 10⁻³. The derivative does not depend on the unit of the
+    logits or pixels, so one γ serves networks of any depth and any bound method.
 
-    evaluations: of the bounds in each step, the last one with derivatives, at the ε that the batch before predicts
-    and those before it improve; s is taken for 1.  An ε* below `resolution` is read on that line from there: an
-    untrained supernet of eight cells has log ε* near −144.  By `ibp` the derivative is without the spikes of units on
-    their kink (`hardest.steadied`).  0: as many as bring |h| below `tol`, with each image's own s, which is the
-    implicit function theorem's ∂m/∂θ / (ε*·|∂m/∂ε|) at ε*, spikes included.  On a small supernet one evaluation is
-    within 0.015 of that log ε*, and the mean derivatives of twelve batches have the cosine 0.91 (0.994 with the
-    derivative at the root but without spikes).  first: where the first batch's search starts, in pixels.
-
-    An image classified wrong (ε* = 0) is left out of the mean, and so is one whose bound is not finite; one proved on
-    the whole box adds a constant.  The derivative of an image hardly right, m(0) below `floor` times the batch's mean,
-    is damped in proportion; it would outweigh all other images.
+    Images without a finite log ε* do not count: misclassified ones (ε* = 0) and ones whose bound is not
+    finite. An image that is proved on the whole box adds a constant. If an ε* lies below `resolution`, it
+    is extrapolated along the line: an untrained supernet of eight cells has log ε* near −144.
     """
 
     evaluations: int = 1
+    """Number of bound evaluations per step. The last one has derivatives (0: as many as |h| ≤ `tol` needs).
+
+    With a positive number, the radius comes from the previous batch's estimate, improved by all evaluations
+    but the last, and s is 1; by `ibp` the derivative is free of spikes (see `hardest.without_spikes`). With 0, s
+    is measured per image, and the derivative is the implicit function theorem's ∂m/∂θ / (ε*·|∂m/∂ε|) at ε*,
+    spikes included. On a small supernet one evaluation gives log ε* within 0.015 of that value; the mean
+    derivatives of twelve batches have cosine 0.91 (0.994 against the derivative at the root without
+    spikes).
+    """
     tol: float = 0.01
+    """Tolerance on |h| for evaluations = 0."""
     floor: float = 0.1
+    """Clean margin, relative to the batch's mean, below which an image's derivative is damped in
+    proportion. Such an image would otherwise outweigh all others.
+    """
     first: float = 1e-3
+    """Radius at which the search of the first batch starts, in [0, 1] pixels."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,9 +82,9 @@ class _Radii(Session):
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         metric = self.metric
         bound = self.traced.bind(network, x, metric.precision)
-        some, y = metric.some(x, y)
+        selected, y = metric.selected(x, y)
         rows = bounds.margins(y, bound.graph.output_shape[0], dtype=bound.dtype)
-        margins = Margins(metric, bound, some, rows)
+        margins = Margins(metric, bound, selected, rows)
         image = (margins.clean > 0).nonzero().flatten()
         self.figures = {"images": float(len(image))}
         if len(image) == 0:
@@ -97,7 +105,7 @@ class _Radii(Session):
         return value.to(x.dtype)
 
     def _log_radius(self, margins: Margins, radius: Tensor, image: Tensor) -> Tensor | None:
-        """The mean of log ε*, its derivative as the docstring of the metric says; None where no bound is finite."""
+        """The mean of log ε* with the derivative that `CertifiedRadius` describes; None if no bound is finite."""
         clean, exact = margins.clean[image], self.metric.evaluations == 0
         eps = radius.to(clean.dtype).requires_grad_(exact)
         margin = margins.least(eps, image, steady=not exact)
@@ -124,5 +132,5 @@ class _Radii(Session):
 
 
 def _damped(value: Tensor, weight: Tensor) -> Tensor:
-    """`value`, with its derivative times `weight`."""
+    """`value`, with its derivative multiplied by `weight`."""
     return value.detach() + weight * (value - value.detach())

@@ -1,4 +1,4 @@
-"""Bounds of parts of a network, each from its own clean input: a zonotope in, a zonotope out."""
+"""Zonotope bounds of sections of a network, each from its own clean input."""
 
 from __future__ import annotations
 
@@ -12,30 +12,40 @@ from certnas.bounds import Affine, Interval, InvalidInput, Linf, Network, Slope
 from certnas.bounds.extend import AffineForm, BoundState, ZonotopePass, budget, rule_for
 
 Generators = Callable[[str, Tensor], Tensor]
+"""(node name, clean value [N, *shape]) -> generators [N, r, *shape] of the zonotope that starts at the
+node.
+"""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """What reaches the end of a section: the clean value, and how far each unit may be from `center`.
+    """The zonotope at the end of a section. All fields are [N, *shape].
 
-    All [N, *shape].  |unit − center| ≤ radius for every input in the section's zonotope.
+    |unit − center| ≤ radius for every input in the section's zonotope.
     """
 
     value: Tensor
+    """The clean value."""
     center: Tensor
+    """The centre of the zonotope."""
     radius: Tensor
+    """The largest distance of each unit from the centre."""
 
 
 def sections(
     network: Network, x: Tensor, ends: Collection[str], generators: Generators, *, errors: int | None = 0
 ) -> dict[str, Arrival]:
-    """For each node of `ends` the zonotope that reaches it from the ends before it.
+    """Split the network at the nodes `ends`; returns for each the zonotope that reaches it from the
+    previous ends.
 
-    At each end the walk starts anew, from {value + Σ_k t_k·g_k : |t_k| ≤ 1}, g [N, r, *shape] =
-    generators(node, value) with the same r for all ends, value the clean one; all ends share their t.  Before the
-    first end nothing is perturbed, and it arrives with radius 0.  errors as in `Zonotope`.  Differentiable in the
-    network's parameters and the generators.  Cost: 1 + r evaluations of the network, and one more for the errors.
-    Raises InvalidInput for a node that the network does not have, UnsupportedOp for an operator without a rule.
+    At each end, propagation restarts from {value + Σ_k t_k·g_k : |t_k| ≤ 1}, where value is the clean one
+    and g [N, r, *shape] = generators(node, value). r is the same for all ends, and all ends share the t_k.
+    Before the first end nothing is perturbed, so the first end has radius 0. `errors` is the number of
+    error symbols, as in `Zonotope`.
+
+    The result is differentiable in the network's parameters and in the generators. The cost is 1 + r
+    evaluations of the network, plus one for the errors. Raises InvalidInput for a node that the network
+    does not have, and UnsupportedOp for an operator without a rule.
     """
     unknown = sorted(set(ends) - set(network.graph.nodes))
     if unknown:
@@ -44,7 +54,9 @@ def sections(
 
 
 class _Sections(ZonotopePass):
-    """Forms over the generators' t instead of the network's input, and the clean values beside them."""
+    """A zonotope pass over the generators' t_k instead of the network's input; it also propagates clean
+    values.
+    """
 
     def __init__(
         self, network: Network, x: Tensor, ends: Collection[str], generators: Generators, errors: int | None
@@ -90,6 +102,6 @@ class _Sections(ZonotopePass):
 
 
 def _radius(form: AffineForm) -> Tensor:
-    """How far each unit may be from the form's centre.  [N, *shape]"""
+    """The largest distance of each unit from the form's centre. [N, *shape]"""
     blocks = [block.abs().sum(1) for block in (form.linear, *form.symbols.values()) if block is not None]
     return sum(blocks, start=torch.zeros_like(form.center) if form.box is None else form.box)

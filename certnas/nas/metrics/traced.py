@@ -1,4 +1,4 @@
-"""A network's graph, traced once and given its parameters anew at each step."""
+"""The graph of a network, traced once and bound to the current parameters at each step."""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,10 @@ from certnas.nas.metrics.evaluation import normalising, without_none
 
 
 class Traced:
-    """The graph of the network that a session measures; another network of the same structure may take its place.
+    """Traces the network of a session once per structure and input size.
 
-    The graph holds structure only, so it is read once, in seconds, for each structure and input size.
+    A graph holds structure only, so another network of the same structure can reuse it. Tracing takes
+    seconds.
     """
 
     def __init__(self, bn: str, keep_none: bool) -> None:
@@ -22,7 +23,7 @@ class Traced:
         self._structure: tuple[str, ...] = ()
 
     def graph(self, network: nn.Module, x: Tensor) -> bounds.Graph:
-        """The graph.  Raises UserError for a network that cannot be bounded."""
+        """The graph of the network. Raises UserError if the network contains an operator without bounds."""
         if self._graph is not None and tuple(x.shape[1:]) == self._graph.input_shape:
             if list(network.modules()) == self._modules:  # each is equal to itself alone
                 return self._graph
@@ -38,7 +39,10 @@ class Traced:
         return self._graph
 
     def bind(self, network: nn.Module, x: Tensor, dtype: torch.dtype) -> bounds.Network:
-        """The network as it is now, differentiable in its parameters; x is the batch of batch statistics."""
+        """The graph with the network's current parameters, differentiable in them.
+
+        x [N,C,H,W] is the batch for batch statistics.
+        """
         graph = self.graph(network, x)
         tensors = {
             **dict(network.named_parameters(remove_duplicate=False)),

@@ -1,4 +1,4 @@
-"""Architecture search: algorithms that know no metric, over metrics that know no algorithm.
+"""Architecture search. The algorithms do not depend on the metric, and the metrics do not depend on the algorithm.
 
 config = from_table(SearchConfig, merged(PRESETS["dsrna-cb"], {"data": {"name": "digits"}}))
 found = search(config, open_data(config), out=Path("runs/cb"))

@@ -13,47 +13,49 @@ from certnas.nas.search.task import Found, Task
 from certnas.nas.search.trial import Trial
 
 PERTURBATION = 0.01
+"""l2 length of the weight perturbation in the finite difference (Liu et al. 2019, section 2.3)."""
 
 
 @dataclass(frozen=True)
 class Darts:
-    """Each step moves α down ∇_α J(w, α) on held-out images, J = L − γR, then w down ∇_w L on training images.
+    """DARTS alternates two steps: α descends ∇_α J(w, α) on held-out images, w descends ∇_w L on training images.
 
-    order = 2 takes J at the weights one training step ahead, see `unrolled_gradients`.
+    J = L − γR is the objective.
     """
 
     order: int = 1
+    """1: ∇_α J at the current weights. 2: ∇_α J through one training step (see `unrolled_gradients`)."""
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2):
             raise UserError(f"algorithm darts: order is {self.order}; give 1 or 2")
 
     def run(self, task: Task) -> Found:
-        """Searches.  Raises UserError as every algorithm does."""
+        """Run the search. Raises UserError as every algorithm does."""
         return descend(task, task.supernet, first_order if self.order == 1 else second_order)
 
 
 def first_order(trial: Trial, train: Batch, held_out: Batch) -> None:
-    """One step with w held fixed in the architecture's gradient."""
+    """One search step; the architecture gradient treats w as constant."""
     if trial.alpha_moves:
         trial.alpha_step(trial.objective_gradients(held_out, trial.alpha))
     trial.weight_step(train)
 
 
 def second_order(trial: Trial, train: Batch, held_out: Batch) -> None:
-    """One step with the architecture's gradient through one step of the weights."""
+    """One search step; the architecture gradient goes through one step of the weights."""
     if trial.alpha_moves:
         trial.alpha_step(unrolled_gradients(trial, train, held_out))
     trial.weight_step(train)
 
 
 def unrolled_gradients(trial: Trial, train: Batch, held_out: Batch) -> list[Tensor]:
-    """∇_α J(w'(α), α), w' = w − η(μ·buffer + ∇_w L_train + λw), for every architecture parameter.
+    """∇_α J(w'(α), α) for every architecture variable, where w' = w − η(μ·buffer + ∇_w L_train + λw).
 
-    η is the present learning rate, μ the momentum, λ the weight decay. The product with the mixed second
-    derivative is a central difference: ∇_α J(w', α) − η(∇_α L_train(w⁺) − ∇_α L_train(w⁻))/2r with
-    w^± = w ± r·v, v = ∇_{w'} J, r = 0.01/‖v‖.  Equations (6) to (8) of Liu et al. 2019 with the momentum and the
-    weight decay of their code.
+    η is the current learning rate, μ the momentum and λ the weight decay. The product with the mixed second
+    derivative is a central difference: ∇_α J(w', α) − η(∇_α L_train(w⁺) − ∇_α L_train(w⁻))/2r, where w^± =
+    w ± r·v, v = ∇_{w'} J and r = 0.01/‖v‖. These are equations (6) to (8) of Liu et al. 2019, with the
+    momentum and the weight decay of their code.
     """
     config, lr = trial.task.config.weights, trial.lr
     steps = trial.loss_gradients(train, trial.weights)

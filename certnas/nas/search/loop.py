@@ -1,4 +1,4 @@
-"""The loop that differentiable searches share: epochs of steps, log, progress, state, an early end."""
+"""The loop of the differentiable searches: steps, epochs, log, progress, checkpoints and interruption."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +16,15 @@ from certnas.nas.space import Supernet
 from certnas.runs import held_interrupts
 
 Step = Callable[[Trial, Batch, Batch], None]
-"""One step of a search: (trial, batch of the weights' images, batch of held-out images)."""
+"""One step of a search: (trial, batch of training images, batch of held-out images)."""
 
 
 def descend(task: Task, build: Callable[[], Supernet], step: Step) -> Found:
-    """Takes `step` through all epochs, from the task's last state on, and derives the genotype.
+    """Run `step` through all epochs, from the task's last checkpoint on, and derive the genotype.
 
-    Everything random is drawn from (seed, step), so that a search that was killed ends as one that was not; the
-    caller's random state is left alone.
-    Raises UserError where a loss is not finite, KeyboardInterrupt once the state is saved.
+    All random draws are functions of (seed, step), so an interrupted and resumed search gives the same
+    result. The caller's random state does not change. Raises UserError if a loss is not finite, and
+    KeyboardInterrupt after the state is saved.
     """
     with reproducible(task.device), held_interrupts() as interrupt:
         seed_all(task, 0)
@@ -39,7 +39,7 @@ def descend(task: Task, build: Callable[[], Supernet], step: Step) -> Found:
 
 
 class _Loop:
-    """Where a trial is, and what its present epoch summed up so far."""
+    """The position of a trial, and the sums of the current epoch's figures."""
 
     def __init__(self, task: Task, trial: Trial) -> None:
         self.task, self.trial = task, trial
@@ -54,7 +54,7 @@ class _Loop:
         self.began = time.monotonic()
 
     def take(self, step: Step) -> None:
-        """One step, and all that is due after it."""
+        """Run one step, then whatever is due after it: log, progress, end of epoch, checkpoint."""
         task, trial = self.task, self.trial
         trial.epoch, trial.figures = trial.step // len(task.train), {}
         seed_all(task, 1 + trial.step)
@@ -79,7 +79,7 @@ class _Loop:
             self.save()
 
     def save(self) -> None:
-        """Keeps the state where there is a folder; all processes must call it."""
+        """Save the state if there is a folder; all processes must call this."""
         state = {"trial": self.trial.state_dict(), "step": self.trial.step, "sums": self.sums}
         if self.task.folder is not None:
             self.task.folder.save(self.trial.step, state)
@@ -117,26 +117,29 @@ class _Loop:
         )
 
     def _not_finite(self, what: str) -> str:
-        place = self.trial.step % len(self.task.train) + 1
+        position = self.trial.step % len(self.task.train) + 1
         kept = (
             "no folder keeps a state"
             if self.task.folder is None
             else (f"{self.task.folder.path} keeps the state after step {self.saved}")
         )
         return (
-            f"{what} is not finite at epoch {self.trial.epoch + 1}, step {place} of {len(self.task.train)} "
+            f"{what} is not finite at epoch {self.trial.epoch + 1}, step {position} of {len(self.task.train)} "
             f"(step {self.trial.step + 1} in all); {kept}; lower weights.lr or metric.gamma"
         )
 
 
 def seed_all(task: Task, step: int) -> None:
-    """Seeds torch for a step; step 0 draws the supernet."""
+    """Seed torch for a step; step 0 initialises the supernet."""
     torch.manual_seed(int(np.random.default_rng([task.config.seed, step]).integers(2**62)))
 
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Within: deterministic kernels without TF32, which would round inside of a bound.  The caller's after it."""
+    """Context manager: deterministic kernels without TF32 (TF32 would round inside bounds).
+
+    On exit the caller's settings are restored.
+    """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
     devices = [device] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""Pictures of a search on its way."""
+"""Pictures of a running search."""
 
 from io import BytesIO
 from typing import Any
@@ -11,12 +11,13 @@ from torch import Tensor
 from certnas.nas.space import Supernet
 
 STYLE: dict[str, Any] = {"cmap": "RdBu_r", "aspect": "auto"}
+"""Arguments of matplotlib's imshow."""
 
 
 def alpha_picture(supernet: Supernet, epoch: int) -> bytes:
-    """The weights softmax(α) of both cells as heat maps, a row per edge and a column per operator, as a PNG.
+    """The operator weights softmax(α) of both cells as heat maps, one row per edge and one column per operator; a PNG.
 
-    Colours are relative to equal weights.  Operators are named where all edges have the same.
+    Colours are relative to equal weights. Operators have names on the axis if all edges have the same ones.
     """
     with matplotlib.rc_context({"font.size": 9}):
         weights = {kind: _weights(supernet, kind) for kind in supernet.candidates}

@@ -1,4 +1,4 @@
-"""The hyper-parameters that the papers published, as tables of a `SearchConfig`; other values are its defaults."""
+"""The published hyper-parameters, as tables of a `SearchConfig`; values that a table does not set are its defaults."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weights": {"lr": 0.1, "lr_min": 0.0},
         "alpha": {"lr": 6e-4, "warmup": 15},
     },
-    # Wang et al. 2021, section 4.1.2: six nodes, two of them inputs and one the output; w' is one step ahead.  The
-    # paper does not say what "the global lower bound" bounds, nor lr_min; see certnas.metrics.READINGS.
+    # Wang et al. 2021, section 4.1.2: six nodes, two of which are inputs and one the output; second order.  The
+    # paper defines neither "the global lower bound" nor lr_min; see certnas.nas.metrics.READINGS.
     "dsrna-cb": {
         "algorithm": {"name": "darts", "options": {"order": 2}},
         "metric": {"name": "cb", "gamma": 0.01},
@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "supernet": {"nodes": 3},
         "batch_size": 128,
     },
-    # Mok et al. 2021, section 5.1: the term joins for the last 10 of 60 epochs; h = 1.5 in normalised pixels.
+    # Mok et al. 2021, section 5.1: R takes part in the last 10 of 60 epochs; h = 1.5 in normalised pixels.
     "advrush": {
         "algorithm": {"name": "darts", "options": {"order": 1}},
         "metric": {"name": "curvature", "gamma": 0.01, "options": {"warmup": 50, "h": 0.37}},
@@ -40,11 +40,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 32,
     },
 }
-"""Name -> table."""
+"""Preset name -> table."""
 
 FITTED: dict[str, dict[str, Any]] = {
     "digits": {"supernet": {"channels": 8, "layers": 3, "nodes": 3}},
     "mnist": {"supernet": {"channels": 8, "layers": 5}},
     "fashion-mnist": {"supernet": {"channels": 8, "layers": 5}},
 }
-"""Data set -> sizes of a supernet for its small images, where no preset asks for a paper's."""
+"""Data set -> supernet size for its small images; used if no preset requests a paper's size."""

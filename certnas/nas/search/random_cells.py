@@ -1,4 +1,4 @@
-"""Random cells: what a search must beat."""
+"""Random cells, the baseline of a search."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from certnas.nas.space import Genotype, matched_genotype, parameter_count, rando
 
 @dataclass(frozen=True)
 class RandomCells:
-    """A genotype drawn uniformly by the seed; it reads no image and no metric.
-
-    parameters: draw until the network of the supernet's channels, layers and reductions, made of these cells, has
-    this many, within the share `tolerance`; any number unless given.
-    """
+    """A uniformly random genotype, drawn by the seed without any image or metric."""
 
     parameters: int | None = None
+    """Number of parameters of the network with these cells and the supernet's channels, layers and
+    reductions (None: any number). Genotypes are drawn until one matches.
+    """
     tolerance: float = 0.05
+    """Accepted relative deviation from `parameters`."""
 
     def __post_init__(self) -> None:
         if self.parameters is not None and self.parameters < 1:
@@ -29,7 +29,7 @@ class RandomCells:
             )
 
     def run(self, task: Task) -> Found:
-        """Draws.  Raises UserError where no drawn network has the number of parameters asked for."""
+        """Draw the genotype. Raises UserError if no drawn network has the requested number of parameters."""
         sizes = task.config.supernet
         generator = torch.Generator().manual_seed(task.config.seed)
         if self.parameters is None:

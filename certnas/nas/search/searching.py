@@ -1,4 +1,4 @@
-"""A search from its configuration to its genotype."""
+"""The search, from its configuration to its genotype."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,9 +22,10 @@ from certnas.runs import RunFolder, from_table, to_table
 from certnas.training.images import training_images
 
 ALGORITHMS: dict[str, type[Algorithm]] = {"darts": Darts, "pc-darts": PCDarts, "random": RandomCells}
-"""Name -> algorithm, a dataclass of its settings."""
+"""Algorithm name -> algorithm, a dataclass of its settings."""
 
 GENOTYPE = "genotype.json"
+"""Name of the genotype file in the run folder."""
 
 
 def search(
@@ -38,25 +39,56 @@ def search(
     checkpoint_every: int | None = None,
     pictures: bool = True,
 ) -> Found:
-    """Searches a genotype on the images of `data`; with `out`, a run folder that ends up with genotype.json.
+    """Search for a genotype on the images of `data`.
 
-    The result is a function of the configuration and the images alone, on one machine: the caller's random state
-    is neither read nor changed, and a run that was killed resumes to the same genotype.  checkpoint_every: steps
-    between two states, besides one at the end of every epoch.  pictures: draw the weights of the operators and
-    the cells after every epoch.  progress is called after every step.  Started by torchrun, its processes share
-    each batch; the first one alone writes, and calls progress.
-    Raises UserError: an unknown algorithm, metric or setting; images that are too few or too small; a folder of
-    another configuration; a loss that is not finite.  KeyboardInterrupt, once the state is saved.
+    Args:
+        config: the search; see `SearchConfig`.
+        data: images [N,C,H,W] in [0, 1] with labels [N].
+        out: run folder. It receives config.toml, log.jsonl, checkpoints, pictures and genotype.json.
+        resume: continue the search in `out` from its last checkpoint.
+        device: "cpu", "cuda", "cuda:1", …
+        progress: called after every step.
+        checkpoint_every: steps between two checkpoints; every epoch also ends with one.
+        pictures: write heat maps of softmax(α) and drawings of the cells after every epoch.
+
+    Returns:
+        The genotype, and the supernet at its end if the algorithm has one.
+
+    Raises:
+        UserError: an unknown algorithm, metric or setting; too few or too small images; a folder with another
+            configuration; a loss that is not finite.
+        KeyboardInterrupt: on interruption, after the state is saved.
+
+    On one machine, the result is a function of the configuration and the images.  The search neither reads
+    nor changes the caller's random state.  An interrupted search resumes to the same genotype.  Under
+    torchrun the processes share each batch; only the first one writes files and calls `progress`.
+
+    >>> from certnas.data import load
+    >>> from certnas.nas.search import SearchConfig, search
+    >>> from certnas.runs import from_table
+    >>> table = {
+    ...     "epochs": 1,
+    ...     "batch_size": 8,
+    ...     "metric": {"name": "cb", "options": {"reading": "radius", "images": 2}},
+    ...     "supernet": {"channels": 2, "layers": 1, "nodes": 1, "space": "s2", "reductions": []},
+    ... }
+    >>> found = search(from_table(SearchConfig, table), load("digits", train=True, count=16, seed=0))
+    >>> len(found.genotype.normal)  # two edges into the one node
+    2
     """
     config, algorithm, metric = effective(config, data)
-    with processes(open_device(str(device))) as (group, place):
-        train, held_out = split(config, data, place, group)
-        task = Task(config, metric, train, held_out, data.classes, place, group)
+    with processes(open_device(str(device))) as (group, local_device):
+        train, held_out = split(config, data, local_device, group)
+        task = Task(config, metric, train, held_out, data.classes, local_device, group)
         if group.rank:
             return algorithm.run(task)
         folder = None
         if out is not None:
-            environment = {"device": str(place), "processes": group.size, "threads": torch.get_num_threads()}
+            environment = {
+                "device": str(local_device),
+                "processes": group.size,
+                "threads": torch.get_num_threads(),
+            }
             folder = RunFolder.open(out, to_table(config), resume=resume, environment=environment)
         try:
             task = replace(
@@ -77,9 +109,9 @@ def search(
 
 
 def effective(config: SearchConfig, data: Dataset) -> tuple[SearchConfig, Algorithm, Metric]:
-    """The configuration with every default written out, and its algorithm and metric.
+    """The configuration with every default filled in, together with its algorithm and metric.
 
-    Raises UserError for an unknown algorithm, metric or setting of theirs.
+    Raises UserError for an unknown algorithm, an unknown metric, or an unknown setting of either.
     """
     kind: Any = chosen("algorithm", config.algorithm.name, ALGORITHMS)
     algorithm = from_table(kind, config.algorithm.options, "algorithm.options.")
@@ -102,9 +134,10 @@ def _settings(metric: Metric) -> dict[str, Any]:
 
 
 def open_data(config: SearchConfig, *, root: Path | None = None, download: bool = False) -> Dataset:
-    """The images that the configuration names, the training part of a data set that has one.
+    """The images that the configuration names; for a data set with a training part, that part.
 
-    Raises UserError where they cannot be read, or there are not as many.
+    root is the folder of a torchvision data set; `download` fetches it. Raises UserError if the images
+    cannot be read or are too few.
     """
     return training_images(
         config.data.name, root=root, download=download, count=config.data.images, seed=config.seed

@@ -1,4 +1,4 @@
-"""The images of a search: split by index, shuffled anew each epoch, the same after a kill."""
+"""The image batches of a search: a split by index, shuffled in every epoch, and the same after a resume."""
 
 from dataclasses import dataclass, replace
 
@@ -19,49 +19,60 @@ TRAIN, HELD_OUT = 0, 1
 
 @dataclass(frozen=True)
 class Batch:
-    """x float32 [N,C,H,W] in [0, 1], y int64 [N]."""
+    """Images and labels of one batch."""
 
     x: Tensor
+    """Images, float32 [N,C,H,W] in [0, 1]."""
     y: Tensor
+    """Labels, int64 [N]."""
 
 
 @dataclass
 class Stream:
-    """An endless sequence of batches that is a function of the seed and the step alone.
+    """An endless sequence of batches; each batch is a function of the seed and the step.
 
-    Epoch e is one permutation of the images, drawn from (seed, part, e); images that fill no batch wait for the
-    next epoch. Of a batch this process gets every size-th image, from its rank on.
+    Epoch e uses one permutation of the images, drawn from (seed, part, e). Images that do not fill a batch
+    are left out of the epoch. With several processes, each takes every size-th image of a batch, starting
+    at its rank.
     """
 
     x: Tensor
+    """Images [N,C,H,W]."""
     y: Tensor
+    """Labels [N]."""
     part: int
+    """TRAIN or HELD_OUT, part of the seed."""
     seed: int
+    """Seed of permutations and augmentation."""
     batch_size: int
+    """Number of images per batch, over all processes."""
     augmentation: Augmentation
+    """Augmentation of the images."""
     fill: Tensor
+    """Colour of the cutout, [C]."""
     processes: ProcessGroup
+    """The processes that share each batch."""
     _epoch: int = -1
     _order: Tensor | None = None
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return len(self.y) // self.batch_size
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, 0, 1, 2, … over all epochs."""
-        epoch, place = divmod(step, len(self))
+        """The batch of a step; steps are counted from 0 over all epochs."""
+        epoch, position = divmod(step, len(self))
         if self._order is None or epoch != self._epoch:
             order = np.random.default_rng([self.seed, self.part, epoch]).permutation(len(self.y))
             self._epoch, self._order = epoch, torch.from_numpy(order).to(self.y.device)
-        rows = self._order[place * self.batch_size : (place + 1) * self.batch_size]
-        random = np.random.default_rng([self.seed, self.part, epoch, place])
+        rows = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        random = np.random.default_rng([self.seed, self.part, epoch, position])
         x = self.augmentation(self.x[rows], self.fill, random)
         return Batch(laid_out(x[self.processes.share]), self.y[rows][self.processes.share])
 
 
 def with_statistics(config: SearchConfig, data: Dataset) -> SearchConfig:
-    """The configuration with the mean and standard deviation of each channel of the images, unless given."""
+    """The configuration with the images' mean and standard deviation of each channel, unless it sets them."""
     if config.data.mean is not None or config.data.std is not None:
         return config
     mean, std = channel_statistics(data.x)
@@ -71,9 +82,10 @@ def with_statistics(config: SearchConfig, data: Dataset) -> SearchConfig:
 def split(
     config: SearchConfig, data: Dataset, device: torch.device, processes: ProcessGroup
 ) -> tuple[Stream, Stream]:
-    """The images that train the weights and the held-out ones that the architecture is chosen on.
+    """(training images, held-out images). The first train the weights, the second the architecture.
 
-    Raises UserError where a part has no whole batch, or a batch does not divide over the processes.
+    Raises UserError if a part has no whole batch, or if the batch size is not a multiple of the number of
+    processes.
     """
     first = int(len(data.y) * config.data.split)
     sizes = first, len(data.y) - first

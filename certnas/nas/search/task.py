@@ -1,4 +1,4 @@
-"""What a search algorithm is given, what it says on its way, and what it returns."""
+"""The interface of a search algorithm: its input `Task`, its `Progress` and its result `Found`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,55 +19,79 @@ from certnas.runs import RunFolder
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a search is after a step.
-
-    figures: what the step found, by name: `loss` and `accuracy` on the batch of the weight step, `held_out_loss`
-    and `held_out_accuracy` on that of the architecture step, `metric` (R), `gradient_loss` and `gradient_metric`
-    (the norms of ∇_α L and ∇_α R), `gamma` (the weight of R), and what the metric adds, such as its ε; a name is
-    absent where the step had no such figure.  left: seconds to go, at the pace so far.
-    """
+    """The state of a search after a step."""
 
     epoch: int
+    """The current epoch, counted from 1."""
     epochs: int
+    """The number of epochs."""
     step: int
+    """Number of steps done."""
     steps: int
+    """Number of steps in the whole search."""
     figures: dict[str, float]
+    """Results of the step by name; a name is absent if the step has no such result.
+
+    `loss` and `accuracy` are measured on the batch of the weight step, `held_out_loss` and
+    `held_out_accuracy` on the batch of the architecture step. `metric` is R, `gradient_loss` and
+    `gradient_metric` are the norms of ∇_α L and ∇_α R, and `gamma` is the weight of R. A metric adds its
+    own results, such as its ε.
+    """
     genotype: Genotype
+    """The genotype that the current α derives."""
     seconds: float
+    """Seconds since the search started or resumed."""
     left: float
+    """Estimated seconds to go, at the average pace so far."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The genotype that a search found, and the supernet at its end where the algorithm has one."""
+    """The result of a search."""
 
     genotype: Genotype
+    """The genotype."""
     supernet: Supernet | None = None
+    """The supernet at the end of the search; None if the algorithm has none."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One search, checked and ready: its images, metric, device, and where its state and progress go."""
+    """One search with checked settings: images, metric, device, run folder and callbacks."""
 
     config: SearchConfig
+    """The configuration with every default filled in."""
     metric: Metric
+    """The metric R."""
     train: Stream
+    """Batches that train the weights."""
     held_out: Stream
+    """Batches that train the architecture variables."""
     classes: int
+    """Number of classes."""
     device: torch.device
+    """Device of the supernet and the images."""
     processes: ProcessGroup
+    """The processes that share each batch."""
     folder: RunFolder | None = None
+    """Run folder for checkpoints and logs (None: none)."""
     progress: Callable[[Progress], None] | None = None
+    """Callback after every step."""
     checkpoint_every: int | None = None
+    """Steps between two checkpoints (None: only at the end of an epoch)."""
     pictures: bool = True
+    """True: write pictures after every epoch."""
 
     @property
     def space(self) -> SearchSpace:
-        """The configured search space.  Raises UserError for an unknown name."""
+        """The configured search space. Raises UserError for an unknown name."""
         return chosen("supernet.space", self.config.supernet.space, SPACES)
 
     def supernet(self, *, partial: int = 1) -> Supernet:
-        """A new supernet of the configured sizes.  Raises UserError for sizes that fit no network or these images."""
+        """A new supernet of the configured size.
+
+        Raises UserError for an invalid size, or one that does not fit the images.
+        """
         sizes, channels = self.config.supernet, self.train.x.shape[1]
         supernet = Supernet(
             sizes.channels,
@@ -99,7 +123,7 @@ class Task:
 
 
 class Algorithm(Protocol):
-    """A search algorithm: a frozen dataclass of its own settings.  It knows no metric by name."""
+    """A search algorithm: a frozen dataclass of its own settings. It does not depend on the choice of metric."""
 
     def run(self, task: Task) -> Found:
-        """Searches.  Raises UserError for settings that do not fit, and where the loss ceases to be finite."""
+        """Run the search. Raises UserError for settings that do not fit the task, and if the loss is not finite."""

@@ -1,4 +1,4 @@
-"""The two levels of a differentiable search: SGD of the weights, Adam of the architecture parameters."""
+"""The bilevel optimisation of a differentiable search: SGD of the weights and Adam of the architecture variables."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from certnas.nas.space import Supernet
 
 
 class NotFinite(Exception):
-    """A quantity of a search that is no finite number any more; its text names it."""
+    """A quantity of the search is NaN or infinite; the text names the quantity."""
 
 
 class Trial:
-    """A supernet in training: gradients are means over all processes, `figures` holds what the step found."""
+    """A supernet under optimisation. Gradients are means over all processes; `figures` holds the step's results."""
 
     def __init__(self, task: Task, supernet: Supernet) -> None:
         self.task, self.supernet = task, supernet.train()
@@ -42,7 +42,7 @@ class Trial:
 
     @property
     def alpha_moves(self) -> bool:
-        """Whether the architecture parameters are past their warm-up."""
+        """True once the architecture variables are past their warm-up."""
         return self.epoch >= self.task.config.alpha.warmup
 
     @property
@@ -54,7 +54,10 @@ class Trial:
         )
 
     def loss_gradients(self, batch: Batch, of: Sequence[Tensor], name: str = "") -> list[Tensor]:
-        """∇L for each tensor, L the mean cross-entropy of the batch; its loss and accuracy are noted under `name`."""
+        """∇L with respect to each tensor of `of`, where L is the batch's mean cross-entropy.
+
+        Loss and accuracy are stored in `figures` with the prefix `name`.
+        """
         with self._only(of):
             logits = self.supernet(batch.x)
         loss = cross_entropy(logits, batch.y)
@@ -64,7 +67,10 @@ class Trial:
         return gradients
 
     def objective_gradients(self, batch: Batch, of: Sequence[Tensor]) -> list[Tensor]:
-        """∇(L − γR) for each tensor, the first of which are α; −∇R where the metric replaces the loss."""
+        """∇(L − γR) with respect to each tensor of `of`, or −∇R if the metric replaces the loss.
+
+        The first tensors must be α.
+        """
         metric, alphas = self.task.metric, len(self.alpha)
         active = metric.active(self.epoch)
         if active and metric.replaces_loss:
@@ -91,11 +97,11 @@ class Trial:
         return gradients
 
     def alpha_step(self, gradients: Sequence[Tensor]) -> None:
-        """One step of Adam on the architecture parameters along these gradients."""
+        """One Adam step of the architecture variables along these gradients."""
         self._descend(self.adam, self.alpha, gradients, self.task.config.alpha.clip)
 
     def weight_step(self, batch: Batch) -> None:
-        """One step of SGD on the weights; on attacked images where the metric asks for that."""
+        """One SGD step of the weights, on adversarial examples if the metric requires them."""
         metric = self.task.metric
         if isinstance(metric, Adversarial) and metric.on == "both" and metric.active(self.epoch):
             batch = Batch(metric.perturbed(self.supernet, batch.x, batch.y, self.step), batch.y)
@@ -106,7 +112,7 @@ class Trial:
 
     @contextmanager
     def moved(self, weights: Sequence[Tensor]) -> Iterator[None]:
-        """Within: the supernet has these weights.  Its own, and its buffers, are back afterwards."""
+        """Context manager: the supernet has these weights. On exit its own weights and buffers are restored."""
         held = [(tensor, tensor.detach().clone()) for tensor in (*self.weights, *self.supernet.buffers())]
         try:
             _copy(zip(self.weights, weights, strict=True))
@@ -116,7 +122,7 @@ class Trial:
 
     @contextmanager
     def _only(self, of: Sequence[Tensor]) -> Iterator[None]:
-        """Within: no other parameter is differentiated in, so that nothing is kept for it."""
+        """Context manager: only these parameters require gradients, so that autograd stores nothing for the others."""
         wanted = {id(tensor) for tensor in of}
         still = [p for p in self.supernet.parameters() if p.requires_grad and id(p) not in wanted]
         try:
@@ -128,7 +134,7 @@ class Trial:
                 parameter.requires_grad_(True)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the next steps, of all processes."""
+        """Everything that determines the next steps, of all processes."""
         return {
             "supernet": self.supernet.state_dict(),
             "sgd": self.sgd.state_dict(),
@@ -138,7 +144,7 @@ class Trial:
         }
 
     def load_state_dict(self, state: Any) -> None:
-        """Goes on from a `state_dict`."""
+        """Continue from a `state_dict`."""
         self.supernet.load_state_dict(state["supernet"])
         self.sgd.load_state_dict(state["sgd"])
         self.adam.load_state_dict(state["adam"])

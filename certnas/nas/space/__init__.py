@@ -1,4 +1,4 @@
-"""The DARTS search space: operators, genotypes, networks of cells, supernets."""
+"""The DARTS search space: candidate operators, genotypes, networks of cells, supernets."""
 
 from certnas.nas.space.files import (
     PUBLISHED,

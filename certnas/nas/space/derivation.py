@@ -1,4 +1,4 @@
-"""From the weights of a supernet's operators to cells."""
+"""Derivation of cells from the operator weights of a supernet."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from certnas.nas.space.spaces import Candidates
 
 
 def strongest_edges(weights: Sequence[Sequence[float]], candidates: Candidates, nodes: int) -> Edges:
-    """For each node its two strongest incoming edges, each with its strongest operator but `none`.
+    """The two strongest incoming edges of each node, each with its strongest operator other than `none`.
 
-    weights[e][o] is the weight of operator candidates[e][o] on edge e; an edge is as strong as its strongest
-    operator but `none`. Edges of a node are in the order of their strength; of equals the earlier one is
-    stronger.  Liu et al. 2019, section 2.4.
+    weights[e][o] is the weight of operator candidates[e][o] on edge e. The strength of an edge is the
+    weight of its strongest operator other than `none`. The edges of a node are in order of decreasing
+    strength; in a tie, the earlier edge counts as stronger. Liu et al. 2019, section 2.4.
     """
     edges: list[tuple[str, int]] = []
     first = 0

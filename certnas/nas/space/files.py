@@ -1,4 +1,4 @@
-"""Genotypes by name, in files, and as text."""
+"""Genotypes by name, from files and from text."""
 
 import json
 import os
@@ -16,30 +16,36 @@ from certnas.nas.space.source_text import FIELDS, LONGEST, records_of
 from certnas.runs.files import write_atomically
 
 SUFFIXES = (".json", ".py", ".txt")
+"""Suffixes of genotype files."""
 ASSIGNED = re.compile(r"\s*(\w{1,60})\s*=")
 LONGEST_NAME = 60
+"""Number of characters of a name that a message shows."""
 
 PUBLISHED: Mapping[str, Genotype | RobNet] = {**GENOTYPES, **ROBNETS}
-"""Published name -> genotype or edge codes."""
+"""Published name -> genotype or RobNet."""
 
 SOURCES: Mapping[str, str] = {
     name: record["source"]
     for file in ("genotypes.json", "robnets.json")
     for name, record in published_records(file).items()
 }
-"""Published name -> repository, commit and file that it was taken from."""
+"""Published name -> the repository, commit and file of its source."""
 
 
 class GenotypeChosen(UserWarning):
-    """Of several genotypes of a file the first was taken."""
+    """A file has several genotypes, and the first one was opened."""
 
 
 def open_genotype(name: str | Path) -> Genotype | RobNet:
-    """The published architecture of this name, the one in this file, or the one that this text itself is.
+    """Open an architecture by published name, from a file, or from a text that states it.
 
-    A file, or text, is JSON or the Python of a paper's code, `NAME = Genotype(...)`, which is never run.  FILE:NAME is
-    one of several in a file; without a name the first is taken, and a warning (GenotypeChosen) says so.
-    Raises UserError for an unknown name, or a file or text that holds none.
+    A file or text is JSON, or Python code of the form `NAME = Genotype(...)`; Python code is parsed and
+    never executed. FILE:NAME selects one genotype of a file with several. Without a name, the first one is
+    opened with the warning GenotypeChosen. Raises UserError for an unknown name, and for a file or text
+    without a genotype.
+
+    >>> open_genotype("DARTS_V2").normal[0]
+    ('sep_conv_3x3', 0)
     """
     given = str(name)
     if given in PUBLISHED:
@@ -58,7 +64,7 @@ def open_genotype(name: str | Path) -> Genotype | RobNet:
 
 
 def genotype_name(name: str) -> str:
-    """What to call the architecture that `open_genotype` opens: its name, its file's, or one in the text."""
+    """A name for the architecture that `open_genotype` opens: the published one, the file's, or the text's."""
     if name in PUBLISHED:
         return name
     file, colon, own = name.rpartition(":")
@@ -71,16 +77,16 @@ def genotype_name(name: str) -> str:
 
 
 def read_genotype(path: Path) -> Genotype | RobNet:
-    """The architecture in a file of JSON or Python: the first, where there are several.
+    """Read the architecture in a JSON or Python file; the first one, if there are several.
 
-    JSON is an object of normal, normal_concat, reduce, reduce_concat, a list of these four, or an object of cells.
-    Raises UserError, which names the file, for anything else.
+    JSON is one of three forms: an object with normal, normal_concat, reduce and reduce_concat; a list of
+    these four; an object with cells. Raises UserError, which names the file, for anything else.
     """
     return _parsed(_text(path), str(path), None)
 
 
 def _text(path: Path) -> str:
-    """The text of a file.  Raises UserError where there is none."""
+    """The text of a file. Raises UserError if it cannot be read."""
     try:
         with path.open("rb") as file:
             data = file.read(LONGEST + 1)
@@ -91,11 +97,13 @@ def _text(path: Path) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"genotype {str(path)!r}: is no text: {error.reason} at byte {error.start}") from None
+        raise UserError(
+            f"genotype {str(path)!r}: is not a text file: {error.reason} at byte {error.start}"
+        ) from None
 
 
 def _parsed(text: str, where: str, own: str | None) -> Genotype | RobNet:
-    """The architecture that a text states, or the one of a name in it."""
+    """The architecture that a text states, or the one called `own` in it."""
     try:
         records = {"": parse_json(text)}
     except (ValueError, RecursionError):
@@ -105,23 +113,28 @@ def _parsed(text: str, where: str, own: str | None) -> Genotype | RobNet:
             raise UserError(f"genotype {where!r}: {error}") from None
     if own is not None and own not in records:
         raise UserError(
-            f"genotype {where!r}: holds no {own[:40]!r}; it has {', '.join(filter(None, records)) or 'none'}"
+            f"genotype {where!r}: has no {own[:40]!r}; it has {', '.join(filter(None, records)) or 'none'}"
         )
     name = next(iter(records)) if own is None else own
     if own is None and len(records) > 1:
-        others = f"genotype {where!r} holds {', '.join(list(records)[:5])}{' …' if len(records) > 5 else ''}"
-        warnings.warn(f"{others}; {name!r} is taken, FILE:NAME takes another", GenotypeChosen, stacklevel=3)
+        others = f"genotype {where!r} has {', '.join(list(records)[:5])}{' …' if len(records) > 5 else ''}"
+        warnings.warn(
+            f"{others}; this uses {name!r}, FILE:NAME selects another", GenotypeChosen, stacklevel=3
+        )
     return parse_architecture(records[name], where)
 
 
 def _short(text: str) -> str:
-    """A name, or the beginning of a text, as a message can hold it."""
+    """A name or text, shortened for a message."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_NAME else f"{line[:LONGEST_NAME]} …"
 
 
 def parse_architecture(record: Any, name: str) -> Genotype | RobNet:
-    """The architecture of a JSON record, of either kind.  Raises UserError, which names it, for anything else."""
+    """The architecture of a JSON record, a Genotype or a RobNet.
+
+    Raises UserError, which names it, for any other record.
+    """
     if isinstance(record, list) and len(record) == len(FIELDS):
         record = dict(zip(FIELDS, record, strict=True))
     if not isinstance(record, dict):
@@ -133,6 +146,6 @@ def parse_architecture(record: Any, name: str) -> Genotype | RobNet:
 
 
 def write_genotype(path: Path, genotype: Genotype | RobNet, **notes: Any) -> None:
-    """Write the JSON file that `read_genotype` reads; `notes` are kept beside and ignored there."""
+    """Write the JSON file that `read_genotype` reads. `notes` become further keys, which `read_genotype` ignores."""
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in (genotype.record() | notes).items()]
     write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,4 +1,4 @@
-"""What stands round the cells of a network: sizes, normalisation, stems, auxiliary heads."""
+"""The layers around the cells of a network: normalisation, stems, auxiliary heads."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from certnas.models.normalize import Normalize
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raises UserError, which names it, for a size below 1."""
+    """Raises UserError, which names the argument, for a size below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise UserError(f"{name}: got {size}; give 1 or more")
 
 
 def reduction_cells(layers: int, reductions: Collection[int] | None) -> frozenset[int]:
-    """The indices of the reduction cells, by default those at one and two thirds.
+    """The indices of the reduction cells; by default those at one and two thirds of the depth.
 
-    Raises UserError for an index that no cell has.  Liu et al. 2019, section 3.1.
+    Raises UserError for an index without a cell. Liu et al. 2019, section 3.1.
     """
     if reductions is None:
         return frozenset({layers // 3, 2 * layers // 3})
@@ -29,9 +29,9 @@ def reduction_cells(layers: int, reductions: Collection[int] | None) -> frozense
 
 
 def normalisation(in_channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
-    """The first layer, (x - mean) / std per channel, or the identity when both are None.
+    """The first layer: (x − mean) / std per channel, or the identity if both are None.
 
-    Raises UserError unless there are one finite mean and one positive std per channel.
+    Raises UserError unless there is one finite mean and one positive std per channel.
     """
     if mean is None and std is None:
         return nn.Identity()
@@ -50,26 +50,25 @@ def normalisation(in_channels: int, mean: Sequence[float] | None, std: Sequence[
 
 @dataclass(frozen=True)
 class Stem:
-    """The layers before the cells: `first` gives the older input of the first cell, `second` makes of it the newer.
-
-    channels_out channels come out of both. Without a `second` the two inputs are the same; with one the newer
-    is half as large.
-    """
+    """The layers before the cells."""
 
     first: nn.Module
+    """Maps the image to the older input of the first cell."""
     second: nn.Module | None
+    """Maps the older input to the newer one, at half the size; None: the newer input equals the older one."""
     channels_out: int
+    """The number of channels of both inputs."""
 
 
 def small_stem(in_channels: int, channels: int) -> Stem:
-    """BN(3×3 convolution), for small images.  [N,C,H,W] -> [N,3·channels,H,W]  Liu et al. 2019."""
+    """The stem for small images: BN(3×3 convolution). [N,C,H,W] -> [N,3·channels,H,W] Liu et al. 2019."""
     width = 3 * channels
     first = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
     return Stem(first, None, width)
 
 
 def imagenet_stem(in_channels: int, channels: int) -> Stem:
-    """Three 3×3 convolutions of stride 2: the first cell starts at ⌈H/8⌉×⌈W/8⌉.  Liu et al. 2019, its code.
+    """The stem for ImageNet: three 3×3 convolutions of stride 2, from Liu et al. 2019, its code.
 
     first [N,C,H,W] -> [N,channels,⌈H/4⌉,⌈W/4⌉], second -> [N,channels,⌈H/8⌉,⌈W/8⌉].
     """
@@ -90,9 +89,10 @@ def imagenet_stem(in_channels: int, channels: int) -> Stem:
 
 
 class AuxiliaryHead(nn.Module):
-    """The classifier that reads the network two thirds up while training.  [N,C,H,W], H, W ≥ side -> [N,K]
+    """The auxiliary classifier at two thirds of the depth, used in training only. [N,C,H,W], H, W ≥ side -> [N,K]
 
-    For side×side this is the published head; larger maps are averaged before the last layer.
+    On side×side maps it equals the published head; larger maps are averaged before the last layer. forward
+    raises UserError for smaller maps.
     """
 
     def __init__(self, features: Sequence[nn.Module], classes: int, *, side: int) -> None:
@@ -104,8 +104,8 @@ class AuxiliaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < self.side:
             raise UserError(
-                f"auxiliary head: its input is {x.shape[2]}×{x.shape[3]}, it needs {self.side}×{self.side} or more; "
-                "use larger images or auxiliary=False"
+                f"auxiliary head: its input is {x.shape[2]}×{x.shape[3]}, but it needs {self.side}×{self.side} or "
+                "more; use larger images or auxiliary=False"
             )
         return self.classifier(self.features(x))
 
@@ -122,25 +122,32 @@ def _auxiliary_features(channels: int, stride: int) -> list[nn.Module]:
 
 
 def small_auxiliary(channels: int, classes: int) -> AuxiliaryHead:
-    """The auxiliary head for small images, on maps of 8×8 or more."""
+    """The auxiliary head for small images; its input is 8×8 or larger."""
     return AuxiliaryHead([*_auxiliary_features(channels, 3), nn.BatchNorm2d(768)], classes, side=8)
 
 
 def imagenet_auxiliary(channels: int, classes: int) -> AuxiliaryHead:
-    """The auxiliary head for ImageNet, on maps of 7×7 or more; the published one has no second batch norm."""
+    """The auxiliary head for ImageNet; its input is 7×7 or larger.
+
+    Like the published head, it has no second batch norm.
+    """
     return AuxiliaryHead(_auxiliary_features(channels, 2), classes, side=7)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands round the cells: stem(in_channels, channels) and auxiliary(channels, classes)."""
+    """The layers around the cells of a network."""
 
     stem: Callable[[int, int], Stem]
+    """(in_channels, channels) -> stem."""
     auxiliary: Callable[[int, int], AuxiliaryHead]
+    """(channels, classes) -> auxiliary head."""
 
 
 SMALL = Frame(small_stem, small_auxiliary)
+"""The frame for small images such as CIFAR's."""
 IMAGENET = Frame(imagenet_stem, imagenet_auxiliary)
+"""The frame for images of about 224×224."""
 
 FRAMES: dict[str, Frame] = {"small": SMALL, "imagenet": IMAGENET}
-"""Name -> frame: `small` for images such as CIFAR's, `imagenet` for images of about 224×224."""
+"""Name -> frame."""

@@ -1,4 +1,4 @@
-"""Genotypes: the two cells of a network as data, and the published ones."""
+"""Genotypes: the two cells of a network as data, and the published genotypes."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,34 +11,40 @@ from certnas.errors import UserError
 from certnas.nas.space.ops import OPS
 
 Edges = tuple[tuple[str, int], ...]
+"""Edges (operator, input state), in node order."""
 
 
 class CellPlan(NamedTuple):
-    """A cell of any kind: nodes[n] are the edges (operator, input state) into state n + 2, which is their sum."""
+    """The structure of a cell of any kind."""
 
     nodes: tuple[Edges, ...]
+    """nodes[n] lists the edges (operator, input state) into state n + 2; the state is their sum."""
     concat: tuple[int, ...]
+    """The states whose concatenation is the output of the cell."""
 
 
 @dataclass(frozen=True)
 class Genotype:
-    """A normal and a reduction cell, each a DAG over states 0 and 1 (its two inputs) and its nodes 2, 3, ...
+    """A normal and a reduction cell, each a DAG over two input states 0 and 1 and its nodes 2, 3, ...
 
-    `normal` and `reduce` hold two edges (operator, input state) per node, in node order: node 2 is the sum of
-    edges 0 and 1, node 3 of edges 2 and 3. The cell's output is the concatenation of the `*_concat` states.
-    Raises UserError for a cell that is none.  Liu et al. 2019, section 2.1.
+    Each node is the sum of two edges: node 2 of edges 0 and 1, node 3 of edges 2 and 3, and so on. Raises
+    UserError for an invalid cell. Liu et al. 2019, section 2.1.
     """
 
     normal: Edges
+    """Edges (operator, input state) of the normal cell, two per node, in node order."""
     normal_concat: tuple[int, ...]
+    """States whose concatenation is the output of the normal cell."""
     reduce: Edges
+    """Edges (operator, input state) of the reduction cell, two per node, in node order."""
     reduce_concat: tuple[int, ...]
+    """Nodes whose concatenation is the output of the reduction cell."""
 
     affine: ClassVar[bool] = True
-    """Whether the batch norms of the trained network's cells have a scale and a shift."""
+    """True if the batch norms of a trained network's cells have a scale and a shift."""
 
     def __post_init__(self) -> None:
-        # The inputs of a reduction cell have twice its nodes' size, so they cannot stand in its output.
+        # The inputs of a reduction cell have twice the size of its nodes, so they cannot be part of its output.
         _check_cell("normal", self.normal, self.normal_concat, first_output=0)
         _check_cell("reduce", self.reduce, self.reduce_concat, first_output=2)
 
@@ -50,11 +56,11 @@ class Genotype:
 
     @property
     def depth(self) -> int | None:
-        """The number of cells of the only networks that there are, or None: any number."""
+        """The number of cells that a network must have, or None: any number."""
         return None
 
     def record(self) -> dict[str, Any]:
-        """The JSON record that `parse_genotype` reads."""
+        """The JSON record, which `parse_genotype` reads."""
         return {
             "normal": [list(edge) for edge in self.normal],
             "normal_concat": list(self.normal_concat),
@@ -88,9 +94,9 @@ def _check_cell(kind: str, edges: Edges, concat: tuple[int, ...], *, first_outpu
 
 
 def parse_genotype(record: Mapping[str, Any], name: str) -> Genotype:
-    """The genotype of a JSON record of normal, normal_concat, reduce, reduce_concat; other keys are ignored.
+    """The genotype of a JSON record with normal, normal_concat, reduce and reduce_concat; other keys are ignored.
 
-    An edge is [operator, input state].  Raises UserError, which names the genotype, for anything else.
+    An edge is [operator, input state]. Raises UserError, which names the genotype, for an invalid record.
     """
     fields: dict[str, Any] = {}
     try:
@@ -131,11 +137,11 @@ def published_records(file: str) -> dict[str, dict[str, Any]]:
 GENOTYPES: Mapping[str, Genotype] = {
     name: parse_genotype(record, name) for name, record in published_records("genotypes.json").items()
 }
-"""Published name -> genotype; `genotypes.json` names each one's source."""
+"""Published name -> genotype. `genotypes.json` names the source of each."""
 
 
 def published_genotype(name: str) -> Genotype:
-    """The published genotype of this name.  Raises UserError, with the nearest names, for an unknown one."""
+    """The published genotype with this name. Raises UserError, with the most similar names, for an unknown one."""
     if name in GENOTYPES:
         return GENOTYPES[name]
     raise UserError(
@@ -144,6 +150,6 @@ def published_genotype(name: str) -> Genotype:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The names most like this one in brackets after a blank, for a message; empty where none is like it."""
+    """The names most similar to `name`, in brackets after a blank, for a message; empty if none is similar."""
     near = get_close_matches(name, names, n=3, cutoff=0.3)
     return f" (nearest: {', '.join(near)})" if near else ""

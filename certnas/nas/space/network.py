@@ -14,11 +14,11 @@ from certnas.nas.space.robnets import RobNet
 
 
 class Cell(nn.Module):
-    """One cell: each node is the sum of its edges, the output the concatenation of the listed states.
+    """One cell: each node is the sum of its edges, and the output is the concatenation of the listed states.
 
-    ([N,C₀,H₀,W₀], [N,C₁,H,W]) -> [N,M·C,H',W'] for M listed states, H' = ⌈H/2⌉ in a reduction cell, else H.
-    After a reduction cell the older input is twice as large, and is reduced on entry.  Liu et al. 2019,
-    section 2.1.
+    ([N,C₀,H₀,W₀], [N,C₁,H,W]) -> [N,M·C,H',W'] for M listed states; H' = ⌈H/2⌉ in a reduction cell, else H.
+    After a reduction cell the older input has twice the size, and a strided operator reduces it first. Liu
+    et al. 2019, section 2.1.
     """
 
     def __init__(
@@ -67,12 +67,13 @@ class Cell(nn.Module):
 
 
 class DiscreteNetwork(nn.Module):
-    """A network of cells.  [N,C,H,W] in [0, 1] pixels -> [N,K]
+    """A network of cells with a fixed genotype. [N,C,H,W] in [0, 1] pixels -> logits [N,K]
 
-    Normalisation (when `mean` and `std` are given) is the first layer, so ε is in pixel units. Then the frame's
-    stem, `layers` cells and a linear classifier of the averaged map. The cells in `reductions` (by default those
-    at one and two thirds) halve the map and double the channels; images of any size are taken, odd sides are
-    rounded up.  Raises UserError for numbers that give no network.  Liu et al. 2019, section 3.2.
+    The layers are: normalisation (if `mean` and `std` are given, so that ε is in [0, 1] pixels), the
+    frame's stem, `layers` cells, and a linear classifier of the averaged map. The cells in `reductions` (by
+    default those at one and two thirds) halve the map and double the channels. Images may have any size;
+    odd sides are rounded up. Raises UserError for numbers that give no network. Liu et al. 2019, section
+    3.2.
     """
 
     def __init__(
@@ -118,11 +119,17 @@ class DiscreteNetwork(nn.Module):
         self.auxiliary_head = frame.auxiliary(auxiliary_channels, classes) if auxiliary else None
 
     def forward(self, x: Tensor, drop_path: float = 0.0) -> Tensor:
-        """Logits [N,K]; training drops each edge but an identity, per image, with chance `drop_path`."""
+        """Logits [N,K].
+
+        In training, each edge except an identity is dropped with probability `drop_path`, per image.
+        """
         return self.classifier(self.pool(self._states(x, drop_path)[-1]).flatten(1))
 
     def with_auxiliary(self, x: Tensor, drop_path: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Logits and auxiliary logits, [N,K] each.  Raises UserError in evaluation or without the head."""
+        """Logits and auxiliary logits, [N,K] each.
+
+        Raises UserError in evaluation mode, or without an auxiliary head.
+        """
         if not self.training or self.auxiliary_head is None:
             raise UserError(
                 "auxiliary head: exists in training mode of a network built with auxiliary=True only"
@@ -132,7 +139,7 @@ class DiscreteNetwork(nn.Module):
         return logits, self.auxiliary_head(states[self.auxiliary_after])
 
     def _states(self, x: Tensor, drop_path: float) -> list[Tensor]:
-        """The output of every cell."""
+        """The outputs of all cells."""
         if not 0 <= drop_path < 1:
             raise UserError(f"drop_path: got {drop_path}; give a probability from 0 to below 1")
         older = newer = self.stem(self.normalize(x))
@@ -155,7 +162,10 @@ def parameter_count(
     reductions: Collection[int] | None = None,
     frame: Frame = SMALL,
 ) -> int:
-    """The number of trained parameters of the DiscreteNetwork with these arguments, which takes no memory here."""
+    """The number of trainable parameters of the DiscreteNetwork with these arguments.
+
+    The network is built on the meta device, without memory for its parameters.
+    """
     with torch.device("meta"):
         network = DiscreteNetwork(
             genotype, channels, layers, classes, in_channels=in_channels, reductions=reductions, frame=frame

@@ -1,7 +1,7 @@
-"""The operators of the DARTS search space (Liu et al. 2019, section 3.1), and the NASNet and AmoebaNet ones.
+"""The candidate operators of DARTS (Liu et al. 2019, section 3.1), NASNet and AmoebaNet.
 
-Every convolution is without bias; batch norm has torch's defaults (eps 1e-5, momentum 0.1). A stride s maps
-H×W to ⌈H/s⌉×⌈W/s⌉ in every operator, so that edges of a cell always meet in one shape.
+Convolutions have no bias. Batch norm has torch's defaults (eps 1e-5, momentum 0.1). In every operator,
+stride s maps H×W to ⌈H/s⌉×⌈W/s⌉, so that the edges of a cell have equal shapes.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from certnas.errors import UserError
 
 
 class Zero(nn.Module):
-    """The zero map, 0 even where the input is NaN or infinite.  [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]"""
+    """The zero map; 0 even if the input is NaN or infinite. [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]"""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -25,10 +25,10 @@ class Zero(nn.Module):
 
 
 class Noise(nn.Module):
-    """Standard normal noise in training; its mean, 0, in evaluation.  [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]
+    """Standard normal noise in training; its mean, 0, in evaluation. [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]
 
-    The harmful operator of the space S4 (Zela et al. 2020). The published one draws noise in evaluation too;
-    a certificate is about one function, so here evaluation is deterministic.
+    This is the harmful operator of the space S4 (Zela et al. 2020). The published operator draws noise in
+    evaluation too; a certificate is about one function, so evaluation is deterministic here.
     """
 
     def __init__(self, stride: int) -> None:
@@ -41,7 +41,7 @@ class Noise(nn.Module):
 
 
 class ReLUConvBN(nn.Sequential):
-    """BN(conv(ReLU(x))) with an unpadded square kernel.  [N,C,H,W] -> [N,C',H-k+1,W-k+1]"""
+    """BN(conv(ReLU(x))) with an unpadded square kernel. [N,C,H,W] -> [N,C',H-k+1,W-k+1]"""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 1, *, affine: bool = True) -> None:
         super().__init__(
@@ -52,11 +52,11 @@ class ReLUConvBN(nn.Sequential):
 
 
 class FactorizedReduce(nn.Module):
-    """BN(concat[A x₊, B shift(x₊)]), x₊ = ReLU(x), A and B 1×1 convolutions of stride 2.
+    """BN(concat[A x₊, B shift(x₊)]), where x₊ = ReLU(x), and A and B are 1×1 convolutions of stride 2.
 
-    [N,C,H,W] -> [N,C',⌈H/2⌉,⌈W/2⌉]. shift(x) = x[:, :, 1:, 1:]. The published operator takes even sides only
-    and is computed exactly there. An odd H gets one row of zeros at the bottom, an odd W one column of zeros
-    at the right, before the shift.  Raises UserError for odd C'.
+    [N,C,H,W] -> [N,C',⌈H/2⌉,⌈W/2⌉]. shift(x) = x[:, :, 1:, 1:]. The published operator accepts even sides
+    only, and the two agree there. An odd H is first padded with a row of zeros at the bottom, an odd W with
+    a column of zeros at the right. Raises UserError for odd C'.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, affine: bool = True) -> None:
@@ -78,7 +78,7 @@ class FactorizedReduce(nn.Module):
 
 
 def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
-    """ReLU, depthwise k×k, pointwise 1×1, BN, with the padding that keeps H×W at stride 1."""
+    """ReLU, depthwise k×k, pointwise 1×1, BN; the padding keeps H×W at stride 1."""
     padding = dilation * (kernel // 2)
     return [
         nn.ReLU(),
@@ -89,7 +89,7 @@ def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: b
 
 
 class SepConv(nn.Sequential):
-    """Twice ReLU, depthwise k×k, pointwise, BN; the first has the stride.  [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]"""
+    """Twice (ReLU, depthwise k×k, pointwise, BN); the first has the stride. [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]"""
 
     def __init__(self, channels: int, kernel: int, stride: int, *, affine: bool = True) -> None:
         super().__init__(
@@ -98,14 +98,14 @@ class SepConv(nn.Sequential):
 
 
 class DilConv(nn.Sequential):
-    """ReLU, depthwise k×k of dilation 2, pointwise, BN.  [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]"""
+    """ReLU, depthwise k×k with dilation 2, pointwise, BN. [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]"""
 
     def __init__(self, channels: int, kernel: int, stride: int, *, affine: bool = True) -> None:
         super().__init__(*_separable(channels, kernel, stride, 2, affine))
 
 
 class FactorizedConv7(nn.Sequential):
-    """ReLU, 1×7 convolution, 7×1 convolution, BN (AmoebaNet's).  [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]"""
+    """AmoebaNet's ReLU, 1×7 convolution, 7×1 convolution, BN. [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]"""
 
     def __init__(self, channels: int, stride: int, *, affine: bool = True) -> None:
         super().__init__(
@@ -133,7 +133,9 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "dil_conv_5x5": lambda channels, stride, affine: DilConv(channels, 5, stride, affine=affine),
     "conv_7x1_1x7": lambda channels, stride, affine: FactorizedConv7(channels, stride, affine=affine),
 }
-"""Operator name -> factory(channels, stride in {1, 2}, affine): a module [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]."""
+"""Operator name -> factory(channels, stride in {1, 2}, affine), which returns a module [N,C,H,W] ->
+[N,C,⌈H/s⌉,⌈W/s⌉].
+"""
 
 POOLING = frozenset({"max_pool_3x3", "avg_pool_3x3"})
-"""The operators that a supernet follows with a batch norm, and a discrete network does not."""
+"""The operators that have a batch norm behind them in a supernet, but not in a discrete network."""

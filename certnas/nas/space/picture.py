@@ -1,4 +1,4 @@
-"""Cells as graphs, drawn as a PNG and written as DOT text."""
+"""Drawings of cells: PNG pictures and DOT text."""
 
 from io import BytesIO
 
@@ -24,17 +24,18 @@ COLOURS = {
     "none": "#ffffff",
     "noise": "#f6c9c9",
 }
-"""Family of operators -> fill of its boxes."""
+"""Operator family -> colour of its boxes."""
 INK, WIRE, LIGHT = "#24292f", "#6b7280", "#b6bcc5"
-COLUMN, ROW = 1.15, 0.42
-"""Inches between columns and between rows."""
+COLUMN, ROW = 1.15, 0.42  # inches between columns and between rows
 SWEEPS = 8
+"""Number of sweeps that order the columns."""
 
 Places = dict[str, tuple[float, float]]
+"""Graph node -> (column, row)."""
 
 
 def cells(genotype: Genotype | RobNet) -> dict[str, CellPlan]:
-    """What there is to draw: the normal and the reduction cell, or the cells of a RobNet."""
+    """The cells to draw, by title: the normal and the reduction cell, or the cells of a RobNet."""
     if isinstance(genotype, Genotype):
         return {
             "normal cell": genotype.cell(0, reduction=False),
@@ -46,10 +47,10 @@ def cells(genotype: Genotype | RobNet) -> dict[str, CellPlan]:
 
 
 def cell_graph(plan: CellPlan) -> nx.DiGraph:
-    """States and operators as nodes: state → operator → the state it is added to; output states → the output.
+    """The graph of a cell: state → operator → the state that adds it, and output states → the output.
 
-    A node has `label`, `kind` (state or operator) and `layer`, its column from left to right; the operators from
-    one state to another are one node.
+    Graph nodes have three attributes: `label`, `kind` (state or operator) and `layer`, the column from left
+    to right.
     """
     graph = nx.DiGraph()
     depth = [0, 0]
@@ -71,12 +72,12 @@ def cell_graph(plan: CellPlan) -> nx.DiGraph:
 
 
 def state_name(index: int) -> str:
-    """How state `index` of a cell is called: its two inputs, then its nodes from 0."""
+    """The name of state `index` of a cell: its two inputs, then its nodes from 0."""
     return INPUTS[index] if index < 2 else f"node {index - 2}"
 
 
 def dot_text(genotype: Genotype | RobNet, name: str) -> str:
-    """The cells in the DOT language of Graphviz: one cluster each, operators as labels of the edges."""
+    """The cells in Graphviz's DOT language: one cluster per cell, operators as edge labels."""
     lines = [f"digraph {_quoted(name)} {{", "  rankdir=LR;", '  node [shape=box, style="rounded,filled"];']
     for number, (title, plan) in enumerate(cells(genotype).items()):
         names = [f"{number}:{state_name(k)}" for k in range(2 + len(plan.nodes))]
@@ -98,9 +99,10 @@ def _quoted(text: str) -> str:
 
 
 def cell_picture(genotype: Genotype | RobNet, title: str) -> bytes:
-    """The cells below each other as a PNG, read from left to right.
+    """The cells below each other, each from left to right, as a PNG.
 
-    States are dark and operators coloured; light wires lead to the output, the concatenation of their states.
+    States are dark boxes and operators coloured ones. Light lines lead from the output states to their
+    concatenation.
     """
     drawings = {name: _placed(cell_graph(plan)) for name, plan in cells(genotype).items()}
     columns = max(x for places, _ in drawings.values() for x, _ in places.values())
@@ -124,7 +126,10 @@ def cell_picture(genotype: Genotype | RobNet, title: str) -> bytes:
 
 
 def _placed(graph: nx.DiGraph) -> tuple[Places, nx.DiGraph]:
-    """(column, row) of each node, rows from 0, and the graph with a bend wherever a wire passes a column."""
+    """(column, row) of each graph node, and the graph with a bend wherever an edge crosses a column.
+
+    Rows start at 0.
+    """
     routed = nx.DiGraph()
     routed.add_nodes_from(graph.nodes(data=True))
     for start, end in graph.edges:
@@ -146,7 +151,9 @@ def _placed(graph: nx.DiGraph) -> tuple[Places, nx.DiGraph]:
 
 
 def _order(layers: dict[int, list[str]], graph: nx.DiGraph, *, forward: bool) -> None:
-    """Sort each column by the mean relative height of its neighbours in the column before, so that wires cross less."""
+    """Sort each column by the mean relative height of the neighbours in the previous column; fewer edges
+    cross.
+    """
     adjacent = graph.pred if forward else graph.succ
     heights: dict[str, float] = {}
     for layer in sorted(layers, reverse=not forward):

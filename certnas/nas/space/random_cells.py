@@ -1,4 +1,4 @@
-"""Random cells of a search space, as a search's control."""
+"""Random cells of a search space, the control of a search."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,11 @@ from certnas.nas.space.spaces import Candidates, SearchSpace, edge_count
 def random_genotype(
     space: SearchSpace, generator: torch.Generator, *, nodes: int = 4, concat: Sequence[int] | None = None
 ) -> Genotype:
-    """A genotype drawn uniformly: for each node two different input states, on each a candidate but `none`.
+    """A uniformly random genotype.
 
-    `concat` lists the output states of both cells, by default all nodes.  Two cells of one draw are independent.
-    Raises UserError for a space without rows for `nodes` nodes.
+    Each node gets two different input states, and each edge a random candidate except `none`. `concat`
+    lists the output states of both cells, by default all nodes. The two cells are independent. Raises
+    UserError if the space is defined for another number of nodes.
     """
     outputs = tuple(range(2, nodes + 2)) if concat is None else tuple(concat)
     normal, reduce = (_cell(space.candidates(kind, nodes), nodes, generator) for kind in ("normal", "reduce"))
@@ -42,9 +43,10 @@ def matched_genotype(
     concat: Sequence[int] | None = None,
     draws: int = 1000,
 ) -> Genotype:
-    """The first random genotype with |parameters(genotype) / target − 1| ≤ tolerance: uniform among those.
+    """The first random genotype with |parameters(genotype) / target − 1| ≤ tolerance.
 
-    Raises UserError, with the range of the counts seen, when none of `draws` draws is.
+    It is uniform among all such genotypes. Raises UserError, with the range of the counts, if none of
+    `draws` genotypes matches.
     """
     seen = []
     for _ in range(draws):
@@ -54,5 +56,5 @@ def matched_genotype(
             return genotype
     raise UserError(
         f"random cells: none of {draws} has {target} parameters within {tolerance:.0%}; they have {min(seen)} to "
-        f"{max(seen)}; choose a target among these, or a larger tolerance"
+        f"{max(seen)}; choose a target in this range, or a larger tolerance"
     )

@@ -1,4 +1,4 @@
-"""RobNets: cells that keep every edge, each with a code of the operators on it (Guo et al. 2020)."""
+"""RobNets: cells that keep every edge, each with a code for its operators (Guo et al. 2020)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,24 +14,27 @@ CODES: dict[str, tuple[str, ...]] = {
     "10": ("skip_connect",),
     "11": ("sep_conv_3x3", "skip_connect"),
 }
-"""Edge code -> the operators whose sum the edge is."""
+"""Edge code -> the operators whose sum is the edge."""
 
 Codes = tuple[str, ...]
+"""The edge codes of a cell."""
 
 
 @dataclass(frozen=True)
 class RobNet:
-    """Edge codes of the cells of a network, in edge order (0,2), (1,2), (0,3), (1,3), (2,3), (0,4), …
+    """A network defined by edge codes, in edge order (0,2), (1,2), (0,3), (1,3), (2,3), (0,4), …
 
-    One cell stands for all cells of a network of any depth, normal and reduction; several stand for the cells of
-    a network of just that depth. The output of a cell is the concatenation of its nodes.  Raises UserError for
-    an unknown code, or a number of codes that makes no cell.  Guo et al. 2020, section 3.1 and its code.
+    The output of a cell is the concatenation of its nodes. Raises UserError for an unknown code, or a
+    number of codes that gives no cell. Guo et al. 2020, section 3.1 and its code.
     """
 
     cells: tuple[Codes, ...]
+    """Edge codes of each cell. One entry applies to every cell of a network of any depth, normal and
+    reduction; several entries define a network of exactly that depth.
+    """
 
     affine: ClassVar[bool] = False
-    """Whether the batch norms of the trained network's cells have a scale and a shift."""
+    """True if the batch norms of a trained network's cells have a scale and a shift."""
 
     def __post_init__(self) -> None:
         if not self.cells:
@@ -49,7 +52,7 @@ class RobNet:
                     )
 
     def cell(self, index: int, *, reduction: bool) -> CellPlan:
-        """The plan of cell `index` of a network; a node without an operator is zero."""
+        """The plan of cell `index` of a network; a node without operators is zero."""
         codes = self.cells[index if len(self.cells) > 1 else 0]
         plan, first = [], 0
         for node in range(2, 2 + _nodes(codes)):
@@ -60,16 +63,16 @@ class RobNet:
 
     @property
     def depth(self) -> int | None:
-        """The number of cells of the only networks that there are, or None."""
+        """The number of cells that a network must have, or None: any number."""
         return len(self.cells) if len(self.cells) > 1 else None
 
     def record(self) -> dict[str, Any]:
-        """The JSON record that `parse_robnet` reads."""
+        """The JSON record, which `parse_robnet` reads."""
         return {"cells": [list(codes) for codes in self.cells]}
 
 
 def _nodes(codes: Codes) -> int:
-    """The number of nodes that these many edges lead to, at least 1."""
+    """The number of nodes for this many edges, at least 1."""
     nodes = 1
     while edge_count(nodes) < len(codes):
         nodes += 1
@@ -77,9 +80,9 @@ def _nodes(codes: Codes) -> int:
 
 
 def parse_robnet(record: Mapping[str, Any], name: str) -> RobNet:
-    """The RobNet of a JSON record of `cells`, lists of codes; other keys are ignored.
+    """The RobNet of a JSON record with `cells`, a list of lists of codes; other keys are ignored.
 
-    Raises UserError, which names it, for anything else.
+    Raises UserError, which names the RobNet, for an invalid record.
     """
     try:
         cells = record["cells"]
@@ -93,4 +96,4 @@ def parse_robnet(record: Mapping[str, Any], name: str) -> RobNet:
 ROBNETS: Mapping[str, RobNet] = {
     name: parse_robnet(record, name) for name, record in published_records("robnets.json").items()
 }
-"""Published name -> edge codes; `robnets.json` names each one's source."""
+"""Published name -> RobNet. `robnets.json` names the source of each."""

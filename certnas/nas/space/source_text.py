@@ -1,4 +1,4 @@
-"""Genotypes as papers' code has them: `NAME = Genotype(normal=[...], ...)` in Python, read and never run."""
+"""Genotypes in the Python code of papers: `NAME = Genotype(normal=[...], ...)`, parsed and never executed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 from certnas.errors import UserError
 
 LONGEST = 2**20
+"""Largest number of characters of a text."""
 MOST = 10_000
-"""Numbers that one `range` may stand for."""
+"""Largest number of integers in a `range`."""
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
 def records_of(text: str) -> dict[str, Any]:
-    """Name -> record of each genotype in a Python text, in its order; the name is empty where none is given one.
+    """Name -> record of each genotype in a Python text, in order; the name is empty if the text gives none.
 
-    A genotype is a call `Genotype(...)`, or lists and dictionaries of what it holds; other statements are passed over.
-    Raises UserError where there is none, or a genotype holds anything but lists, tuples, texts, numbers and ranges.
+    A genotype is a call `Genotype(...)`, or a list or dictionary with the same content; other statements
+    are ignored. Raises UserError if there is no genotype, or if a genotype contains anything but lists,
+    tuples, strings, numbers and ranges.
     """
     if len(text) > LONGEST:
         raise UserError(f"is longer than {LONGEST} characters; give the genotype alone")
@@ -30,9 +32,9 @@ def records_of(text: str) -> dict[str, Any]:
     except SyntaxError as error:
         raise UserError(f"is neither JSON nor Python: {error.msg}, line {error.lineno}") from None
     except (ValueError, RecursionError, MemoryError):
-        raise UserError("is neither JSON nor Python: it is nested too deeply, or holds a zero byte") from None
+        raise UserError("is neither JSON nor Python: it is nested too deeply, or has a zero byte") from None
     if not found:
-        raise UserError("holds no genotype; expected NAME = Genotype(normal=[...], normal_concat=..., ...)")
+        raise UserError("has no genotype; expected NAME = Genotype(normal=[...], normal_concat=..., ...)")
     return found
 
 
@@ -50,14 +52,14 @@ def _records(statements: list[ast.stmt]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_call(node: ast.expr, name: str) -> bool:
-    """Whether a node calls what is called `name`, of whatever module."""
+    """True if a node calls a function called `name`, from any module."""
     if not isinstance(node, ast.Call):
         return False
     return name == (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", ""))
 
 
 def _value(node: ast.expr) -> Any:
-    """What an expression of literals, ranges and genotypes is."""
+    """The value of an expression of literals, ranges and genotypes."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int | str):
         return node.value
     if isinstance(node, ast.List | ast.Tuple):
@@ -82,6 +84,6 @@ def _value(node: ast.expr) -> Any:
         ):
             return given[0]
     raise UserError(
-        f"line {node.lineno}: {ast.unparse(node)[:60]!r} is no part of a genotype; accepted: lists, tuples, texts, "
-        "whole numbers, range"
+        f"line {node.lineno}: {ast.unparse(node)[:60]!r} cannot be part of a genotype; accepted: lists, tuples, "
+        "strings, integers, range"
     )

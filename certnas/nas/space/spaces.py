@@ -1,4 +1,4 @@
-"""Search spaces: which operators may stand on which edge of a cell."""
+"""Search spaces: the candidate operators of each edge of a cell."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,22 @@ from certnas.errors import UserError
 from certnas.nas.space.ops import OPS
 
 Candidates = tuple[tuple[str, ...], ...]
+"""The candidate operators of each edge, in edge order."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The candidate operators of each edge, in edge order: (0,2), (1,2), (0,3), (1,3), (2,3), (0,4), …
+    """A search space: the candidate operators of each edge, in edge order (0,2), (1,2), (0,3), (1,3), (2,3), (0,4), …
 
-    One row stands for every edge of cells of any number of nodes. All edges have equally many candidates, at
-    least one of them not `none`.  Raises UserError for anything else.
+    A single row applies to every edge, for any number of nodes. All edges have the same number of
+    candidates. Raises UserError if an edge has no candidate other than `none`, an unknown operator, or an
+    operator twice.
     """
 
     normal: Candidates
+    """Candidates of each edge of a normal cell."""
     reduce: Candidates
+    """Candidates of each edge of a reduction cell."""
 
     def __post_init__(self) -> None:
         for kind, rows in (("normal", self.normal), ("reduce", self.reduce)):
@@ -37,27 +41,27 @@ class SearchSpace:
                     )
 
     def candidates(self, kind: str, nodes: int) -> Candidates:
-        """The operators of each of the nodes·(nodes+3)/2 edges of a cell, `kind` in {normal, reduce}.
+        """The candidates of each of the nodes·(nodes+3)/2 edges of a cell; `kind` is `normal` or `reduce`.
 
-        Raises UserError when the space has rows for another number of nodes.
+        Raises UserError if the space is defined for another number of nodes.
         """
         rows: Candidates = getattr(self, kind)
         edges = edge_count(nodes)
         if len(rows) not in (1, edges):
             raise UserError(
                 f"search space: it has {len(rows)} edges in {kind} cells, {nodes} nodes have {edges}; "
-                "choose the number of nodes it was made for"
+                "choose the number of nodes that the space is defined for"
             )
         return rows * edges if len(rows) == 1 else rows
 
 
 def edge_count(nodes: int) -> int:
-    """The number of edges (i, j), i < j, into `nodes` nodes after the two inputs: 2 + 3 + … + (nodes + 1)."""
+    """The number of edges (i, j), i < j, into `nodes` nodes behind two inputs: 2 + 3 + … + (nodes + 1)."""
     return nodes * (nodes + 3) // 2
 
 
 def uniform(*operators: str) -> SearchSpace:
-    """The space with these operators on every edge of both cells."""
+    """The space with these candidates on every edge of both cells."""
     return SearchSpace((operators,), (operators,))
 
 
@@ -71,7 +75,7 @@ DARTS = uniform(
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-"""The space of Liu et al. 2019, section 3.1, in the order of its published code."""
+"""The search space of Liu et al. 2019, section 3.1, in the order of its published code."""
 
 _S1_NORMAL: Candidates = (
     ("skip_connect", "dil_conv_3x3"),
@@ -116,6 +120,7 @@ SPACES: dict[str, SearchSpace] = {
 }
 """Name -> search space.
 
-s1 to s4 are those of Zela et al. 2020, section 4, s1 as in automl/RobustDARTS@3a87007 src/spaces.py: the two
-operators of each edge that an iterative search kept, for 4 nodes. s5 is DARTS without `none` (Chen and Hsieh 2020).
+s1 to s4 are the spaces of Zela et al. 2020, section 4. s1 is that of automl/RobustDARTS@3a87007
+src/spaces.py: an iterative search kept two operators on each edge, for 4 nodes. s5 is DARTS without `none`
+(Chen and Hsieh 2020).
 """

@@ -1,4 +1,4 @@
-"""Supernets: networks of cells in which every edge is a mixture of all its candidate operators."""
+"""Supernets: networks of cells in which every edge is a mixed operation over its candidate operators."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -15,18 +15,21 @@ from certnas.nas.space.spaces import DARTS, SearchSpace, edge_count
 
 
 class Mixture(NamedTuple):
-    """The weights of one kind of cell: operators[e][o], and edges[e] (None: every edge has weight 1), scalars."""
+    """The weights of the mixed operations of one kind of cell. All weights are scalars."""
 
     operators: list[tuple[Tensor, ...]]
+    """operators[e][o] is the weight of candidate o on edge e."""
     edges: tuple[Tensor, ...] | None
+    """edges[e] is the weight of edge e; None: every edge has weight 1."""
 
 
 class MixedEdge(nn.Module):
-    """Σ_o w_o·op_o(x) over the candidates, batch norm without affine parameters.  [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]
+    """A mixed operation: Σ_o w_o·op_o(x) over the candidates. [N,C,H,W] -> [N,C,⌈H/s⌉,⌈W/s⌉]
 
-    With partial = k > 1 the operators see the first C/k channels; the others pass (max-pooled 2×2 at stride 2),
-    and a channel shuffle in k groups follows.  `none` adds nothing, whatever x is; pooling is followed by batch
-    norm.  Liu et al. 2019, equation 2; Xu et al. 2020 (PC-DARTS), equation 2.
+    Batch norms have no affine parameters, and pooling has a batch norm behind it. `none` contributes
+    nothing for any x. With partial = k > 1, the operators act on the first C/k channels; the others bypass
+    them (max-pooled 2×2 at stride 2), and a channel shuffle in k groups follows. Liu et al. 2019, equation
+    2; Xu et al. 2020 (PC-DARTS), equation 2.
     """
 
     def __init__(self, operators: Sequence[str], channels: int, stride: int, partial: int) -> None:
@@ -48,9 +51,9 @@ class MixedEdge(nn.Module):
 
 
 class MixedCell(nn.Module):
-    """One cell in which each node is the sum of mixed edges from all states before it.
+    """One cell; each node is the sum of mixed operations on all earlier states.
 
-    ([N,C₀,H₀,W₀], [N,C₁,H,W]) -> [N,M·C,H',W'] for M listed states, H' = ⌈H/2⌉ in a reduction cell, else H.
+    ([N,C₀,H₀,W₀], [N,C₁,H,W]) -> [N,M·C,H',W'] for M listed states; H' = ⌈H/2⌉ in a reduction cell, else H.
     """
 
     def __init__(
@@ -96,13 +99,16 @@ class MixedCell(nn.Module):
 
 
 class Supernet(nn.Module):
-    """All networks of a search space at once.  [N,C,H,W] in [0, 1] pixels -> logits [N,K]
+    """The supernet of a search space. [N,C,H,W] in [0, 1] pixels -> logits [N,K]
 
-    alpha_normal, alpha_reduce [E,O] are the architecture parameters, one row per edge, shared by all cells of a
-    kind; an edge is the mixture of its operators by softmax(α_e). partial = k > 1 makes it PC-DARTS's: 1/k of the
-    channels go through the operators, and beta_normal, beta_reduce [E] weigh the edges of each node by their
-    softmax. All start at 10⁻³·N(0,1). Normalisation (when `mean` and `std` are given) is the first layer.
-    Raises UserError for numbers that give no network.  Liu et al. 2019; Xu et al. 2020.
+    The architecture variables α are alpha_normal and alpha_reduce [E,O], one row per edge, shared by all
+    cells of a kind. Edge e is the mixed operation with weights softmax(α_e). With partial = k > 1, the
+    supernet is that of PC-DARTS: the operators act on 1/k of the channels, and softmax(β) over the edges of
+    a node weights them, with beta_normal and beta_reduce [E]. All variables start at 10⁻³·N(0,1).
+
+    If `mean` and `std` are given, the first layer normalises, so that ε is in [0, 1] pixels. `nodes` is the
+    number of intermediate nodes and `concat` lists a cell's output states, by default all nodes. Raises
+    UserError for numbers that give no network. Liu et al. 2019; Xu et al. 2020.
     """
 
     def __init__(
@@ -169,17 +175,19 @@ class Supernet(nn.Module):
         return self.classifier(self.pool(newer).flatten(1))
 
     def architecture_parameters(self) -> list[nn.Parameter]:
-        """α, and β of a PC-DARTS supernet: alpha_normal, alpha_reduce[, beta_normal, beta_reduce]."""
+        """The architecture variables: alpha_normal, alpha_reduce, and in PC-DARTS also beta_normal,
+        beta_reduce.
+        """
         return [parameter for name, parameter in self.named_parameters() if _is_architecture(name)]
 
     def weight_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the architecture's."""
+        """All parameters except the architecture variables."""
         return [parameter for name, parameter in self.named_parameters() if not _is_architecture(name)]
 
     def genotype(self) -> Genotype:
-        """The two strongest edges of each node by softmax(α), times softmax(β) where there is one.
+        """Derive the genotype: the two strongest edges of each node by softmax(α), times softmax(β) in PC-DARTS.
 
-        `none` is never chosen, though it takes part in the softmax.  Liu et al. 2019, section 2.4; Xu et al. 2020.
+        `none` takes part in the softmax but is never chosen. Liu et al. 2019, section 2.4; Xu et al. 2020.
         """
         with torch.no_grad():
             cells = [
@@ -198,7 +206,7 @@ class Supernet(nn.Module):
         return Mixture(operators, None if beta is None else self._per_node(beta).unbind(0))
 
     def _per_node(self, beta: Tensor) -> Tensor:
-        """softmax(β) over the edges into each node.  [E] -> [E]"""
+        """softmax(β) over the edges into each node. [E] -> [E]"""
         return torch.cat([node.softmax(0) for node in beta.split(list(range(2, self.nodes + 2)))])
 
 

@@ -1,4 +1,4 @@
-"""ONNX files: `read_onnx` for a classifier, `import_onnx` for any network of one tensor."""
+"""ONNX files: `read_onnx` reads a classifier, `import_onnx` any network with one input."""
 
 import warnings
 from collections import OrderedDict
@@ -19,25 +19,26 @@ __all__ = ["OnnxNetwork", "OutputChosen", "import_onnx", "read_onnx"]
 
 
 class OutputChosen(UserWarning):
-    """Of several outputs, of a network or a node, one was taken that nobody named."""
+    """One of several outputs of a network or a node was selected without a name from the user."""
 
 
 def import_onnx(path: Path, *, output: str | None = None, inputs: int | None = None) -> OnnxNetwork:
-    """The network in an .onnx or .onnx.gz file: x [N, *input_shape] -> [N, *output], exactly as it is stored.
+    """The network in an .onnx or .onnx.gz file, without any change. x [N, *input_shape] -> [N, *output]
 
-    Its outputs on random inputs equal onnxruntime's to 10⁻⁵ of the largest.  A graph that works along its first
-    dimension has no batch: all of its input is one image.  So it is where `inputs`, the numbers of one image, are all
-    that it reads.  output: the name of the output that counts; of several, the first does where none is named, and a
-    warning (OutputChosen) says so.
-    Raises UserError, naming the node, for what cannot be read, followed or reproduced.
+    On random inputs its outputs equal onnxruntime's up to 10⁻⁵ of the largest one. If the graph computes
+    along its first dimension, it has no batch dimension, and its whole input is one image. The same holds
+    if `inputs`, the number of elements of an image, equals the whole input. `output` selects an output by
+    name; without it the first of several is used, with the warning OutputChosen.
+
+    Raises UserError, which names the node, for a file that cannot be read, imported or reproduced.
     """
     return _imported(path, softmax=True, output=output, inputs=inputs)[0]
 
 
 def read_onnx(path: Path, *, output: str | None = None) -> Architecture:
-    """The classifier in the file; a softmax at its end is left out, which keeps the order of the classes.
+    """The classifier in the file, without a final softmax, which does not change the order of the classes.
 
-    output: as `import_onnx` takes it.  Logits of a graph without a batch dimension are put in one row.
+    `output` is that of `import_onnx`. Logits of a graph without a batch dimension are reshaped to one row.
     """
     network, note = _imported(path, softmax=False, output=output, inputs=None)
     module: nn.Module = network
@@ -49,7 +50,7 @@ def read_onnx(path: Path, *, output: str | None = None) -> Architecture:
 def _imported(
     path: Path, *, softmax: bool, output: str | None, inputs: int | None
 ) -> tuple[OnnxNetwork, str]:
-    """The network, and a note for its origin where outputs were left out."""
+    """The network, and a note about outputs that were left out."""
     from certnas.models.formats.onnx.inlining import inlined
     from certnas.models.formats.onnx.reading import (
         outputs_of,
@@ -66,7 +67,7 @@ def _imported(
         warnings.warn(f"'{path}': {line}", OutputChosen, stacklevel=4)
     note = f", output {output or names[0]!r} of {', '.join(names)}" if len(names) > 1 else ""
     if note and output is None:
-        others = f"'{path}' has {len(names)} outputs: {', '.join(names)}; {names[0]!r} is taken"
+        others = f"'{path}' has {len(names)} outputs: {', '.join(names)}; this uses {names[0]!r}"
         warnings.warn(f"{others}; name one with --output, or output=", OutputChosen, stacklevel=4)
     model = inlined(stored)
     whole = _reading(stored, model, f"'{path}'", inputs)
@@ -78,7 +79,7 @@ def _imported(
 def _reading(
     stored: "onnx.ModelProto", model: "onnx.ModelProto", what: str, inputs: int | None
 ) -> OnnxNetwork:
-    """The network with its first dimension as the batch, or without one where that cannot be."""
+    """The network with its first dimension as batch; without a batch if that fails."""
     from certnas.models.formats.onnx.importing import fixed_input
 
     fixed = fixed_input(model)
@@ -97,13 +98,13 @@ def _reading(
 
 
 def _network(stored: "onnx.ModelProto", model: "onnx.ModelProto", what: str, *, whole: bool) -> OnnxNetwork:
-    """The import of a model, compared with onnxruntime, on the model as it is stored, too, where that is another."""
-    from certnas.models.formats.onnx.checking import StoredFile  # here: onnxruntime loads slowly
+    """The imported network, compared with onnxruntime on the model, and on the stored model if the two differ."""
+    from certnas.models.formats.onnx.checking import StoredFile  # imported here because it loads slowly
     from certnas.models.formats.onnx.importing import import_graph
 
     network = import_graph(model, whole=whole)
     StoredFile(network, model, what).check(network)
     network.file = file = StoredFile(network, stored, what)
-    if model is not stored:  # onnxruntime replaces the functions by code of its own
+    if model is not stored:  # onnxruntime has its own implementations of some functions
         file.check(network)
     return network

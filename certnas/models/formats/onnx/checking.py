@@ -1,4 +1,4 @@
-"""Whether an imported network computes what onnxruntime computes from the same file."""
+"""Comparison of an imported network with onnxruntime on the same file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from certnas.models.formats.onnx.network import OnnxNetwork
 TOLERANCE = 1e-5
 IMAGES = 2
 DRAWN = ((0.0, 1.0), (0.0, 10.0), (10.0, 10.0), (-10.0, 10.0), (0.0, 1000.0))
-"""Centre and width of the images that are drawn, one after the other."""
+"""(centre, width) of the ranges of random images, in the order of their use."""
 COMPARED = 64
-"""At how many images the values of all nodes are kept at a time."""
+"""Number of images for which the values of all nodes are held at a time."""
 
 
 class StoredFile:
-    """A model as it is stored, to be run by onnxruntime beside its import.
+    """A model as stored in its file, which onnxruntime runs for comparison with the import.
 
-    It is run without graph optimisations, in its own type and at its own batch size; one of an opset that onnxruntime
-    does not know yet, by onnx's own reference evaluator.  what: the file's name in messages.
+    It runs without graph optimisations, in its own floating type and batch size. If onnxruntime does not
+    support its opset yet, onnx's reference evaluator runs it. `what` names the file in messages.
     """
 
     def __init__(self, network: OnnxNetwork, model: onnx.ModelProto, what: str) -> None:
@@ -44,12 +44,12 @@ class StoredFile:
         return {**self.__dict__, "_session": None}  # onnxruntime's sessions cannot be copied
 
     def check(self, network: OnnxNetwork) -> None:
-        """Compares at random images, of which half lie in [0, 1].
+        """Compare both at random images; half of the images lie in [0, 1].
 
-        Where one gives NaN, as a logarithm of negative numbers is, or an infinite value, the other must give the same;
-        images are drawn from ever wider ranges until every output has been compared at a finite value.
-        Raises UserError where max |network(x) − onnxruntime(x)| / max(1, max |onnxruntime(x)|) exceeds 10⁻⁵ or
-        onnxruntime cannot run the file.
+        If one gives NaN (such as the logarithm of a negative number) or an infinite value, the other must
+        give the same. Images come from increasingly wide ranges until every output was compared at a finite
+        value. Raises UserError if max |network(x) − onnxruntime(x)| / max(1, max |onnxruntime(x)|) exceeds
+        10⁻⁵, or if onnxruntime cannot run the file.
         """
         compared = torch.tensor(False)
         for center, width in DRAWN:
@@ -75,16 +75,17 @@ class StoredFile:
         )
 
     def compare(self, network: OnnxNetwork, x: Tensor, y: Tensor) -> None:
-        """Compares what the import gives at x [N, *input_shape], y [N, *output], by the same measure.
+        """Compare y [N, *output], the import's output at x [N, *input_shape], by the same measure.
 
-        An import whose weights were changed since is another network than the file's, and is not compared.
+        If the weights changed since the import, it is another network than the file's, and nothing is
+        compared.
         """
         if _digest(network) == self.weights:
             reference = self._reference(network, x)
             self._agree(network, x, y.to(reference), reference, "the inputs that are asked about")
 
     def _reference(self, network: OnnxNetwork, x: Tensor) -> Tensor:
-        """What the file gives.  x [N, *input_shape] -> [N, *output] float32"""
+        """The file's output. x [N, *input_shape] -> [N, *output] float32"""
         try:
             if self._session is None:
                 self._session = _session(self.data)
@@ -96,7 +97,7 @@ class StoredFile:
             ) from error
 
     def _run(self, session: Any, network: OnnxNetwork, x: Tensor, names: Sequence[str]) -> list[Tensor]:
-        """The values of these names, image by image in dimension 0, in float32."""
+        """The values with these names, in float32, image by image in dimension 0."""
         given = x.numpy().astype(self.kind)
         if network.whole:
             parts = [[y[None] for y in session.run(names, {network.input: one})] for one in given]
@@ -123,7 +124,7 @@ class StoredFile:
             )
 
     def _node(self, network: OnnxNetwork, x: Tensor) -> str:
-        """The first node whose value differs, in words."""
+        """A description of the first node whose value differs."""
         model = onnx.ModelProto.FromString(self.data)
         there = {name for node in model.graph.node for name in node.output}
         names = [name for wiring, _ in network.wirings for name in wiring.outputs if name in there]
@@ -167,7 +168,7 @@ def _session(data: bytes) -> Any:
 
 
 def _digest(network: OnnxNetwork) -> bytes:
-    """The weights of an import, whatever type and device they were moved to."""
+    """A digest of an import's weights, independent of their floating type and device."""
     found = sha256()
     for weight in network.parameters():
         found.update(weight.detach().cpu().double().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""From an ONNX graph to a torch module: constants are evaluated once, shapes become whole numbers."""
+"""Import of an ONNX graph as a torch module. Constants are evaluated once, and shapes become integers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from certnas.models.formats.onnx.whole import with_batch
 OPERATORS: dict[str, Callable[[Site], Step]] = {
     **LINEAR, **POINTWISE, **POOLING, **SHAPING, "LSTM": with_batch_inside,
 }  # fmt: skip
-"""ONNX operator -> its importer.  The semantics are those of opset 7 and newer."""
+"""ONNX operator -> its importer. The semantics are those of opset 7 and later."""
 
 OLDEST = 7  # the first opset with numpy's broadcasting
 NODES = 20_000
@@ -39,23 +39,24 @@ _NUMBERS: dict[int, torch.dtype] = {
 
 
 def import_graph(model: onnx.ModelProto, *, whole: bool = False) -> OnnxNetwork:
-    """The network of a model without local functions, all tensors inside.  x [N, *input] -> [N, *output], float32.
+    """The network of a model without local functions or external tensors. x [N, *input] -> [N, *output], float32.
 
-    A fixed batch size in the file is made free: every tensor that depends on the input must keep its batch as
-    dimension 0.  whole: the input has none, and all of it is one image.  Of several outputs the first counts.
-    Raises UserError, naming the node, for what cannot be followed.
+    A fixed batch size in the file becomes free: every tensor that depends on the input must keep the batch
+    as dimension 0. With `whole`, the input has no batch dimension and is one image. The first of several
+    outputs is used. Raises UserError, which names the node, for an operator or shape that cannot be
+    imported.
     """
     try:
         return _Importer(model, whole=whole).network()
     except UserError:
         raise
-    except Exception as error:  # names that are no text, sizes that are no numbers
+    except Exception as error:  # names that are not text, sizes that are not numbers
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the ONNX graph is malformed: {reason}") from error
 
 
 class _Importer:
-    """Walks the nodes in order; computed tensors are of the meta device, so nothing is evaluated or allocated."""
+    """Visits the nodes in order. Computed tensors are on the meta device, so nothing is evaluated or allocated."""
 
     def __init__(self, model: onnx.ModelProto, *, whole: bool) -> None:
         graph = model.graph
@@ -106,7 +107,7 @@ class _Importer:
         return wanted - {""}
 
     def _node(self, position: int, node: onnx.NodeProto) -> Wiring | None:
-        """Evaluates a node of constants; returns the wiring of any other."""
+        """Evaluate a node whose inputs are constants; return the wiring of any other node."""
         name, operator = _line(node.name), _line(f"{node.domain}.{node.op_type}".removeprefix("."))
         where = f"node {position}" + (f" '{name}'" if name else "")
         if node.domain not in ("", "ai.onnx") or (
@@ -166,7 +167,7 @@ class _Importer:
 
 
 def fixed_input(model: onnx.ModelProto) -> list[int] | None:
-    """The shape of the one input where all of it is fixed, the first dimension, too; None otherwise."""
+    """The shape of the single input if all dimensions are fixed, the first one too; None otherwise."""
     known = {item.name for item in model.graph.initializer}
     inputs = [item for item in model.graph.input if item.name not in known]
     if len(inputs) != 1:
@@ -178,7 +179,7 @@ def fixed_input(model: onnx.ModelProto) -> list[int] | None:
 
 
 def _line(text: str) -> str:
-    """A name from a file as a message can hold it."""
+    """A name from a file, shortened to one line for a message."""
     return "".join(letter if letter.isprintable() else " " for letter in text[:80])
 
 
@@ -191,7 +192,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _input(graph: onnx.GraphProto, known: set[str], *, whole: bool) -> tuple[str, list[int]]:
-    """The name and shape of the one input; a free batch counts as 1, where there is one."""
+    """The name and shape of the single input. A free batch size counts as 1."""
     inputs = [item for item in graph.input if item.name not in known]
     if len(inputs) != 1:
         names = ", ".join(_line(item.name) for item in inputs[:5]) or "none"
@@ -213,7 +214,7 @@ def _input(graph: onnx.GraphProto, known: set[str], *, whole: bool) -> tuple[str
 
 
 def _tensor(proto: onnx.TensorProto, where: str) -> Tensor:
-    """The values of a constant; floats of any width as float32."""
+    """The values of a constant; floats of any width become float32."""
     kind = _NUMBERS.get(proto.data_type)
     if kind is None or proto.data_location == onnx.TensorProto.EXTERNAL:
         raise UserError(
@@ -227,7 +228,7 @@ def _tensor(proto: onnx.TensorProto, where: str) -> Tensor:
     try:
         return torch.from_numpy(numpy_helper.to_array(proto).copy()).to(kind)
     except Exception as error:
-        raise UserError(f"ONNX {where}: tensor {proto.name!r} does not hold what its shape says") from error
+        raise UserError(f"ONNX {where}: tensor {proto.name!r} does not match its shape") from error
 
 
 def _attribute(item: onnx.AttributeProto, where: str) -> Any:
@@ -246,4 +247,4 @@ def _literal(attributes: dict[str, Any], where: str) -> Tensor:
         if name in attributes:
             value = attributes[name]
             return value if isinstance(value, Tensor) else torch.tensor(value, dtype=kind)
-    raise UserError(f"ONNX Constant at {where} holds none of: a tensor, floats, integers")
+    raise UserError(f"ONNX Constant at {where} has no tensor, floats or integers")

@@ -1,4 +1,4 @@
-"""ONNX local functions: each call replaced by the function's own nodes, within limits."""
+"""Inlining of ONNX local functions within limits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BYTES = 2**30
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without local functions, by onnx's own inliner; the model itself where it has none.
+    """The model without local functions, by onnx's inliner; a model without any is returned as it is.
 
-    Raises UserError for functions that call each other in a circle, nest deeper than DEEPEST, come to more than PLACES
-    nodes and attributes or BYTES when inlined, hold graphs, or are of another opset than the model.
+    Raises UserError for functions that call each other in a cycle, nest deeper than DEEPEST, exceed PLACES
+    nodes and attributes or BYTES after inlining, have subgraphs, or use another opset than the model.
     """
     if not len(model.functions):
         return model
-    from onnx import inliner  # here: few files have functions
+    from onnx import inliner  # imported here because few files have functions
 
     _Sizes(model).check(node for part in (model.graph, *model.functions) for node in part.node)
     try:
@@ -42,14 +42,14 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class Size:
-    """What nodes come to once all calls in them are replaced.
-
-    depth: calls within calls; places: nodes, calls and attributes; size: bytes.
-    """
+    """The size of a list of nodes after inlining."""
 
     depth: int = 0
+    """Depth of nested calls."""
     places: int = 0
+    """Number of nodes, calls and attributes."""
     size: int = 0
+    """Size in bytes."""
 
 
 class _Sizes:
@@ -63,7 +63,7 @@ class _Sizes:
         total = self._total(nodes, ())
         if total.places > PLACES or total.size > BYTES:
             raise UserError(
-                f"the ONNX model's local functions come to more than {PLACES} nodes and attributes, or {BYTES} bytes, "
+                f"the ONNX model's local functions exceed {PLACES} nodes and attributes, or {BYTES} bytes, "
                 "when inlined"
             )
 
@@ -72,7 +72,7 @@ class _Sizes:
         for node in nodes:
             if any(item.HasField("g") or len(item.graphs) for item in node.attribute):
                 raise UserError(
-                    "the ONNX model has local functions beside nodes that hold graphs; accepted: either alone"
+                    "the ONNX model has local functions and nodes with graphs; accepted: one of the two"
                 )
             key = _key(node.domain, node.op_type)
             if key not in self.functions:
@@ -82,7 +82,7 @@ class _Sizes:
             called = self._of(key, calls)
             depth = max(depth, 1 + called.depth)
             places += 1 + called.places
-            # what a call is given may be read everywhere in the function
+            # every node of the function may read the arguments of a call
             size += called.size + called.places * node.ByteSize()
         return Size(depth, places, size)
 

@@ -1,4 +1,4 @@
-"""ONNX's linear layers: convolutions, matrix products, batch normalisation."""
+"""Importers of ONNX's linear layers: convolutions, matrix products, normalisations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _conv_transpose(site: Site) -> Step:
     kernel = site.shape(1)[2:]
     convolve = _rank(site, _TRANSPOSED, len(kernel))
     geometry, extra = _transposed_window(site, kernel)
-    # the full result is cut at both ends; what the far end keeps more than the near one is output padding
+    # the full result is cropped at both ends; the output padding is what the far end keeps beyond the near one
     cut = tuple(min(a, b) for a, b in zip(geometry.before, geometry.after, strict=True))
     lengths = [
         stride * (size - 1) + more + reach - a - b
@@ -69,7 +69,7 @@ def _conv_transpose(site: Site) -> Step:
 
 
 def _transposed_window(site: Site, kernel: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
-    """The window, and output padding; pads that auto_pad or output_shape ask for follow from the output's size."""
+    """The window and the output padding. Pads by auto_pad or output_shape follow from the output's size."""
     n, auto = len(kernel), site.attributes.get("auto_pad", b"NOTSET").decode()
     extra, wanted = tuple(site.ints("output_padding") or [0] * n), site.ints("output_shape")
     plain = replace(site, attributes={**site.attributes, "auto_pad": b"NOTSET"})
@@ -104,7 +104,7 @@ def _rank(site: Site, table: dict[int, Callable[..., Tensor]], rank: int) -> Cal
 
 
 def _gemm(site: Site) -> Step:
-    """alpha·A·B + beta·C with A and B transposed at will."""
+    """alpha·A·B + beta·C, with A and B optionally transposed."""
     alpha, beta = site.attributes.get("alpha", 1.0), site.attributes.get("beta", 1.0)
     left, right = bool(site.attributes.get("transA", 0)), bool(site.attributes.get("transB", 0))
     if left and site.computed(0):
@@ -150,11 +150,11 @@ def _einsum(site: Site) -> Step:
 
 
 def _layer_norm(site: Site) -> Step:
-    """Over the axes from `axis` on; scale and bias broadcast to them."""
+    """Normalisation over the axes from `axis` on; scale and bias broadcast to them."""
     axis = site.axis(site.attributes.get("axis", -1))
     epsilon = site.attributes.get("epsilon", 1e-5)
     if site.attributes["outputs"] > 1:
-        raise site.refuse("names its mean or deviation; accepted: the normalised tensor alone")
+        raise site.refuse("names its mean or deviation; accepted: the normalised tensor only")
     shape = site.shape()[axis:]
 
     def apply(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:

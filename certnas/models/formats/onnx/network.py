@@ -1,4 +1,4 @@
-"""The network that an ONNX graph becomes: one small module for each node that depends on the input."""
+"""The network of an ONNX graph: one small module per node that depends on the input."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ from certnas.models.formats.onnx.site import Function
 
 @dataclass(frozen=True)
 class Wiring:
-    """Where a node's arguments come from, what its outputs are called, and where it stands in the file, in words."""
+    """The inputs and outputs of a node."""
 
     label: str
+    """Name of the node's module in the network."""
     function: Function
+    """The node's operator."""
     inputs: tuple[str, ...]
+    """Names of its arguments."""
     outputs: tuple[str, ...]
+    """Names of its results."""
     where: str
+    """Its location in the file, for messages."""
 
 
 class File(Protocol):
-    """The file that a network was imported from."""
+    """The file of an imported network."""
 
     def compare(self, network: OnnxNetwork, x: Tensor, y: Tensor) -> None:
-        """Raises UserError where the file does not give y at x [N, *input_shape]."""
+        """Raises UserError unless the file maps x [N, *input_shape] to y."""
 
 
 class OnnxNode(nn.Module):
-    """One node; its name in the network says where it stands in the file."""
+    """One node; its name in the network states its location in the file."""
 
     def __init__(self, function: Function) -> None:
         super().__init__()
@@ -42,11 +47,11 @@ class OnnxNode(nn.Module):
 
 
 class OnnxNetwork(nn.Module):
-    """x [N, *input_shape] -> [N, *output]: the nodes of an ONNX graph in their order, the batch free.
+    """The nodes of an ONNX graph in their order, with a free batch size. x [N, *input_shape] -> [N,
+    *output]
 
-    whole: whether the file's own input has no batch dimension, and is of input_shape.
-    Parameters are the graph's initialisers under their own names, characters that Python does not take replaced
-    by underscores.
+    `whole` is True if the file's input has no batch dimension and shape input_shape. The parameters are the
+    graph's initialisers under their own names, with underscores for characters that Python does not allow.
     """
 
     def __init__(
@@ -77,7 +82,7 @@ class OnnxNetwork(nn.Module):
         )
 
     def compare(self, x: Tensor, y: Tensor) -> None:
-        """Raises UserError, which names the node, where onnxruntime does not give y at x from the same file."""
+        """Raises UserError, which names the node, unless onnxruntime maps x to y with the same file."""
         if self.file is not None:
             self.file.compare(self, x, y)
 
@@ -87,7 +92,7 @@ class OnnxNetwork(nn.Module):
         return values[self.output]
 
     def steps(self, x: Tensor) -> Iterator[tuple[Wiring, dict[str, Tensor]]]:
-        """Each node after it was evaluated, and the values that are known then, its outputs among them."""
+        """Yields each node after its evaluation, with all values so far by name."""
         values = {self.input: x}
         for wiring, spent in self.wirings:
             arguments = [
@@ -102,9 +107,9 @@ class OnnxNetwork(nn.Module):
                     values.pop(name, None)
 
 
-def _free(key: str, taken: nn.ParameterDict) -> str:
-    """The key, or with a number after it where another name already became it."""
+def _free(key: str, used: nn.ParameterDict) -> str:
+    """The key; if another name already has it, the key with a number."""
     found, number = key, 1
-    while found in taken:
+    while found in used:
         found, number = f"{key}_{number}", number + 1
     return found

@@ -1,4 +1,4 @@
-"""ONNX operators that work on each unit by itself."""
+"""Importers of ONNX's elementwise operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _divided(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _setting(function: Callable[..., Tensor], **defaults: float) -> Callable[[Site], Step]:
-    """An operator of one input whose float attributes the function takes in this order."""
+    """The importer of an operator with one input whose float attributes are the function's arguments, in this order."""
 
     def importer(site: Site) -> Step:
         values = [float(site.attributes.get(name, default)) for name, default in defaults.items()]
@@ -34,7 +34,7 @@ def _hard_sigmoid(x: Tensor, slope: float, offset: float) -> Tensor:
 
 
 def _softsign(x: Tensor) -> Tensor:
-    """x / (1 + |x|), as 1/(1 + relu(−x)) − 1/(1 + relu(x)): each part is monotone, so intervals of it are exact."""
+    """x / (1 + |x|), as 1/(1 + relu(−x)) − 1/(1 + relu(x)). Each part is monotone, so its intervals are exact."""
     return torch.reciprocal(1 + F.relu(-x)) - torch.reciprocal(1 + F.relu(x))
 
 
@@ -58,7 +58,7 @@ def _gelu(site: Site) -> Step:
 def _prelu(site: Site) -> Step:
     slope, x = list(site.constant(1).shape), site.shape()
     channels = x[1] if len(x) > 1 else 1
-    aligned = [1] * (len(x) - len(slope)) + slope  # as numpy broadcasts
+    aligned = [1] * (len(x) - len(slope)) + slope  # numpy's broadcasting
     if site.constant(1).numel() != 1 and aligned != [1, channels] + [1] * (len(x) - 2):
         raise site.refuse(f"slope {slope}; accepted: one number, or one per channel ({channels})")
     return Step(lambda x, slope: F.prelu(x, slope.reshape(-1)), (0, 1))
@@ -78,7 +78,7 @@ def _clip(site: Site) -> Step:
 def _extreme(
     function: Callable[[Tensor, Tensor], Tensor], clamp: Callable[[Tensor, float], Tensor]
 ) -> Callable[[Site], Step]:
-    """Max or Min: with one number a clamp, which has tight bounds."""
+    """Max or Min. With one scalar input it becomes a clamp, which has tight bounds."""
 
     def importer(site: Site) -> Step:
         count = len(site.present(len(site.inputs)))

@@ -1,4 +1,4 @@
-"""ONNX's pools, reductions and interpolation."""
+"""Importers of ONNX's pools, reductions and interpolations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GLOBAL: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adap
 
 
 def _geometry(site: Site) -> tuple[Window, tuple[int, ...], list[int]]:
-    """The window, the image's sizes and the number of places of the window."""
+    """The window, the image size, and the number of window positions."""
     kernel, sizes = tuple(site.ints("kernel_shape") or []), site.shape()[2:]
     if len(kernel) not in _MAX:
         raise site.refuse(f"kernel {list(kernel)}; accepted: one or two dimensions")
@@ -46,7 +46,7 @@ def _max_pool(site: Site) -> Step:
                 return Step(
                     partial(pool, stride=geometry.strides, padding=padding, ceil_mode=ceil, **settings)
                 )
-    # every place of the window, of which the strided ones are kept
+    # every position of the window; the stride then selects some of them
     padding = tuple(max(a, b) for a, b in zip(geometry.before, geometry.after, strict=True))
     if any(p > h for p, h in zip(padding, half, strict=True)):
         raise site.refuse(f"pads {[*geometry.before, *geometry.after]} of more than half a kernel")
@@ -85,7 +85,7 @@ def _average_pool(site: Site) -> Step:
 
     def apply(x: Tensor) -> Tensor:
         ones = torch.ones((1, 1, *sizes), dtype=x.dtype, device=x.device)
-        # where pads count, all of the declared padding counts and nothing beyond it
+        # if pads count, exactly the declared padding counts
         ones = F.pad(ones, real, value=1.0)
         rest = [p - r for p, r in zip(pads, real, strict=True)]
         return over(F.pad(x, pads)) / over(F.pad(ones, rest))
@@ -94,7 +94,7 @@ def _average_pool(site: Site) -> Step:
 
 
 def _window_sum(geometry: Window, x: Tensor) -> Tensor:
-    """The sum over each window, gaps left out: a convolution of each channel with ones."""
+    """The sum over each window without its gaps: a depthwise convolution with ones."""
     channels = x.shape[1]
     weight = torch.ones((channels, 1, *geometry.kernel), dtype=x.dtype, device=x.device)
     convolve = {1: F.conv1d, 2: F.conv2d}[len(geometry.kernel)]
@@ -135,14 +135,14 @@ def _product(site: Site) -> Step:
     values = site.constant(0)
     if not bool(site.attributes.get("keepdims", 1)) and values.dim() == 1:
         return Step(torch.prod)
-    raise site.refuse("is supported for the product of a whole list alone")
+    raise site.refuse("is supported only for the product of a whole list")
 
 
 def _resize(site: Site) -> Step:
-    """Nearest and linear interpolation, where torch has the same coordinates."""
+    """Nearest and linear interpolation, for coordinates that torch supports."""
     sizes, before = _new_sizes(site), site.shape()
     if len(before) not in (3, 4) or list(before[:2]) != sizes[:2]:
-        raise site.refuse(f"from {list(before)} to {sizes}; accepted: spatial dimensions alone")
+        raise site.refuse(f"from {list(before)} to {sizes}; accepted: spatial dimensions only")
     site.bounded(sizes)
     new = sizes[2:]
     mode = site.attributes.get("mode", b"nearest").decode()
@@ -171,7 +171,9 @@ _COORDINATES: dict[str, Callable[[float, float, int, int], float]] = {
         size / 2 * (1 - new / (scale * size)) + (i + 0.5) / scale - 0.5
     ),
 }
-"""Where the pixel i of the new image lies in the old one; `scale` may differ from new / size by rounding."""
+"""(pixel i of the new image) -> its coordinate in the old one; `scale` may differ from new / size by
+rounding.
+"""
 _ROUNDING: dict[str, Callable[[float], int]] = {
     "round_prefer_floor": lambda x: ceil(x - 0.5),
     "round_prefer_ceil": lambda x: floor(x + 0.5),
@@ -181,7 +183,7 @@ _ROUNDING: dict[str, Callable[[float], int]] = {
 
 
 def _nearest(site: Site, new: list[int], where: str, rounding: str) -> Step:
-    """Each pixel is one of the old image's, along each axis by itself."""
+    """Nearest interpolation: each pixel is a pixel of the old image, selected along each axis separately."""
     if where not in _COORDINATES or rounding not in _ROUNDING:
         raise site.refuse(f"mode nearest with {where} coordinates, rounded by {rounding}")
     sizes = site.shape()[2:]

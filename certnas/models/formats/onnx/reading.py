@@ -1,4 +1,4 @@
-"""An ONNX file as a model whose tensors are all inside it; data alone is read, nothing outside its folder."""
+"""Reading of an ONNX file as a model with all tensors inside. It reads data only, and only from the file's folder."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from onnx import TensorProto
 from certnas.errors import UserError
 
 TRAINING_IS_AN_ATTRIBUTE = 14
-"""The opset from which batch normalisation says itself whether it is in training mode."""
+"""The first opset in which batch normalisation has an attribute for training mode."""
 OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 LARGEST_FILE = 2**31 - 1
-"""Bytes: what a protobuf message can hold."""
+"""Largest size of a file in bytes, the limit of a protobuf message."""
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The model in an .onnx or .onnx.gz file, its external data read in.
+    """The model in an .onnx or .onnx.gz file, with its external data read in.
 
-    Raises UserError for a file that is no ONNX model, is too large, or keeps data outside its own folder.
+    Raises UserError for a file that is not an ONNX model, is too large, or has data outside its own folder.
     """
     data = _bytes(path)
     try:
         model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's DecodeError, and what its parsers raise besides
+    except Exception as error:  # protobuf's DecodeError, and other errors of its parsers
         raise UserError(f"cannot read '{path}' as ONNX: it is truncated or in another format") from error
     if not len(model.graph.node):
-        raise UserError(f"cannot read '{path}' as ONNX: it holds no graph")
+        raise UserError(f"cannot read '{path}' as ONNX: it has no graph")
     total = 0
     for tensor in _tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -40,7 +40,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def outputs_of(model: onnx.ModelProto) -> list[str]:
-    """The names of the model's outputs, as a message can hold them."""
+    """The names of the model's outputs, shortened for a message."""
     return [_shown(item.name) for item in model.graph.output]
 
 
@@ -49,9 +49,9 @@ def _shown(name: str) -> str:
 
 
 def with_output(model: onnx.ModelProto, name: str | None, what: str) -> None:
-    """Takes all outputs but one off the model: the one of this name, or the first.
+    """Remove all outputs except one: the output with this name, or the first one.
 
-    Raises UserError where there is none of this name.
+    Raises UserError if no output has this name.
     """
     graph = model.graph
     chosen = [item for item in graph.output if name in (None, item.name)][:1]
@@ -63,10 +63,10 @@ def with_output(model: onnx.ModelProto, name: str | None, what: str) -> None:
 
 
 def without_unread(model: onnx.ModelProto) -> list[str]:
-    """Takes optional outputs that nothing reads off their nodes: a mask, indices, statistics.
+    """Remove unused optional outputs of nodes: masks, indices, statistics.
 
-    A node is then what the outputs that count make of it.  Returns a line for each batch normalisation that these
-    outputs would put in training mode, by the rules of opsets before 14.
+    Without them, a node computes only what the remaining outputs need. Returns a line for each batch
+    normalisation that these outputs would put into training mode, by the rules of opsets before 14.
     """
     graph, notes = model.graph, []
     read = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
@@ -78,13 +78,13 @@ def without_unread(model: onnx.ModelProto) -> list[str]:
         if any(unread) and node.op_type == "BatchNormalization" and opset < TRAINING_IS_AN_ATTRIBUTE:
             notes.append(
                 f"BatchNormalization at node {position} also names {', '.join(reversed(unread))}, which nothing reads: "
-                "it is taken in evaluation mode, by its stored statistics, where onnxruntime takes the batch's"
+                "it is imported in evaluation mode with its stored statistics, while onnxruntime uses the batch's"
             )
     return notes
 
 
 def _optional(node: onnx.NodeProto, opset: int) -> bool:
-    """Whether the node's last output may be left out."""
+    """True if the node's last output is optional."""
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError:
@@ -94,7 +94,10 @@ def _optional(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def without_softmax(model: onnx.ModelProto) -> bool:
-    """Takes a softmax that ends the graph off it: classes keep their order.  Returns whether there was one."""
+    """Remove a softmax at the end of the graph, which does not change the order of the classes.
+
+    Returns True if there was one.
+    """
     graph, found = model.graph, False
     while len(graph.output):
         last = next((node for node in graph.node if graph.output[0].name in node.output), None)
@@ -140,7 +143,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 
 def _bring_in(tensor: TensorProto, path: Path, room: int) -> int:
-    """Moves a tensor's bytes from its own file into the model; returns how many."""
+    """Move a tensor's bytes from its file into the model, and return their number."""
     entries = {item.key: item.value for item in tensor.external_data}
     what = f"'{path}': external data of tensor {tensor.name!r}"
     folder = path.parent.resolve()

@@ -1,4 +1,4 @@
-"""ONNX's LSTM, unrolled: one step of linear layers, sigmoids and products after the other."""
+"""Importer of ONNX's LSTM, unrolled into linear layers, sigmoids and products per time step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _USUAL = [b"Sigmoid", b"Tanh", b"Tanh"]
 
 
 def with_batch_inside(site: Site) -> Step:
-    """The layout of layout=0 has its batch second, so a network whose images lie in the first dimension has none."""
+    """Refuse a network with a batch as first dimension: layout=0 has the batch of the LSTM as second dimension."""
     raise site.refuse("works along the batch dimension; images must stay apart, or be the whole input")
 
 
 def lstm(site: Site) -> Step:
     """x [*, time, batch, inputs] -> Y [*, time, directions, batch, hidden], Y_h, Y_c [*, directions, batch, hidden].
 
-    The gates in ONNX's order i, o, f, c.  Initial states are constants.  Hochreiter, Schmidhuber 1997; ONNX LSTM-14.
-    Raises UserError for settings other than the usual: activations, clip, peepholes, lengths, layout=1.
+    The gates are in ONNX's order i, o, f, c. Initial states are constants. Hochreiter, Schmidhuber 1997;
+    ONNX LSTM-14. Raises UserError for unusual settings: activations, clip, peepholes, lengths, layout=1.
     """
     sides = {b"forward": (1,), b"reverse": (-1,), b"bidirectional": (1, -1)}
     order = sides.get(site.attributes.get("direction", b"forward"))
@@ -59,7 +59,7 @@ def lstm(site: Site) -> Step:
 
 
 def _direction(x: Tensor, known: dict[int, Tensor], k: int, sign: int) -> tuple[Tensor, Tensor, Tensor]:
-    """All steps [*, time, batch, hidden], the last of them, and the last cell [*, batch, hidden]."""
+    """The states of all steps [*, time, batch, hidden], the last state, and the last cell state [*, batch, hidden]."""
     weight, recurrent = known[1][k], known[2][k]
     hidden = recurrent.shape[-1]
     bias = known[3][k].unflatten(0, (2, 4 * hidden)).sum(0) if 3 in known else None

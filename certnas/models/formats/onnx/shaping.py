@@ -1,4 +1,4 @@
-"""ONNX operators that move units about, and the integer arithmetic that computes where to."""
+"""Importers of ONNX's operators that move units, and of the integer arithmetic for their arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from certnas.models.formats.onnx.site import Site, Step, plain
 
 
 def _reshape(site: Site) -> Step:
-    """A zero keeps a size (unless allowzero), a -1 takes what is left."""
+    """Reshape: 0 keeps a size (unless allowzero), −1 stands for the remaining size."""
     before, target = site.shape(), site.ints("shape", 1)
     if target is None:
         raise site.refuse("has no shape")
@@ -122,24 +122,24 @@ def _slice(site: Site) -> Step:
     shape, cuts = site.shape(), []
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = axis % len(shape)
-        taken = range(
+        kept = range(
             *slice(start, end if step > 0 or end >= -shape[place] else None, step).indices(shape[place])
         )
         if place == 0 and site.computed():
-            if taken != range(shape[0]):
+            if kept != range(shape[0]):
                 raise site.refuse("cuts the batch dimension")
             continue
-        cuts.append((place, taken))
+        cuts.append((place, kept))
 
     def apply(x: Tensor) -> Tensor:
-        for axis, taken in cuts:
-            if taken.step < 0:
-                first = x.shape[axis] - 1 - taken.start
+        for axis, kept in cuts:
+            if kept.step < 0:
+                first = x.shape[axis] - 1 - kept.start
                 x = x.flip(axis)
             else:
-                first = taken.start
-            stride = abs(taken.step)
-            x = x[(slice(None),) * axis + (slice(first, first + len(taken) * stride, stride),)]
+                first = kept.start
+            stride = abs(kept.step)
+            x = x[(slice(None),) * axis + (slice(first, first + len(kept) * stride, stride),)]
         return x
 
     return Step(apply)
@@ -245,7 +245,7 @@ def _range(site: Site) -> Step:
 
 
 def _fixed(function: Callable[..., Tensor], inputs: int) -> Callable[[Site], Step]:
-    """An operator that is followed on constants alone."""
+    """The importer of an operator that is supported for constants only."""
 
     def importer(site: Site) -> Step:
         for i in range(inputs):

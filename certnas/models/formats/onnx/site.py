@@ -1,4 +1,4 @@
-"""One node of an ONNX graph, as the function that imports its operator sees it."""
+"""One node of an ONNX graph, as its importer sees it."""
 
 from __future__ import annotations
 
@@ -17,46 +17,54 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Step:
-    """function(*tensors at `inputs`): one tensor, or a tuple where the operator has several outputs.
-
-    Inputs that are not listed were read while importing, as integers.  Without any, the result is a constant.
-    """
+    """The torch function of a node: function(*tensors at `inputs`) is a tensor, or a tuple for several outputs."""
 
     function: Function
+    """The function."""
     inputs: tuple[int, ...] = (0,)
+    """Indices of the tensor inputs. Other inputs are integers that the importer read; with no inputs the
+    result is a constant.
+    """
 
 
 @dataclass(frozen=True)
 class Site:
-    """One node: its operator, where it stands, its attributes and inputs.
-
-    A constant input is a tensor of values, a computed one a tensor of the meta device, which has a shape alone;
-    its first dimension is the batch, of length `batch`.  None stands for an optional input that is left out.
-    """
+    """One node: its operator, location, attributes and inputs."""
 
     op: str
+    """Name of the ONNX operator."""
     where: str
+    """Location in the file, for messages."""
     opset: int
+    """Opset of the model."""
     batch: int
+    """Length of the batch dimension of computed inputs."""
     attributes: Mapping[str, Any]
+    """Attribute name -> value."""
     inputs: tuple[Tensor | None, ...]
+    """A constant input is a tensor with values. A computed input is a meta tensor, which has only a shape,
+    with the batch as first dimension. None is an optional input that is left out.
+    """
 
     def refuse(self, why: str) -> UserError:
-        """The error that names this node."""
+        """An error that names this node."""
         return UserError(f"ONNX {self.op} at {self.where}: {why}")
 
     def has(self, i: int) -> bool:
         return i < len(self.inputs) and self.inputs[i] is not None
 
     def tensor(self, i: int) -> Tensor:
-        """Input i.  Raises UserError where the node has none."""
+        """Input i. Raises UserError if the node has none."""
         value = self.inputs[i] if i < len(self.inputs) else None
         if value is None:
             raise self.refuse(f"input {i} is missing")
         return value
 
     def present(self, count: int) -> tuple[int, ...]:
-        """The indices of the first `count` inputs that are given, up to the first one left out."""
+        """The indices of those of the first `count` inputs that are not left out.
+
+        Raises UserError for a gap before the last one.
+        """
         given = [i for i in range(count) if self.has(i)]
         if given != list(range(len(given))):
             raise self.refuse("an input before the last one is left out")
@@ -66,18 +74,18 @@ class Site:
         return tuple(self.tensor(i).shape)
 
     def computed(self, i: int = 0) -> bool:
-        """Whether input i depends on the network's input."""
+        """True if input i depends on the network's input."""
         return self.tensor(i).is_meta
 
     def constant(self, i: int) -> Tensor:
-        """Input i, which must be a constant.  Raises UserError otherwise."""
+        """Input i, which must be a constant. Raises UserError otherwise."""
         value = self.tensor(i)
         if value.is_meta:
             raise self.refuse(f"input {i} depends on the image; it must be a constant")
         return value
 
     def given(self, name: str, i: int | None = None) -> Any:
-        """A setting that is an attribute in one opset and a constant input in another; None where left out."""
+        """A setting that is an attribute in one opset and a constant input in another; None if left out."""
         if i is not None and self.has(i):
             if self.constant(i).numel() > LISTED:
                 raise self.refuse(f"input {i} has {self.constant(i).numel()} elements; at most {LISTED}")
@@ -85,7 +93,7 @@ class Site:
         return self.attributes.get(name)
 
     def ints(self, name: str, i: int | None = None) -> list[int] | None:
-        """The same, as a list of integers.  Raises UserError where it is none."""
+        """A setting as a list of integers. Raises UserError if it is none."""
         value = self.given(name, i)
         if value is None:
             return None
@@ -95,7 +103,7 @@ class Site:
         return list(listed)
 
     def axis(self, value: int, *, rank: int | None = None) -> int:
-        """A dimension counted from the front.  Raises UserError for one that is not there, or is the batch."""
+        """A dimension counted from the front. Raises UserError if it does not exist or is the batch."""
         rank = len(self.shape()) if rank is None else rank
         if not -rank <= value < rank:
             raise self.refuse(f"axis {value} is not among {rank} dimensions")
@@ -104,7 +112,7 @@ class Site:
         return value % rank
 
     def bounded(self, shape: list[int]) -> list[int]:
-        """The shape, once it is known to be one that fits in memory."""
+        """The shape. Raises UserError if a tensor of this shape is too large."""
         elements = 1
         for size in shape:
             if size < 0:
@@ -115,7 +123,7 @@ class Site:
         return shape
 
     def resized(self, shape: list[int]) -> Step:
-        """Input 0 in another shape, its batch left free."""
+        """Input 0 reshaped, with a free batch size."""
         self.bounded(shape)
         if not self.computed():
             return Step(lambda x: x.reshape(shape))
@@ -126,7 +134,7 @@ class Site:
 
 
 def plain(function: Function, inputs: int = 1) -> Callable[[Site], Step]:
-    """The importer of an operator that is one function of all of its inputs."""
+    """The importer of an operator that is one function of all its inputs."""
 
     def importer(site: Site) -> Step:
         for i in range(inputs):
@@ -137,9 +145,10 @@ def plain(function: Function, inputs: int = 1) -> Callable[[Site], Step]:
 
 
 def integral(*tensors: Tensor) -> bool:
+    """True if all tensors have integers or booleans."""
     return not any(tensor.is_floating_point() for tensor in tensors)
 
 
 def scalar(tensor: Tensor) -> float | None:
-    """The value of a constant of one element, None for any other tensor."""
+    """The value of a constant with one element; None for any other tensor."""
     return None if tensor.is_meta or tensor.numel() != 1 else float(tensor.to(torch.float64).reshape(()))

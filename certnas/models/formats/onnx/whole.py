@@ -1,7 +1,8 @@
-"""ONNX graphs without a batch dimension: the whole input tensor is one image, and a batch is put before it.
+"""Import of ONNX graphs without a batch dimension; the whole input is one image.
 
-Each operator is imported as if the batch had always stood there: axes move up by one, constants align at the end.  One
-that takes its first dimension for the batch, as a convolution does, is imported where that dimension is 1.
+A batch dimension is put before the input. Each operator is imported with a batch before its tensors: axes
+move up by one, and constants align at the end. An operator whose first dimension is a batch in ONNX, such
+as a convolution, is imported if that dimension is 1.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from certnas.models.formats.onnx.site import Site, Step
 
 Importer = Callable[[Site], Step]
 UNITS = POINTWISE.keys() - {"LogSoftmax", "PRelu", "Softmax"}
-"""Operators that broadcast as numpy does, unit by unit."""
+"""Elementwise operators, which broadcast as numpy does."""
 
 
 def with_batch(site: Site, importer: Importer) -> Step:
-    """What a node does to tensors [N, *shape], where the file says what it does to tensors [*shape].
+    """The step of a node on tensors [N, *shape]; the file defines it on tensors [*shape].
 
-    The site's computed inputs have the shapes of the file.  Raises UserError for an operator that cannot be followed.
+    The site's computed inputs have the shapes of the file. Raises UserError for an operator that cannot be
+    imported.
     """
     return WAYS.get(site.op, _units if site.op in UNITS else _images)(site, importer)
 
@@ -44,18 +46,18 @@ def _lifted(site: Site, rank: int | None = None) -> Site:
 
 
 def _set(site: Site, name: str, place: int | None, value: Any) -> Site:
-    """The site with a setting given as an attribute, whether an input gave it or not."""
+    """The site with a setting as an attribute, even if it was an input."""
     inputs = tuple(None if i == place else x for i, x in enumerate(site.inputs))
     return replace(site, inputs=inputs, attributes={**site.attributes, name: value})
 
 
 def _up(axis: int) -> int:
-    """An axis behind the batch; one counted from the end stays."""
+    """An axis behind the batch; a negative axis stays."""
     return axis + 1 if axis >= 0 else axis
 
 
 def _units(site: Site, importer: Importer) -> Step:
-    """Computed inputs of fewer dimensions than the result get sizes of 1 behind the batch."""
+    """Elementwise operators: computed inputs of lower rank get sizes of 1 behind the batch."""
     rank = max(x.dim() for x in site.inputs if x is not None)
     step = importer(_lifted(site, rank))
     more = [rank - site.tensor(i).dim() if site.computed(i) else 0 for i in step.inputs]
@@ -73,7 +75,7 @@ def _units(site: Site, importer: Importer) -> Step:
 
 
 def _images(site: Site, importer: Importer) -> Step:
-    """An operator whose first dimension is a batch: of one, which the images' own takes the place of."""
+    """Operators whose first dimension is a batch of one in the file; the batch of images takes its place."""
     step = importer(replace(site, batch=1))
     moving = [site.computed(i) for i in step.inputs]
     shapes = [site.shape(i) for i, moves in zip(step.inputs, moving, strict=True) if moves]
@@ -91,7 +93,7 @@ def _images(site: Site, importer: Importer) -> Step:
 
 
 def _reshaped(site: Site, importer: Importer) -> Step:
-    """The shape is what the operator makes of a constant of the same shape."""
+    """Operators that change the shape; the new shape is found by applying the operator to a constant."""
     given = site.tensor(0)
     step = importer(replace(site, inputs=(torch.zeros(()).expand(given.shape), *site.inputs[1:])))
     shape = step.function(given).shape
@@ -160,7 +162,10 @@ def _tiled(site: Site, importer: Importer) -> Step:
 
 
 def _matmul(site: Site, importer: Importer) -> Step:
-    """A constant matrix on the left is put on the right, transposed; a vector is a matrix of one row or column."""
+    """Matrix products.
+
+    A constant matrix on the left moves to the right, transposed; a vector is a matrix of one row or column.
+    """
     ranks = tuple(len(site.shape(i)) for i in (0, 1))
     fixed = [rank for i, rank in enumerate(ranks) if not site.computed(i)]
     if min(ranks) < 1 or any(rank > 2 for rank in fixed):
@@ -177,18 +182,18 @@ def _matmul(site: Site, importer: Importer) -> Step:
 
 
 def _product(a: Tensor, b: Tensor, *, constant_left: bool) -> Tensor:
-    """a·b of matrices behind the batch, of which a constant one has none."""
+    """a·b of matrices behind the batch; a constant matrix has no batch."""
     return (b.transpose(-1, -2) @ a.transpose(-1, -2)).transpose(-1, -2) if constant_left else a @ b
 
 
 def _gemm(site: Site, importer: Importer) -> Step:
-    """alpha·A·B + beta·C with A and B transposed at will."""
+    """alpha·A·B + beta·C, with A and B optionally transposed."""
     alpha, beta = site.attributes.get("alpha", 1.0), site.attributes.get("beta", 1.0)
     turned = [bool(site.attributes.get(name, 0)) for name in ("transA", "transB")]
     if len(site.shape(0)) != 2 or len(site.shape(1)) != 2 or (site.has(2) and len(site.shape(2)) > 2):
         raise site.refuse("takes two matrices, and a matrix to add")
     if site.has(2) and site.computed(2) and len(site.shape(2)) != 2:
-        raise site.refuse("adds what depends on the image and is no matrix")
+        raise site.refuse("adds a tensor that depends on the image and is not a matrix")
 
     def apply(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
         a, b = (x.transpose(-1, -2) if t else x for x, t in zip((a, b), turned, strict=True))
@@ -200,7 +205,7 @@ def _gemm(site: Site, importer: Importer) -> Step:
 
 
 def _einsum(site: Site, importer: Importer) -> Step:
-    """A letter of its own for the batch, before each computed input's and the result's."""
+    """Einsum with an additional letter for the batch, in each computed input and in the result."""
     equation = site.attributes.get("equation", b"").decode().replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
@@ -214,12 +219,12 @@ def _einsum(site: Site, importer: Importer) -> Step:
 
 
 def _recurrent(site: Site, importer: Importer) -> Step:
-    """Time and the file's own batch are dimensions of the image."""
+    """Recurrent operators: time and the file's own batch are dimensions of the image."""
     return lstm(site)
 
 
 def _of_the_file(site: Site, importer: Importer) -> Step:
-    """An operator that reads the shape alone."""
+    """Operators that read the shape only."""
     return importer(site)
 
 

@@ -1,4 +1,4 @@
-"""The geometry that convolutions and pools share: strides, dilations, and pads in any of ONNX's ways."""
+"""The geometry of convolutions and pools: strides, dilations, and all of ONNX's ways to give pads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from certnas.models.formats.onnx.site import Site
 
 @dataclass(frozen=True)
 class Window:
-    """A sliding window, one number for each spatial dimension; pads before and after the image."""
+    """A sliding window. Each field has one number per spatial dimension."""
 
     kernel: tuple[int, ...]
+    """Kernel size."""
     strides: tuple[int, ...]
+    """Strides."""
     dilations: tuple[int, ...]
+    """Dilations."""
     before: tuple[int, ...]
+    """Pads before the image."""
     after: tuple[int, ...]
+    """Pads after the image."""
 
     @property
     def symmetric(self) -> bool:
@@ -23,30 +28,30 @@ class Window:
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """How many pixels the window spans, its gaps counted."""
+        """The number of pixels that the window spans, gaps included."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     def for_pad(self) -> list[int]:
-        """The pads as torch.nn.functional.pad takes them: last dimension first."""
+        """The pads in the order of torch.nn.functional.pad, last dimension first."""
         pairs = list(zip(self.before, self.after, strict=True))
         return [pad for pair in reversed(pairs) for pad in pair]
 
     def outputs(self, sizes: tuple[int, ...], *, ceil: bool = False) -> list[int]:
-        """How many places the window takes along each dimension of an image of these sizes."""
+        """The number of window positions along each dimension of an image of these sizes."""
         counts = []
         for size, reach, stride, a, b in zip(
             sizes, self.reach, self.strides, self.before, self.after, strict=True
         ):
             span = size + a + b - reach
             count = -(-span // stride) + 1 if ceil else span // stride + 1
-            if ceil and (count - 1) * stride >= size + a:  # a window that starts in the far padding is none
+            if ceil and (count - 1) * stride >= size + a:  # no window starts in the far padding
                 count -= 1
             counts.append(count)
         return counts
 
 
 def window(site: Site, kernel: tuple[int, ...]) -> Window:
-    """The window of a node whose kernel has these sizes.  Raises UserError for one that does not fit."""
+    """The window of a node with this kernel size. Raises UserError for a window that does not fit."""
     n, sizes = len(kernel), site.shape()[2:]
     strides = tuple(site.ints("strides") or [1] * n)
     dilations = tuple(site.ints("dilations") or [1] * n)
