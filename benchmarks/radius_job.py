@@ -31,7 +31,7 @@ IMAGES = {
     "cifar_2c2f": 100,
     "resnet2b": 8,
 }
-NORMS: tuple[auto_lirpa.Norm, ...] = ("linf", "l2")
+NORMS: tuple[str, ...] = ("linf", "l2")
 START = {"linf": 0.01, "l2": 0.1}
 """Where every bisection begins to look for its bracket, by doubling or halving."""
 MODES: tuple[auto_lirpa.ConvMode, ...] = ("patches", "matrix")
@@ -75,7 +75,7 @@ class Peer:
     def afresh(self) -> "Peer":
         return Peer(self.converted, self.mode)
 
-    def timed(self, x: Tensor, rows: Tensor, norm: auto_lirpa.Norm) -> "Peer":
+    def timed(self, x: Tensor, rows: Tensor, norm: str) -> "Peer":
         """The same, having bounded every image at START once; a first call, not counted, warms up."""
         eps, every = torch.full((len(x),), START[norm]), torch.arange(len(x))
         self.lower_margin(x, rows, eps, every)
@@ -84,7 +84,7 @@ class Peer:
         return again
 
 
-def peer(model: nn.Module, x: Tensor, rows: Tensor, norm: auto_lirpa.Norm) -> Peer:
+def peer(model: nn.Module, x: Tensor, rows: Tensor, norm: str) -> Peer:
     """auto_LiRPA for batches like x [N, *shape] in its faster mode, warmed up.  Raises OracleUnusable.
 
     A mode that takes more than SLOWER times the other's time for a single image is not tried on the batch.
@@ -107,14 +107,14 @@ class Job:
     """One network's images that it classifies right, in a norm, and the peers for batches of each size, once needed."""
 
     name: str
-    norm: auto_lirpa.Norm
+    norm: str
     model: nn.Module
     x: Tensor
     y: Tensor
     peers: dict[int, Peer] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, norm: auto_lirpa.Norm, count: int) -> "Job":
+    def of(cls, name: str, norm: str, count: int) -> "Job":
         model, (x, y) = NETWORKS[name].module(), NETWORKS[name].images(count)
         right = classified(model, x, y)
         return cls(name, norm, model, x[right], y[right])

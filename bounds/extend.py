@@ -1,7 +1,8 @@
 """The interface for code that is built on the engine: methods, proofs, branch and bound, differentiable metrics.
 
 `bounds` alone is enough to compute bounds.  A new operator is a record (`bounds.Affine` or `bounds.Nonlinear`) that is
-given to `bounds.register_operator`.  A new method is a subclass of `bounds.Method`, whose `lower` works on a
+given to `bounds.register_operator`; the functions that it consists of have the signatures `LinearRule`,
+`IntervalRule`, `RelaxRule` and so on.  A new method is a subclass of `bounds.Method`, whose `lower` works on a
 `BoundState`.
 """
 
@@ -14,7 +15,18 @@ from .operators import REGISTERED, RULES, rule_for
 from .operators.curve import Curve
 from .operators.curve import rule as curve_rule
 from .operators.movement import IDENTITIES, RESHAPES, SELECTIONS
-from .operators.rule import Alphas
+from .operators.rule import (
+    Alphas,
+    AlphasRule,
+    BiasRule,
+    DomainRule,
+    IntervalRule,
+    LinearRule,
+    RelaxRule,
+    TransposeRule,
+    UnstableRule,
+    WorkRule,
+)
 from .passes.crown import lower_bound
 from .passes.domain import undefined, without
 from .passes.ibp import interval_bounds
@@ -35,20 +47,29 @@ __all__ = [
     "SELECTIONS",
     "AffineForm",
     "Alphas",
+    "AlphasRule",
+    "BiasRule",
     "BoundState",
     "Call",
     "Curve",
     "Diagonal",
+    "DomainRule",
+    "IntervalRule",
     "LinearMap",
+    "LinearRule",
     "Meet",
     "MemoryBudget",
     "NodeAlphas",
     "PatchRule",
     "Plane",
     "Ref",
+    "RelaxRule",
     "Relaxation",
     "TargetAlphas",
+    "TransposeRule",
+    "UnstableRule",
     "Windowed",
+    "WorkRule",
     "ZonotopePass",
     "budget",
     "curve_rule",

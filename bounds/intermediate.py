@@ -99,14 +99,8 @@ class IntermediateBounds:
         if name in self._intervals:
             return self._intervals[name]
         graph = self.network.graph
-        missing, stack = set(), [name]
-        while stack:
-            current = stack.pop()
-            if current in self._intervals or current in missing:
-                continue
-            missing.add(current)
-            if current not in self.facts.prefix:
-                stack += graph.nodes[current].operands
+        ends = self.facts.prefix | self._intervals.keys()
+        missing = graph.upstream([name], stop=ends.__contains__) - self._intervals.keys()
         for current in self.facts.order:
             if current in missing:
                 self._intervals[current] = self._evaluate(current)
@@ -190,13 +184,10 @@ class IntermediateBounds:
 
     def relaxed_before(self, target: str) -> list[str]:
         """Return the nonlinear nodes that a backward pass from `target` replaces by relaxations."""
-        graph, seen, stack, found = self.network.graph, set(), [target], []
-        while stack:
-            name = stack.pop()
-            if name in seen or name == graph.input:
-                continue
-            seen.add(name)
-            if isinstance(rule_for(graph.nodes[name]), Nonlinear):
-                found.append(name)
-            stack += graph.nodes[name].operands
-        return found
+        graph = self.network.graph
+        before = graph.upstream([target])
+        return [
+            name
+            for name, node in graph.nodes.items()
+            if name in before and isinstance(rule_for(node), Nonlinear)
+        ]

@@ -136,13 +136,8 @@ class BoundState(IntermediateBounds):
 
     def _follow_from_given(self, target: str) -> frozenset[str]:
         """Return the tensors on the way to `target` whose intervals follow from the bounds that were given."""
-        found, stack = set(self._given), [target]
-        while stack:
-            name = stack.pop()
-            if name not in found:
-                found.add(name)
-                stack += () if name in self.facts.prefix else self.network.graph.nodes[name].operands
-        return frozenset(found)
+        graph, ends = self.network.graph, self.facts.prefix | self._given.keys()
+        return graph.upstream([target], stop=ends.__contains__) | self._given.keys()
 
     def _by_sign(self, target: str) -> bool:
         """Return whether every reader of a tensor needs to know only whether its units may change their sign."""

@@ -46,19 +46,19 @@ def unforeseen(error: Exception) -> Ended:
 
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
-    told = shown(str(error))[:LONGEST]
+    text = shown(str(error))[:LONGEST]
     if isinstance(error, UserError | BoundsError):
-        line = told
+        line = text
     elif isinstance(error, BrokenPipeError):
         line = "the reader of the output has closed it"
-    elif isinstance(error, MemoryError) or "can't allocate memory" in told or "out of memory" in told:
+    elif isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         line = "memory ran out; give less to do at once, as by --images, --batch-size or --memory, or a smaller file"
     elif isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"'{shown(str(error.filename))[:LONGEST]}': "
         line = f"{where}{error.strerror}"
     else:
         line = (
-            f"{type(error).__name__}: {told or 'it says nothing more'}; this is a mistake in certnas: please report "
+            f"{type(error).__name__}: {text or 'it says nothing more'}; this is a mistake in certnas: please report "
             f"it with what {TRACEBACK}=1 certnas ... prints"
         )
     return Ended(f"error: {line}", REFUSED)
@@ -71,15 +71,15 @@ def shown(text: str) -> str:
 
 
 @contextmanager
-def told_once() -> Iterator[None]:
+def warnings_once() -> Iterator[None]:
     """Shows each warning of certnas's own code once, as one line on standard error."""
-    others, told = warnings.showwarning, set[str]()
+    others, seen = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if category.__module__.partition(".")[0] not in ("bounds", "certnas"):
             others(message, category, *where, **more)
-        elif str(message) not in told:
-            told.add(str(message))
+        elif str(message) not in seen:
+            seen.add(str(message))
             click.echo(f"certnas: {message}", err=True)
 
     warnings.showwarning = show

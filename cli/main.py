@@ -15,7 +15,7 @@ from .certify import certify
 from .check import check
 from .convert import convert
 from .crosscheck import crosscheck
-from .failure import CODES, INTERRUPTED, REFUSED, Ended, one_line, shown, told_once, unforeseen
+from .failure import CODES, INTERRUPTED, REFUSED, Ended, one_line, shown, unforeseen, warnings_once
 from .genotypes import genotypes
 from .inspect import inspect
 from .run import run
@@ -33,7 +33,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (Ended, click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except Exception as error:  # here, since click itself would end a closed pipe with exit code 1
+        except Exception as error:  # click itself would end a closed pipe with exit code 1
             raise unforeseen(error) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -42,7 +42,7 @@ class Commands(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            with told_once():
+            with warnings_once():
                 code = super().main(*args, **kwargs)
         except Ended as ended:
             line, code = ended.line, ended.code

@@ -179,8 +179,8 @@ class Verification:
 
     def _summary(self) -> None:
         counts = {name: sum(r.verdict == name for r in self.results) for name in COLOURS}
-        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        click.echo(f"{len(self.results)} instances: {told}; {sum(r.seconds for r in self.results):.0f} s")
+        listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        click.echo(f"{len(self.results)} instances: {listed}; {sum(r.seconds for r in self.results):.0f} s")
         if self.options["out"] is not None:
             click.echo(f"wrote results.csv to {self.options['out']}")
 

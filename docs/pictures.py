@@ -16,7 +16,7 @@ from cli.main import main
 DOCS = Path(__file__).parent
 FORMAT = re.sub(
     r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL
-)  # without fonts that a browser would download
+)  # a browser fetches no font
 COMMAND = ("certify", "--images", "20", "--out")
 
 

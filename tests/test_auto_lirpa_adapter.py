@@ -99,7 +99,7 @@ EACH = torch.tensor([0.02, 0.3, 0.07], dtype=torch.float64)
     ],
 )
 def test_radii_for_each_image_give_the_bounds_of_separate_calls(
-    case: str, norm: auto_lirpa.Norm, method: auto_lirpa.Method, conv_mode: auto_lirpa.ConvMode
+    case: str, norm: str, method: auto_lirpa.Method, conv_mode: auto_lirpa.ConvMode
 ) -> None:
     """One conversion serves batches of two sizes, one radius for all and one for each image."""
     x, model = images(3), ready(CASES[case].build)
@@ -115,7 +115,7 @@ def test_radii_for_each_image_give_the_bounds_of_separate_calls(
 @pytest.mark.parametrize("conv_mode", ["matrix", "patches"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_crown_of_radii_for_each_image_is_that_of_their_company(
-    norm: auto_lirpa.Norm, conv_mode: auto_lirpa.ConvMode
+    norm: str, conv_mode: auto_lirpa.ConvMode
 ) -> None:
     """Where convolutions follow, bounds depend on the others in the batch: equal radii give one radius's bounds."""
     x, model = images(3), ready(CASES["cnn"].build)

@@ -65,6 +65,25 @@ def test_radii_are_raised_and_proved(tmp_path: Path) -> None:
             assert checked.certificates[0].about["data"] == "drawn" and one.eps > 0
 
 
+def test_the_tightening_is_given_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The box is that of the certification, the rest is that of the tightening."""
+    from certnas import verifier
+
+    asked: list[dict[str, Any]] = []
+
+    def kept(net: Any, x: Any, y: Any, certificates: Any, **more: Any) -> Any:
+        asked.append(more)
+        return certificates
+
+    monkeypatch.setattr(verifier, "tighten", kept)
+    work, items = small()
+    work = replace(work, request=replace(work.request, clip=(-0.5, 1.5)))
+    how = Tightening(seconds=3.0, targets="least", eps_max=0.5, at=(0.1,), seed=9, memory=1 << 30)
+    CertifyJob(work, how).open(0)(items[0], lambda _: None)
+    expected = {"timeout": 3.0, "clip": (-0.5, 1.5), "targets": "least", "eps_max": 0.5, "at": (0.1,)}
+    assert asked == [{**expected, "seed": 9, "memory": 1 << 30, "proved": None}]
+
+
 def test_the_largest_radius_limits_the_tightening() -> None:
     work, items = small()
     (plain, *_) = answers(CertifyJob(work), items)

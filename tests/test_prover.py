@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import bounds
 from certnas.certifier.prover import Prover, prover, search_end
-from certnas.certifier.request import NORMS
 from certnas.errors import UserError
 from certnas.faithful import points_about
 
@@ -27,14 +26,14 @@ def affine() -> nn.Module:
 
 
 def asked(norm: str = "linf", clip: tuple[float, float] | None = None, memory: int | None = None) -> Prover:
-    return prover(affine(), X, bounds.Crown(), NORMS[norm], clip, memory)
+    return prover(affine(), X, bounds.Crown(), bounds.NORMS[norm], clip, memory)
 
 
 SCORES = X.double() @ WEIGHT.double().T + BIAS.double()
 Y = SCORES.argmax(1)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", bounds.NORMS)
 def test_the_linearised_margin_of_an_affine_network_is_exact(norm: str) -> None:
     part = asked(norm).about(X, Y, None, 3)
     margin, eps = part.linearised()
@@ -102,12 +101,12 @@ def test_the_search_ends_where_the_ball_holds_the_box() -> None:
     ):
         for norm, order in (("linf", math.inf), ("l2", 2), ("l1", 1)):
             expected = torch.linalg.vector_norm(torch.tensor([far], dtype=torch.float64), order, dim=1)
-            assert torch.equal(search_end(x, NORMS[norm], clip, None), expected)
-            assert search_end(x, NORMS[norm], clip, 0.5).tolist() == [0.5]
-            assert torch.equal(search_end(x, NORMS[norm], clip, 9.0), expected)
-    assert search_end(x, NORMS["l2"], None, None).tolist() == [math.inf]
-    assert search_end(x, NORMS["l2"], None, 2.0).tolist() == [2.0]
-    two = search_end(X[:2].reshape(2, 1, 2), NORMS["l1"], (0.0, 1.0), None)
+            assert torch.equal(search_end(x, bounds.NORMS[norm], clip, None), expected)
+            assert search_end(x, bounds.NORMS[norm], clip, 0.5).tolist() == [0.5]
+            assert torch.equal(search_end(x, bounds.NORMS[norm], clip, 9.0), expected)
+    assert search_end(x, bounds.NORMS["l2"], None, None).tolist() == [math.inf]
+    assert search_end(x, bounds.NORMS["l2"], None, 2.0).tolist() == [2.0]
+    two = search_end(X[:2].reshape(2, 1, 2), bounds.NORMS["l1"], (0.0, 1.0), None)
     assert two.tolist() == [1.5, 1.625]
     part = asked("l1", (0.0, 1.0)).about(X[:2], Y[:2], None, 3)
     assert part.end(None).tolist() == [1.5, 1.625] and part.end(1.6).tolist() == [1.5, 1.6]
@@ -124,9 +123,14 @@ def test_the_trace_is_compared_in_the_balls(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_prover_has_the_network_in_both_precisions() -> None:
     part = asked("l2", (0.0, 1.0), 77)
     assert (part.single.dtype, part.double.dtype) == (torch.float32, torch.float64)
-    assert (part.method, part.norm, part.clip, part.memory) == (bounds.Crown(), NORMS["l2"], (0.0, 1.0), 77)
+    assert (part.method, part.norm, part.clip, part.memory) == (
+        bounds.Crown(),
+        bounds.NORMS["l2"],
+        (0.0, 1.0),
+        77,
+    )
     assert len(part.x) == len(part.rows) == 0
-    double = prover(affine().double(), X, bounds.Crown(), NORMS["l2"], None, None)
+    double = prover(affine().double(), X, bounds.Crown(), bounds.NORMS["l2"], None, None)
     assert torch.equal(double.logits(X), SCORES), "images take the type of the model"
 
     class Raising(nn.Module):
@@ -134,4 +138,4 @@ def test_a_prover_has_the_network_in_both_precisions() -> None:
             raise KeyError("no such layer")
 
     with pytest.raises(UserError, match=r"cannot be evaluated on images of shape \[2\]"):
-        prover(Raising().eval(), X, bounds.Crown(), NORMS["l2"], None, None)
+        prover(Raising().eval(), X, bounds.Crown(), bounds.NORMS["l2"], None, None)

@@ -110,15 +110,12 @@ def _moves_whole_tensors(graph: Graph, name: str) -> bool:
 
 def _linear_tail(graph: Graph) -> frozenset[str]:
     """Return the affine nodes after the last nonlinearity, through which a backward pass loses nothing."""
-    tail, stack = set(), [graph.output]
-    while stack:
-        name = stack.pop()
-        if name in tail or name == graph.input:
-            continue
-        if isinstance(rule_for(graph.nodes[name]), Affine):
-            tail.add(name)
-            stack += graph.nodes[name].operands
-    return frozenset(tail)
+
+    def is_nonlinear(name: str) -> bool:
+        return isinstance(rule_for(graph.nodes[name]), Nonlinear)
+
+    reached = graph.upstream([graph.output], stop=is_nonlinear) - {graph.input}
+    return frozenset(name for name in reached if not is_nonlinear(name))
 
 
 def _partial(graph: Graph) -> tuple[str, ...]:

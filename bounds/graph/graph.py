@@ -8,7 +8,7 @@ perturbed input, such as softmax(α), is evaluated at `bind` and is a constant o
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
@@ -86,6 +86,24 @@ class Graph:
             for name, node in self.nodes.items()
         }
         return replace(self, nodes=nodes)
+
+    def upstream(
+        self, start: Iterable[str], stop: Callable[[str], bool] = lambda name: False
+    ) -> frozenset[str]:
+        """Return the tensors `start` and all tensors that they are computed from, the input among them.
+
+        stop: whether the walk ends at a tensor.  That tensor is returned, and those before it are not.
+        """
+        found: set[str] = set()
+        stack = list(start)
+        while stack:
+            name = stack.pop()
+            if name in found:
+                continue
+            found.add(name)
+            if name in self.nodes and not stop(name):
+                stack += self.nodes[name].operands
+        return frozenset(found)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a node's value without the batch dimension."""

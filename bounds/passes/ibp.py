@@ -21,12 +21,7 @@ def interval_bounds(
     """
     network, facts = state.network, state.facts
     graph = network.graph
-    needed, stack = set(), list(wanted)
-    while stack:
-        name = stack.pop()
-        if name not in needed:
-            needed.add(name)
-            stack += () if name in facts.prefix or name in state.intervals else graph.nodes[name].operands
+    needed = graph.upstream(wanted, stop=lambda name: name in facts.prefix or name in state.intervals)
     intervals: dict[str, Interval] = {}
     for name in facts.order:
         if name not in needed:
