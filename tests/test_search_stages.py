@@ -45,7 +45,7 @@ def given(traced: bounds.Network, *offsets: float, eps: float = 0.5) -> Problem:
 
 
 def searching(problem: Problem, **more: Any) -> Search:
-    kept: dict[str, Any] = {"met": lambda points: False, "attack": lambda problem, name: False} | more
+    kept: dict[str, Any] = {"judge": lambda points: False, "attack": lambda problem, name: False} | more
     return Search(problem, kept.pop("deadline", Deadline(None)), 1 << 26, **kept)
 
 
