@@ -65,7 +65,7 @@ def test_a_radius_is_searched_from_a_number_above_0() -> None:
     with pytest.raises(UserError, match=r"eps is 0\.0; give a finite number above 0"):
         build_metric("cb", {"reading": "margin", "schedule": "radius", "eps": 0.0})
     assert build_metric("cb", {"reading": "margin", "eps": 0.0}).eps == 0
-    with pytest.raises(UserError, match="eps_min is of the adaptive schedule"):
+    with pytest.raises(UserError, match="eps_min is a setting of the adaptive schedule"):
         build_metric("cb", {"reading": "margin", "schedule": "radius", "eps_min": 0.5})
 
 
@@ -125,7 +125,7 @@ class Curve:
         self.clean, self.asked = torch.ones_like(root), 0
         self.metric, self.x = build_metric("cb", {"dtype": "float64"}), torch.zeros(len(root), 1, 2, 2)
 
-    def tried(self, eps: Tensor, image: Tensor) -> Tensor:
+    def probe(self, eps: Tensor, image: Tensor) -> Tensor:
         self.asked += 1
         return 1 - (eps / self.root[image]) ** self.slope
 
