@@ -39,7 +39,7 @@ class Specification(Protocol):
 
 
 @dataclass(frozen=True)
-class LinearForms:
+class DenseRows:
     """A specification of dense coefficients."""
 
     coef: Tensor

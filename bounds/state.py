@@ -18,7 +18,7 @@ from .one_sided import OneSided, signs_alone
 from .operators import Nonlinear, rule_for
 from .region import Region
 from .relaxation import Slope
-from .rows import LinearForms, NodeAlphas, RowBlocks, Specification, Units
+from .rows import DenseRows, NodeAlphas, RowBlocks, Specification, Units
 
 ONE_SIDED_COEFFICIENTS = 1_000_000
 """Number of coefficients of a tensor's rows from which on its units are bounded one side at a time.  Chosen by hand."""
@@ -57,7 +57,7 @@ class BoundState(IntermediateBounds):
         node_alphas: the alphas of each nonlinear node before the tensor; None for the default planes.
         """
         cost = row_cost(self.network, target, unit=False)
-        found = self._backward_bounds(target, LinearForms(coef), node_alphas, cost, early_stop=False)
+        found = self._backward_bounds(target, DenseRows(coef), node_alphas, cost, early_stop=False)
         found = found.squeeze(1)
         return self.defined(coef, found) if target == self.network.graph.output else found
 

@@ -9,7 +9,7 @@ from .engine import ENGINE
 from .names import CERTIFIER_METHOD, DATA_LAYOUT, MODEL, NORM, SLOPE, TARGETS
 from .opening import OPENING
 from .options import DATA, DATA_ROOT, DEVICE, DOWNLOAD, THREADS
-from .values import Bytes, Number, Numbers
+from .values import Bytes, Number, NumberList
 
 NETWORK = (
     click.argument("source", metavar="[MODEL]", type=MODEL, required=False),
@@ -77,7 +77,7 @@ RUN = (
     ),
     THREADS,
     click.option(
-        "--at", type=Numbers(), help="Radii at which the certified accuracy is reported: 2/255,8/255."
+        "--at", type=NumberList(), help="Radii at which the certified accuracy is reported: 2/255,8/255."
     ),
     click.option(
         "--out", type=click.Path(path_type=Path), help="Folder for results.csv, results.json and plots."

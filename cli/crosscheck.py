@@ -16,7 +16,7 @@ from .failure import INTERRUPTED, UNSOUND, Ended, refusals
 from .names import COMPARED_METHOD, DATA_LAYOUT, MODEL, NORM
 from .opening import OPENING, opened
 from .options import DATA, DATA_ROOT, THREADS, set_threads, with_options
-from .values import Numbers, Several
+from .values import NumberList, Several
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +34,8 @@ OPTIONS = (
     click.option("--images", type=click.IntRange(1), default=4, show_default=True,
                  help="Number of images, drawn by the seed."),
     click.option("--norm", type=NORM, default="linf", show_default=True, help=f"Norm of the balls: {NORM.text}."),
-    click.option("--eps", type=Numbers(), default="0.01", show_default=True, help="Radii of the balls: 1/255,8/255."),
+    click.option("--eps", type=NumberList(), default="0.01", show_default=True,
+                 help="Radii of the balls: 1/255,8/255."),
     click.option("--methods", type=Several(COMPARED_METHOD), default=",".join(COMPARED_METHOD.listed),
                  show_default=True, help=f"Bound methods, between commas: {COMPARED_METHOD.text}."),
     click.option("--samples", type=click.IntRange(1), default=100, show_default=True,

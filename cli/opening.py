@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import names
-from .values import Numbers, Setting
+from .values import NumberList, Setting
 
 if TYPE_CHECKING:
     from certnas.models import OpenedModel
@@ -29,15 +29,15 @@ OPENING = (
     ),
     click.option(
         "--mean",
-        type=Numbers(),
+        type=NumberList(),
         help="Mean of each channel that the network subtracts, in [0, 1] pixels: 0.49,0.48,0.45.",
     ),
     click.option(
-        "--std", type=Numbers(), help="Standard deviation of each channel that the network divides by."
+        "--std", type=NumberList(), help="Standard deviation of each channel that the network divides by."
     ),
     click.option(
         "--input-range",
-        type=Numbers(),
+        type=NumberList(),
         help="Range that the network expects instead of [0, 1]: 0,255 or -1,1; mean and std are then in its units.",
     ),
     click.option(
@@ -58,7 +58,9 @@ OPENING = (
 """The preprocessing becomes part of the model, so that radii stay in units of [0, 1] pixels."""
 
 SHAPE = click.option(
-    "--input-shape", type=Numbers(), help="Shape of its images, where the network does not say it: 3,32,32."
+    "--input-shape",
+    type=NumberList(),
+    help="Shape of its images, where the network does not say it: 3,32,32.",
 )
 
 

@@ -127,11 +127,11 @@ def run(config: SearchConfig, data: Dataset, options: dict[str, Any]) -> None:
     from certnas.nas.search import search as searched
     from certnas.parallel import is_first_process
 
-    from .show_search import Display, cells
+    from .show_search import SearchDisplay, cells
 
     out = options["out"]
     try:
-        with Display(Console(stderr=True)) as display:
+        with SearchDisplay(Console(stderr=True)) as display:
             found = searched(
                 config,
                 data,

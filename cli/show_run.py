@@ -13,7 +13,7 @@ from . import show, show_search, show_train
 def watching(console: Console, stack: ExitStack) -> Watch:
     """The callbacks by which a run shows its progress on the console; closing `stack` ends the displays."""
     stages = stack.enter_context(ExitStack())
-    search, train = show_search.Display(console), show_train.Display(console)
+    search, train = show_search.SearchDisplay(console), show_train.TrainDisplay(console)
     images = show.images_bar(console)
     task = images.add_task("certifying", total=None, stage="tracing")
     displays = {"search": search, "train": train, "certify": images}

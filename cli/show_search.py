@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from certnas.nas.search import Progress
+from certnas.nas.search import SearchProgress
 from certnas.nas.space import Genotype
 
 WORDS = {
@@ -26,7 +26,7 @@ WORDS = {
 """Figure -> the words that the display shows for it."""
 
 
-class Display:
+class SearchDisplay:
     """Shows a live panel on a terminal, and a line for each epoch elsewhere."""
 
     def __init__(self, console: Console) -> None:
@@ -42,7 +42,7 @@ class Display:
         self.task = self.bar.add_task("search", total=None, epoch="", left="")
         self.epoch = 0
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "SearchDisplay":
         if self.live is not None:
             self.live.start()
         return self
@@ -53,7 +53,7 @@ class Display:
         if self.live is not None:
             self.live.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: SearchProgress) -> None:
         """Shows the progress of the search."""
         if self.live is None:
             if progress.step == progress.epoch * (progress.steps // progress.epochs):
@@ -69,13 +69,13 @@ class Display:
         self.live.update(Group(self.bar, figures(progress), cells(progress.genotype)), refresh=True)
 
 
-def line(progress: Progress) -> str:
+def line(progress: SearchProgress) -> str:
     """One line about the last step of an epoch."""
     shown = [f"{WORDS.get(name, name)} {value:.4g}" for name, value in progress.figures.items()]
     return f"epoch {progress.epoch}/{progress.epochs}  {'  '.join(shown)}  {duration(progress.left)} left"
 
 
-def figures(progress: Progress) -> Table:
+def figures(progress: SearchProgress) -> Table:
     """A table of the figures of a step."""
     table = Table.grid(padding=(0, 2))
     for name, value in progress.figures.items():

@@ -6,14 +6,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from certnas.training import Progress, Recipe, Trained
+from certnas.training import Recipe, Trained, TrainingProgress
 
 from .bars import bar
 
 HIDDEN = ("lr", "kappa", "beta")
 
 
-class Display:
+class TrainDisplay:
     """Shows a bar of steps on a terminal, and a line for each epoch elsewhere."""
 
     def __init__(self, console: Console) -> None:
@@ -21,7 +21,7 @@ class Display:
         self.bar = bar(console, "[bold]epoch {task.fields[epoch]}", "steps  [dim]{task.fields[figures]}")
         self.task = self.bar.add_task("training", total=None, epoch="", figures="")
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "TrainDisplay":
         self.bar.start()
         return self
 
@@ -30,7 +30,7 @@ class Display:
     ) -> None:
         self.bar.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: TrainingProgress) -> None:
         """Shows the progress of the training."""
         epoch, figures = f"{progress.epoch}/{progress.epochs}", words(progress)
         self.bar.update(
@@ -43,7 +43,7 @@ class Display:
             self.console.print(f"epoch {epoch}  {figures}", soft_wrap=True, highlight=False)
 
 
-def words(progress: Progress) -> str:
+def words(progress: TrainingProgress) -> str:
     """One line of the figures."""
     shown = {name: value for name, value in progress.figures.items() if name not in HIDDEN}
     return "  ".join(f"{word(name)} {value:.4g}" for name, value in shown.items())

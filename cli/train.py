@@ -105,7 +105,7 @@ def run(options: dict[str, Any]) -> None:
     from certnas.training import train as trained
     from certnas.training import training_images
 
-    from .show_train import Display, summary
+    from .show_train import TrainDisplay, summary
 
     given, out = options["genotype"], options["out"]
     genotype = open_genotype(Path(given) / GENOTYPE if os.path.isdir(given) else given)
@@ -119,7 +119,7 @@ def run(options: dict[str, Any]) -> None:
         seed=options["seed"],
     )
     try:
-        with Display(Console(stderr=True)) as display:
+        with TrainDisplay(Console(stderr=True)) as display:
             result = trained(
                 genotype,
                 data,

@@ -28,7 +28,7 @@ class Number(click.ParamType):
             self.fail(f"{value!r} is no number; accepted: a decimal such as 0.03 or a fraction such as 8/255")
 
 
-class Numbers(click.ParamType):
+class NumberList(click.ParamType):
     """Numbers between commas, such as 1/255,2/255,0.1."""
 
     name = "numbers"

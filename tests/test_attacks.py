@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import certnas.attacks as attacks
-from certnas.attacks import ATTACKS, BUDGETS, Adversarial, smallest_adversarial
+from certnas.attacks import ATTACKS, BUDGETS, AdversarialExamples, smallest_adversarial
 from certnas.attacks.judge import AttackJudge
 from certnas.attacks.norms import NORMS
 from certnas.data import load
@@ -94,7 +94,7 @@ def exact(model: nn.Sequential, x: Tensor, y: Tensor, norm: str, targets: Tensor
     return torch.tensor(distances, dtype=torch.float64)
 
 
-def confirmed(model: nn.Module, x: Tensor, y: Tensor, norm: str, found: Adversarial) -> None:
+def confirmed(model: nn.Module, x: Tensor, y: Tensor, norm: str, found: AdversarialExamples) -> None:
     """Each example adversarial in float64, in the box, and as far away as claimed."""
     assert found.distance.dtype == found.example.dtype == torch.float64
     assert found.example.shape == x.shape and len(found.attack) == len(x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bounds
 import certnas
-from certnas.attacks import Adversarial
+from certnas.attacks import AdversarialExamples
 from certnas.certifier import (
     PROOF_MARGIN,
     Certificates,
@@ -331,8 +331,8 @@ def test_the_search_may_pass_the_attack_so_that_the_check_can_fail(monkeypatch: 
     y = labels(model, x)
     true = certnas.certify(model, x, y, attack=False).radius_lower
 
-    def lying(model: nn.Module, x: Tensor, y: Tensor, norm: str, **_: object) -> Adversarial:
-        return Adversarial(torch.from_numpy(true / 2), x.double(), ("lie",) * len(x), ())
+    def lying(model: nn.Module, x: Tensor, y: Tensor, norm: str, **_: object) -> AdversarialExamples:
+        return AdversarialExamples(torch.from_numpy(true / 2), x.double(), ("lie",) * len(x), ())
 
     monkeypatch.setattr(batch, "smallest_adversarial", lying)
     with pytest.raises(SoundnessError):

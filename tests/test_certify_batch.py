@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import bounds
-from certnas.attacks import Adversarial
+from certnas.attacks import AdversarialExamples
 from certnas.certifier import batch
 from certnas.certifier.batch import CertificationRequest
 from certnas.certifier.radius import Radii
@@ -304,7 +304,7 @@ def test_attacks_run_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_radius_beyond_an_adversarial_example_is_an_alarm() -> None:
     x = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
-    found = Adversarial(tensor(0.5, 0.25), x.double() + 1, ("a", "b"), ())
+    found = AdversarialExamples(tensor(0.5, 0.25), x.double() + 1, ("a", "b"), ())
 
     class Part:
         def margin(self, points: Tensor) -> Tensor:
@@ -358,9 +358,11 @@ def test_every_field_of_a_batch(targets: str, monkeypatch: pytest.MonkeyPatch) -
     distance = tensor(0.5, 0.7, math.inf, 0.9)
     attacked: list[Any] = []
 
-    def attack(request: CertificationRequest, x: Tensor, y: Tensor, target: Tensor | None) -> Adversarial:
+    def attack(
+        request: CertificationRequest, x: Tensor, y: Tensor, target: Tensor | None
+    ) -> AdversarialExamples:
         attacked.append((x.tolist(), y.tolist(), None if target is None else target.tolist()))
-        return Adversarial(distance, x.double(), ("fab",) * 4, ("fab: it failed",))
+        return AdversarialExamples(distance, x.double(), ("fab",) * 4, ("fab: it failed",))
 
     def climb(request: CertificationRequest, part: Any, given: Tensor, tell: Any) -> Any:
         assert given is distance

@@ -19,7 +19,7 @@ import bounds
 from certnas.certifier import batch
 from certnas.certifier.certificates import COLUMNS
 from cli.main import main
-from cli.values import Bytes, Numbers
+from cli.values import Bytes, NumberList
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("certify", "--images", "5", "--method", "ibp", "--no-attack", "--batch-size", "2")
@@ -319,4 +319,4 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("0.25", 0.25), ("8/255", 8 / 255), ("1e-3", 1e-3)])
 def test_radii_are_read(text: str, value: float) -> None:
-    assert Numbers().convert(f"{text}, {text}", None, None) == (value, value)
+    assert NumberList().convert(f"{text}, {text}", None, None) == (value, value)

@@ -10,7 +10,7 @@ from torch import nn
 from certnas.data.augmentation import Augmentation
 from certnas.errors import UserError
 from certnas.runs import read_toml, to_toml
-from certnas.training import FITTED, RECIPES, Progress, fit, recipe, recipe_table
+from certnas.training import FITTED, RECIPES, TrainingProgress, fit, recipe, recipe_table
 
 PUBLISHED = {
     "darts": {
@@ -104,7 +104,7 @@ def test_an_unknown_recipe_is_refused() -> None:
 
 
 def test_figures_of_the_schedule_are_reported() -> None:
-    linear, told = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), list[Progress]()
+    linear, told = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), list[TrainingProgress]()
     fit(linear, bars(), bars(), tiny("crown-ibp", epochs=2), progress=told.append)
     first, last = told[0].figures, told[-1].figures
     assert set(first) == {"loss", "accuracy", "lr", "eps", "kappa", "beta"}

@@ -20,7 +20,7 @@ from certnas.nas.metrics import METRICS
 from certnas.nas.metrics.metric import Momentary
 from certnas.nas.search import (
     ALGORITHMS,
-    Progress,
+    SearchProgress,
 )
 from certnas.nas.search.darts import unrolled_gradients
 from certnas.nas.search.task import Task
@@ -37,7 +37,7 @@ METRIC_SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("metric", sorted(METRICS))
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 def test_every_algorithm_runs_with_every_metric(algorithm: str, metric: str) -> None:
-    seen: list[Progress] = []
+    seen: list[SearchProgress] = []
     options = METRIC_SETTINGS.get(metric, {})
     settings = config(algorithm={"name": algorithm}, metric={"name": metric, "options": options})
     result = found(settings, progress=seen.append)
@@ -165,7 +165,7 @@ def test_the_weights_are_trained_as_sgd_with_clipping_trains_them() -> None:
 
 
 def test_alpha_stands_still_during_its_warm_up() -> None:
-    seen: list[Progress] = []
+    seen: list[SearchProgress] = []
     result = found(config(alpha={"lr": 0.1, "warmup": 2}, epochs=3), progress=seen.append)
     assert ["held_out_loss" in p.figures for p in seen] == [False] * 4 + [True] * 2
     still = found(config(alpha={"lr": 0.1, "warmup": 3}, epochs=3)).supernet
@@ -178,7 +178,7 @@ def test_alpha_stands_still_during_its_warm_up() -> None:
 
 
 def test_the_metric_joins_after_its_warm_up() -> None:
-    seen: list[Progress] = []
+    seen: list[SearchProgress] = []
     found(config(metric={"name": "curvature", "options": {"warmup": 1}}, epochs=2), progress=seen.append)
     assert ["metric" in p.figures for p in seen] == [False, False, True, True]
 
@@ -186,9 +186,9 @@ def test_the_metric_joins_after_its_warm_up() -> None:
 @pytest.mark.parametrize("on", ["alpha", "both"])
 def test_attacks_reach_the_weight_step_where_asked(on: str) -> None:
     """An attack of the weight step's images makes its loss larger, the architecture and weights being the same."""
-    seen: list[Progress] = []
+    seen: list[SearchProgress] = []
     found(config(metric={"name": "fgsm", "options": {"on": on, "eps": 0.3}}), progress=seen.append)
-    plain: list[Progress] = []
+    plain: list[SearchProgress] = []
     found(config(alpha={"lr": 1e-30}), progress=plain.append)
     # the first step: alpha moved by 0.1 in one of the runs, which changes a fresh network's loss little
     assert (seen[0].figures["loss"] > plain[0].figures["loss"] + 0.05) == (on == "both")

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from certnas.nas.search import Progress, SearchConfig, open_data, search
+from certnas.nas.search import SearchConfig, SearchProgress, open_data, search
 from certnas.nas.space import Genotype, read_genotype
 from certnas.runs import from_table, merged, read_toml, to_toml
 from cli.main import main
@@ -71,7 +71,7 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(
     config = from_table(SearchConfig, merged(TINY, tables))
     data = open_data(config)
 
-    def killed(progress: Progress) -> None:
+    def killed(progress: SearchProgress) -> None:
         if progress.step == at:
             raise Killed
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from certnas.errors import UserError
 from certnas.models import open_model
 from certnas.nas.space import DiscreteNetwork
-from certnas.training import Progress, fit, recipe, train
+from certnas.training import TrainingProgress, fit, recipe, train
 from certnas.training.images import batches, channel_statistics, held_out
 
 
@@ -58,7 +58,7 @@ def test_channel_statistics_make_a_constant_channel_harmless() -> None:
 
 def test_training_learns_and_leaves_the_random_state(tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     trained = train(CELL, bars(), tiny(epochs=20), tmp_path / "run", progress=told.append)
     assert torch.equal(torch.get_rng_state(), before)
     assert trained.last_figures["validation_accuracy"] >= 0.8
@@ -99,14 +99,14 @@ def test_a_stopped_training_resumes_to_the_same_weights(name: str, tmp_path: Pat
     drop_path = 0.0 if name == "crown-ibp" else 0.2
     used = tiny(name, epochs=4, drop_path=drop_path, optimizer="adamw" if name == "standard" else "sgd")
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.step == 8:
             raise Stopped
 
     whole = train(CELL, bars(), used, tmp_path / "whole")
     with pytest.raises(Stopped):
         train(CELL, bars(), used, tmp_path / "parts", progress=stop)
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     parts = train(CELL, bars(), used, tmp_path / "parts", resume=True, progress=seen.append)
     assert seen[0].epoch == 3
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))

@@ -12,7 +12,7 @@ import bounds
 from certnas.nas.space import DiscreteNetwork, Genotype
 from certnas.training.attack import pgd
 from certnas.training.certified import BoxedCrossEntropy, FusedCrossEntropy
-from certnas.training.objectives import Adversarial, FusedCrownIBP, IntervalBounds
+from certnas.training.objectives import AdversarialTraining, FusedCrownIBP, IntervalBounds
 from certnas.training.ramp import half_cosine, smooth_ramp, stairs
 
 CELL = Genotype(
@@ -183,9 +183,9 @@ def test_learning_rates() -> None:
 
 
 def test_adversarial_radius_grows_over_its_warm_up() -> None:
-    objective = Adversarial(eps=0.2, warmup=0.5)
+    objective = AdversarialTraining(eps=0.2, warmup=0.5)
     assert [objective.schedule(t)["eps"] for t in (0, 0.25, 0.5, 1)] == pytest.approx([0, 0.1, 0.2, 0.2])
-    assert Adversarial(eps=0.2).schedule(0)["eps"] == 0.2
+    assert AdversarialTraining(eps=0.2).schedule(0)["eps"] == 0.2
 
 
 def test_schedules_of_certified_training() -> None:

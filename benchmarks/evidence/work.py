@@ -24,7 +24,7 @@ from benchmarks.evidence.presets import (
 from certnas.models import open_model
 from certnas.nas.metrics import build_metric
 from certnas.nas.metrics.evaluation import MASKED
-from certnas.nas.search import Progress, effective, search
+from certnas.nas.search import SearchProgress, effective, search
 from certnas.nas.search.stream import Stream, split
 from certnas.nas.space import DARTS, Genotype, Supernet, random_genotype
 from certnas.nas.space.spaces import edge_count
@@ -46,7 +46,7 @@ def search_cell(preset: Preset, arm: str, seed: int, out: Path) -> Entry:
     last: dict[str, float] = {}
     before = time.process_time()
 
-    def told(progress: Progress) -> None:
+    def told(progress: SearchProgress) -> None:
         nonlocal before, last
         now = time.process_time()
         last = progress.figures

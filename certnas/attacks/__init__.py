@@ -13,10 +13,10 @@ from certnas.attacks.fab import fab, fab_targeted
 from certnas.attacks.fmn import fmn
 from certnas.attacks.norms import NORMS
 from certnas.attacks.problem import BUDGETS, Attack, AttackBudget
-from certnas.attacks.smallest import Adversarial, smallest
+from certnas.attacks.smallest import AdversarialExamples, smallest
 from certnas.errors import UserError
 
-__all__ = ["ATTACKS", "BUDGETS", "Adversarial", "Attack", "AttackBudget", "smallest_adversarial"]
+__all__ = ["ATTACKS", "BUDGETS", "AdversarialExamples", "Attack", "AttackBudget", "smallest_adversarial"]
 
 ATTACKS: dict[str, dict[str, Attack]] = {
     "linf": {"fab": fab, "fab-t": fab_targeted, "deepfool": deepfool, "fmn": fmn, "apgd": apgd},
@@ -41,7 +41,7 @@ def smallest_adversarial(
     budget: AttackBudget = BUDGETS["standard"],
     progress: Callable[[int, int], None] | None = None,
     targets: Tensor | None = None,
-) -> Adversarial:
+) -> AdversarialExamples:
     """An upper bound on each image's minimal adversarial distance: the nearest example that any attack finds.
 
     distance = ‖example − x‖ ≥ min { ‖x' − x‖ : x' in [0, 1]^shape, x' adversarial }, in float64. An x' is adversarial

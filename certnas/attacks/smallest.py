@@ -15,7 +15,7 @@ from certnas.errors import UserError
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class AdversarialExamples:
     """The nearest adversarial example found for each of N images."""
 
     distance: Tensor
@@ -46,7 +46,7 @@ def smallest(
     budget: AttackBudget,
     progress: Callable[[int, int], None] | None,
     targets: Tensor | None,
-) -> Adversarial:
+) -> AdversarialExamples:
     """`smallest_adversarial` with resolved norm and attacks, and checked inputs."""
     device = device_of(model)
     with isolated(seed, device):
@@ -66,7 +66,7 @@ def smallest(
                     progress(done + ran * size, len(images) * len(attacks))
 
             batches.append(attack_batch(judge, fast, images[rows], norm, attacks, budget, first, report))
-    return Adversarial(
+    return AdversarialExamples(
         torch.cat([b.distance for b in batches]) if batches else torch.zeros(0, dtype=torch.float64),
         torch.cat([b.example for b in batches]) if batches else images,
         tuple(name for b in batches for name in b.attack),
@@ -83,7 +83,7 @@ def attack_batch(
     budget: AttackBudget,
     first: int,
     report: Callable[[int], None],
-) -> Adversarial:
+) -> AdversarialExamples:
     """Runs every attack on one batch [n, *shape] float64, and keeps the nearest example that the judge confirms."""
     clean = judge.wrong(x)
     distance = torch.where(clean, 0.0, torch.inf).to(torch.float64)
@@ -114,7 +114,7 @@ def attack_batch(
             for row in nearer.tolist():
                 names[row] = name
         report(ran)
-    return Adversarial(distance, example, tuple(names), tuple(failed))
+    return AdversarialExamples(distance, example, tuple(names), tuple(failed))
 
 
 def stated(

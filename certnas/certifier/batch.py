@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from certnas import bounds
-from certnas.attacks import Adversarial, smallest_adversarial
+from certnas.attacks import AdversarialExamples, smallest_adversarial
 from certnas.certifier.certificates import Certificates, targets
 from certnas.certifier.forecast import Forecast
 from certnas.certifier.prover import Prover
@@ -272,12 +272,14 @@ def _spread(values: Tensor, rows: Tensor, n: int, other: float) -> np.ndarray:
     return full.numpy()
 
 
-def _attack(request: CertificationRequest, x: Tensor, y: Tensor, target: Tensor | None) -> Adversarial:
+def _attack(
+    request: CertificationRequest, x: Tensor, y: Tensor, target: Tensor | None
+) -> AdversarialExamples:
     """The nearest adversarial examples of correctly classified images; the distances are infinite without attacks."""
     if request.attack and len(x):
         return smallest_adversarial(request.model, x, y, request.norm, seed=request.seed, targets=target)
     nowhere = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-    return Adversarial(nowhere, x.double(), ("",) * len(x), ())
+    return AdversarialExamples(nowhere, x.double(), ("",) * len(x), ())
 
 
 def _prove(
@@ -322,7 +324,7 @@ def _check_sound(
     by: Sequence[str],
     radius: Tensor,
     margin: Tensor,
-    found: Adversarial,
+    found: AdversarialExamples,
 ) -> None:
     """Raises SoundnessError where a certified radius exceeds the distance of an adversarial example."""
     beyond = (radius > found.distance.to(radius)).nonzero().flatten().tolist()

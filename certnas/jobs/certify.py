@@ -58,13 +58,13 @@ class CertifyJob(Job[ImageBatch, CertifiedBatch]):
     """Facts about the run that proofs record."""
 
     def open(self, rank: int) -> Callable[[ImageBatch, Tell], CertifiedBatch]:
-        return _Worker(self, self.certification.open(rank))
+        return _CertifyWorker(self, self.certification.open(rank))
 
     def describe(self, item: ImageBatch) -> str:
         return self.certification.describe(item)
 
 
-class _Worker:
+class _CertifyWorker:
     """One process's part: it traces the network and opens the folder once, for its first batch."""
 
     def __init__(self, job: CertifyJob, certify: Certifier) -> None:

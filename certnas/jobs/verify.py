@@ -54,13 +54,13 @@ class VerifyJob(Job[Instance, VerifiedInstance]):
     """Whether a network that cannot be opened or bounded raises, instead of becoming an `error` of the list."""
 
     def open(self, rank: int) -> Callable[[Instance, Tell], VerifiedInstance]:
-        return _Worker(self)
+        return _VerifyWorker(self)
 
     def describe(self, item: Instance) -> str:
         return f"{item.network} {item.prop}"
 
 
-class _Worker:
+class _VerifyWorker:
     """One process's part: it keeps the last network, since lists name one network many times in a row."""
 
     def __init__(self, job: VerifyJob) -> None:

@@ -20,15 +20,15 @@ from certnas.data import DATASETS, Dataset, load
 from certnas.errors import UserError
 from certnas.models import open_model
 from certnas.nas.search import GENOTYPE, Found, open_data, search
-from certnas.nas.search import Progress as SearchProgress
+from certnas.nas.search import SearchProgress
 from certnas.nas.space import read_genotype
 from certnas.nas.space.picture import cell_picture
 from certnas.pipeline.config import CertifyConfig, RunConfig, run_table
 from certnas.pipeline.report import report
 from certnas.runs import open_folder, read_toml, refuse_changes, to_toml, write_atomically
 from certnas.runs.folder import CONFIG
-from certnas.training import Progress as TrainProgress
 from certnas.training import Trained, train, training_images
+from certnas.training import TrainingProgress
 
 SEARCH, TRAIN, CERTIFY, CELLS, REPORT = "search", "train", "certify", "cells.png", "report.md"
 
@@ -41,7 +41,7 @@ class Watch:
     """Called with the name of each stage at its start."""
     search: Callable[[SearchProgress], None] | None = None
     """Called after every step of the search."""
-    train: Callable[[TrainProgress], None] | None = None
+    train: Callable[[TrainingProgress], None] | None = None
     """Called after every step of the training."""
     certify: Callable[[CertificationProgress], None] | None = None
     """Called with the progress of the certification."""

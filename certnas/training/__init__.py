@@ -1,7 +1,7 @@
 """Training of networks of cells: standard, adversarial and certified, from a genotype to a trained network."""
 
 from certnas.training.images import training_images
-from certnas.training.loop import Progress, fit
+from certnas.training.loop import TrainingProgress, fit
 from certnas.training.objectives import OBJECTIVES
 from certnas.training.recipe import FITTED, RECIPES, Recipe, recipe, recipe_table
 from certnas.training.training import VALIDATION, Trained, train
@@ -11,9 +11,9 @@ __all__ = [
     "OBJECTIVES",
     "RECIPES",
     "VALIDATION",
-    "Progress",
     "Recipe",
     "Trained",
+    "TrainingProgress",
     "fit",
     "recipe",
     "recipe_table",

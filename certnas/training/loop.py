@@ -24,7 +24,7 @@ ALONE = ProcessGroup()
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """The state of a training after a step."""
 
     step: int
@@ -71,7 +71,7 @@ def fit(
     device: torch.device | str = "cpu",
     processes: ProcessGroup = ALONE,
     keeper: Keeper | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
 ) -> None:
     """Train the network in position by the recipe.
 
@@ -158,10 +158,10 @@ class _Training:
             )
         self.measured_by = f"validation_{recipe.objective.measure}"
 
-    def progress(self, step: int, figures: Mapping[str, float]) -> Progress:
+    def progress(self, step: int, figures: Mapping[str, float]) -> TrainingProgress:
         """The state of the training after `step` steps."""
         epoch = -(-step // self.per_epoch)
-        return Progress(step, self.per_epoch * self.recipe.epochs, epoch, self.recipe.epochs, figures)
+        return TrainingProgress(step, self.per_epoch * self.recipe.epochs, epoch, self.recipe.epochs, figures)
 
     def state(self, epoch: int, best: list[float] | None) -> dict[str, Any]:
         return {
@@ -176,7 +176,7 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         return state["epoch"], state["best"]
 
-    def epoch(self, epoch: int, tell: Callable[[Progress], None]) -> dict[str, float]:
+    def epoch(self, epoch: int, tell: Callable[[TrainingProgress], None]) -> dict[str, float]:
         """Run one pass over the images: returns the mean loss, the accuracy before each step, and the schedules."""
         recipe, steps = self.recipe, self.per_epoch * self.recipe.epochs
         self.network.train()

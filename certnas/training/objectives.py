@@ -64,7 +64,7 @@ class Standard(Objective):
 
 
 @dataclass(frozen=True)
-class Adversarial(Objective):
+class AdversarialTraining(Objective):
     """The cross-entropy of PGD adversarial examples in an l∞ ball (Madry et al. 2018).
 
     The attack sees the network in evaluation mode. The defaults are AdvRush's. Raises UserError for a value
@@ -98,7 +98,7 @@ class Adversarial(Objective):
 
 
 @dataclass(frozen=True)
-class Certified(Objective):
+class CertifiedTraining(Objective):
     """κ·CE(f(x), y) + (1 − κ)·(upper bound of max CE(f(x'), y) over ‖x' − x‖∞ ≤ ε, x' in [0, 1]).
 
     During the warm-up, ε rises smoothly from 0 to `eps` and κ falls from 1 to `kappa` (Gowal et al. 2018;
@@ -146,7 +146,7 @@ class Certified(Objective):
 
 
 @dataclass(frozen=True)
-class IntervalBounds(Certified):
+class IntervalBounds(CertifiedTraining):
     """Certified training with interval bounds (IBP: Gowal et al. 2018)."""
 
     def bound(self, t: float) -> bounds.Method:
@@ -158,7 +158,7 @@ class IntervalBounds(Certified):
 
 
 @dataclass(frozen=True)
-class FusedCrownIBP(Certified):
+class FusedCrownIBP(CertifiedTraining):
     """Certified training with CROWN-IBP and loss fusion (Zhang et al. 2020; Xu et al. 2020).
 
     The bound is β·(fused CROWN-IBP) + (1 − β)·(interval bound). During the warm-up β falls from 1 to
@@ -188,7 +188,7 @@ class FusedCrownIBP(Certified):
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "standard": Standard,
-    "pgd-at": Adversarial,
+    "pgd-at": AdversarialTraining,
     "ibp": IntervalBounds,
     "crown-ibp": FusedCrownIBP,
 }
@@ -208,7 +208,7 @@ class _Clean(Aim):
 
 
 class _Attacked(_Clean):
-    def __init__(self, network: nn.Module, objective: Adversarial) -> None:
+    def __init__(self, network: nn.Module, objective: AdversarialTraining) -> None:
         super().__init__(network)
         self.objective = objective
 
@@ -227,7 +227,7 @@ class _Attacked(_Clean):
 class _Bounded(Aim):
     """Bounds of a network that is traced once in each mode and bound to its current parameters at every step."""
 
-    def __init__(self, network: nn.Module, objective: Certified, example: Tensor) -> None:
+    def __init__(self, network: nn.Module, objective: CertifiedTraining, example: Tensor) -> None:
         self.objective = objective
         mode = network.training
         self.training = bounds.trace(network.train(), example)

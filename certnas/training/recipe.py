@@ -11,7 +11,7 @@ from torch import nn, optim
 from certnas.data.augmentation import Augmentation
 from certnas.errors import UserError
 from certnas.runs import from_table, merged, to_table
-from certnas.training.objectives import OBJECTIVES, Certified, Objective, Standard
+from certnas.training.objectives import OBJECTIVES, CertifiedTraining, Objective, Standard
 from certnas.training.ramp import half_cosine, stairs
 
 Parameters = Iterable[nn.Parameter]
@@ -76,7 +76,7 @@ class Recipe:
         _accept("decays", list(self.decays), inside, "fractions of the training between 0 and 1")
         if self.optimizer not in OPTIMIZERS:
             raise UserError(f"optimizer: got {self.optimizer!r}; accepted: {', '.join(OPTIMIZERS)}")
-        if isinstance(self.objective, Certified) and self.drop_path:
+        if isinstance(self.objective, CertifiedTraining) and self.drop_path:
             raise UserError(
                 f"drop_path: got {self.drop_path:g}; a bound holds for one network, and drop-path uses another for "
                 "each image: give 0 with a certified objective"

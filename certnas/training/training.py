@@ -16,7 +16,7 @@ from certnas.nas.space import Genotype, RobNet
 from certnas.parallel import processes
 from certnas.runs import RunFolder
 from certnas.training.images import channel_statistics, held_out
-from certnas.training.loop import Progress, fit
+from certnas.training.loop import TrainingProgress, fit
 from certnas.training.plots import curves, epochs_of
 from certnas.training.recipe import Recipe, recipe_table
 
@@ -34,7 +34,7 @@ class Trained:
     last: Path
     """Folder of the last epoch's network."""
     best_figures: Mapping[str, float]
-    """Results of the best network's epoch by name, as in `Progress.figures`, with `epoch`."""
+    """Results of the best network's epoch by name, as in `TrainingProgress.figures`, with `epoch`."""
     last_figures: Mapping[str, float]
     """Results of the last epoch by name."""
 
@@ -49,7 +49,7 @@ def train(
     validation: float = VALIDATION,
     resume: bool = False,
     device: torch.device | str = "cpu",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Trained:
     """Train the network of a genotype, and store it in the folder `out`.
 

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from certnas.errors import UserError
-from certnas.nas.metrics.adversarial import FGSM, PGD, Adversarial
+from certnas.nas.metrics.adversarial import FGSM, PGD, AdversarialLoss
 from certnas.nas.metrics.curvature import Curvature
 from certnas.nas.metrics.gain import CellGain
 from certnas.nas.metrics.jacobian import JacobianNorm
@@ -88,7 +88,7 @@ __all__ = [
     "METRICS",
     "PGD",
     "READINGS",
-    "Adversarial",
+    "AdversarialLoss",
     "CellGain",
     "CertifiedLower",
     "CertifiedMargin",

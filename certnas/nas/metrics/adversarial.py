@@ -13,7 +13,7 @@ from certnas.nas.metrics.metric import Momentary, at_least, draws, one_of, posit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adversarial(Momentary):
+class AdversarialLoss(Momentary):
     """R = −(1/N) Σ_i ℓ(f(x'_i), y_i), where x'_i is an adversarial example of x_i.
 
     −R replaces the loss in the objective. ℓ is the cross-entropy in nats. x' lies within l∞ distance `eps`
@@ -65,7 +65,7 @@ class Adversarial(Momentary):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM(Adversarial):
+class FGSM(AdversarialLoss):
     """The fast gradient sign method: x' = clip(x + ε·sign ∇_x ℓ). Goodfellow et al. 2015; `eps` is AdvRush's."""
 
     def _attack(self, f: Classifier, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -73,7 +73,7 @@ class FGSM(Adversarial):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(Adversarial):
+class PGD(AdversarialLoss):
     """Projected gradient descent: `steps` sign steps in the ball, from x + start·N(0, 1). Madry et al. 2018.
 
     The defaults are AdvRush's.

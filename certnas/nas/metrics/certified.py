@@ -33,7 +33,7 @@ SUPPORTED = ("linf", "l2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certified(Measured, ABC):
+class CertifiedMetric(Measured, ABC):
     """A metric from certified bounds over a ball intersected with [0, 1]^D (DSRNA, section 3.1.1).
 
     Raises UserError for a value that a setting does not accept.
@@ -112,7 +112,7 @@ class Margins:
     margin at the image itself, with derivatives.
     """
 
-    def __init__(self, metric: Certified, network: bounds.Network, x: Tensor, rows: Tensor) -> None:
+    def __init__(self, metric: CertifiedMetric, network: bounds.Network, x: Tensor, rows: Tensor) -> None:
         self.metric = metric
         self.network = network
         self.x = laid_out(x.detach().to(network.dtype))

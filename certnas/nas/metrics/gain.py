@@ -36,7 +36,7 @@ class CellGain(Measured):
     """
 
     bn: str = "running"
-    """Statistics of batch normalisation: `running` or `batch` (see `Certified`)."""
+    """Statistics of batch normalisation: `running` or `batch` (see `CertifiedMetric`)."""
     eps: float = 1e-7
     """Input width of a cell relative to the rms of the tensor.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from certnas import bounds
 from certnas.errors import UserError
-from certnas.nas.metrics.certified import Certified, Margins, RootSearch, limit, optional
+from certnas.nas.metrics.certified import CertifiedMetric, Margins, RootSearch, limit, optional
 from certnas.nas.metrics.metric import Session, State, at_least, one_of, positive
 from certnas.nas.metrics.traced import Traced
 
@@ -21,7 +21,7 @@ ADAPTIVE = ("step", "eps_min", "eps_max", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CertifiedBound(Certified):
+class CertifiedBound(CertifiedMetric):
     """R = (1/N) Σ_i min_j (lower bound of specification row j of f over the ball of radius ε around x_i), in logits.
 
     The setting `schedule` determines ε:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from certnas import bounds
-from certnas.nas.metrics.certified import Certified, Margins, RootSearch, excess, limit, optional
+from certnas.nas.metrics.certified import CertifiedMetric, Margins, RootSearch, excess, limit, optional
 from certnas.nas.metrics.metric import Session, State, at_least, positive
 from certnas.nas.metrics.traced import Traced
 
@@ -17,7 +17,7 @@ SHALLOWEST = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class CertifiedRadius(Certified):
+class CertifiedRadius(CertifiedMetric):
     """R = mean of log ε_i* over the correctly classified images, in log pixels; ε_i* is the certified radius.
 
     Let m_i(ε) be the minimum over j ≠ y of a lower bound of f_y − f_j on the ball of radius ε around x_i.

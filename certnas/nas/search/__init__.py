@@ -7,7 +7,7 @@ found = search(config, open_data(config), out=Path("runs/cb"))
 from certnas.nas.search.config import SearchConfig
 from certnas.nas.search.presets import FITTED, PRESETS
 from certnas.nas.search.searching import ALGORITHMS, GENOTYPE, effective, open_data, search
-from certnas.nas.search.task import Found, Progress
+from certnas.nas.search.task import Found, SearchProgress
 
 __all__ = [
     "ALGORITHMS",
@@ -15,8 +15,8 @@ __all__ = [
     "GENOTYPE",
     "PRESETS",
     "Found",
-    "Progress",
     "SearchConfig",
+    "SearchProgress",
     "effective",
     "open_data",
     "search",

@@ -10,7 +10,7 @@ import torch
 from certnas.errors import UserError
 from certnas.layout import usual
 from certnas.nas.search.stream import Batch
-from certnas.nas.search.task import Found, Progress, Task
+from certnas.nas.search.task import Found, SearchProgress, Task
 from certnas.nas.search.trial import NotFinite, Trial
 from certnas.nas.space import Supernet
 from certnas.runs import held_interrupts
@@ -102,10 +102,10 @@ class _Loop:
             folder.write(f"pictures/alpha-{epoch:03d}.png", alpha_picture(trial.supernet, epoch))
             folder.write(f"pictures/cells-{epoch:03d}.png", cell_picture(genotype, f"after epoch {epoch}"))
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> SearchProgress:
         trial, seconds = self.trial, time.monotonic() - self.began
         left = seconds / (trial.step - self.first) * (self.steps - trial.step)
-        return Progress(
+        return SearchProgress(
             epoch=trial.epoch + 1,
             epochs=self.task.config.epochs,
             step=trial.step,

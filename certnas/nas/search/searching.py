@@ -15,7 +15,7 @@ from certnas.nas.search.darts import Darts
 from certnas.nas.search.pc_darts import PCDarts
 from certnas.nas.search.random_cells import RandomCells
 from certnas.nas.search.stream import split, with_statistics
-from certnas.nas.search.task import Algorithm, Found, Progress, Task
+from certnas.nas.search.task import Algorithm, Found, SearchProgress, Task
 from certnas.nas.space.files import write_genotype
 from certnas.parallel import processes
 from certnas.runs import RunFolder, from_table, to_table
@@ -35,7 +35,7 @@ def search(
     out: Path | None = None,
     resume: bool = False,
     device: str | torch.device = "cpu",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SearchProgress], None] | None = None,
     checkpoint_every: int | None = None,
     pictures: bool = True,
 ) -> Found:

@@ -1,4 +1,4 @@
-"""The interface of a search algorithm: its input `Task`, its `Progress` and its result `Found`."""
+"""The interface of a search algorithm: its input `Task`, its `SearchProgress` and its result `Found`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from certnas.runs import RunFolder
 
 
 @dataclass(frozen=True)
-class Progress:
+class SearchProgress:
     """The state of a search after a step."""
 
     epoch: int
@@ -75,7 +75,7 @@ class Task:
     """The processes that share each batch."""
     folder: RunFolder | None = None
     """Run folder for checkpoints and logs (None: none)."""
-    progress: Callable[[Progress], None] | None = None
+    progress: Callable[[SearchProgress], None] | None = None
     """Callback after every step."""
     checkpoint_every: int | None = None
     """Steps between two checkpoints (None: only at the end of an epoch)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from certnas.nas.metrics import Adversarial, GammaScale, gradient_norm
+from certnas.nas.metrics import AdversarialLoss, GammaScale, gradient_norm
 from certnas.nas.search.stream import Batch
 from certnas.nas.search.task import Task
 from certnas.nas.space import Supernet
@@ -103,7 +103,7 @@ class Trial:
     def weight_step(self, batch: Batch) -> None:
         """One SGD step of the weights, on adversarial examples if the metric requires them."""
         metric = self.task.metric
-        if isinstance(metric, Adversarial) and metric.on == "both" and metric.active(self.epoch):
+        if isinstance(metric, AdversarialLoss) and metric.on == "both" and metric.active(self.epoch):
             batch = Batch(metric.perturbed(self.supernet, batch.x, batch.y, self.step), batch.y)
         for group in self.sgd.param_groups:
             group["lr"] = self.lr

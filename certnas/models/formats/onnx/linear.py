@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certnas.models.formats.onnx.site import Site, Step
-from certnas.models.formats.onnx.window import Window, window
+from certnas.models.formats.onnx.window import PoolingWindow, window
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
@@ -68,7 +68,7 @@ def _conv_transpose(site: Site) -> Step:
     return Step(apply, site.present(3))
 
 
-def _transposed_window(site: Site, kernel: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
+def _transposed_window(site: Site, kernel: tuple[int, ...]) -> tuple[PoolingWindow, tuple[int, ...]]:
     """The window and the output padding. Pads by auto_pad or output_shape follow from the output's size."""
     n, auto = len(kernel), site.attributes.get("auto_pad", b"NOTSET").decode()
     extra, wanted = tuple(site.ints("output_padding") or [0] * n), site.ints("output_shape")

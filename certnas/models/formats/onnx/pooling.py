@@ -14,14 +14,14 @@ from torch import Tensor
 
 from certnas.models.formats.limits import LARGEST
 from certnas.models.formats.onnx.site import Site, Step
-from certnas.models.formats.onnx.window import Window, window
+from certnas.models.formats.onnx.window import PoolingWindow, window
 
 _MAX: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d}
 _AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d}
 _GLOBAL: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}
 
 
-def _geometry(site: Site) -> tuple[Window, tuple[int, ...], list[int]]:
+def _geometry(site: Site) -> tuple[PoolingWindow, tuple[int, ...], list[int]]:
     """The window, the image size, and the number of window positions."""
     kernel, sizes = tuple(site.ints("kernel_shape") or []), site.shape()[2:]
     if len(kernel) not in _MAX:
@@ -93,7 +93,7 @@ def _average_pool(site: Site) -> Step:
     return Step(apply)
 
 
-def _window_sum(geometry: Window, x: Tensor) -> Tensor:
+def _window_sum(geometry: PoolingWindow, x: Tensor) -> Tensor:
     """The sum over each window without its gaps: a depthwise convolution with ones."""
     channels = x.shape[1]
     weight = torch.ones((channels, 1, *geometry.kernel), dtype=x.dtype, device=x.device)

@@ -8,7 +8,7 @@ from certnas.models.formats.onnx.site import Site
 
 
 @dataclass(frozen=True)
-class Window:
+class PoolingWindow:
     """A sliding window. Each field has one number per spatial dimension."""
 
     kernel: tuple[int, ...]
@@ -50,7 +50,7 @@ class Window:
         return counts
 
 
-def window(site: Site, kernel: tuple[int, ...]) -> Window:
+def window(site: Site, kernel: tuple[int, ...]) -> PoolingWindow:
     """The window of a node with this kernel size. Raises UserError for a window that does not fit."""
     n, sizes = len(kernel), site.shape()[2:]
     strides = tuple(site.ints("strides") or [1] * n)
@@ -60,7 +60,7 @@ def window(site: Site, kernel: tuple[int, ...]) -> Window:
         raise site.refuse(f"strides, dilations and pads do not fit a kernel {list(kernel)} on {list(sizes)}")
     if min((*kernel, *strides, *dilations), default=0) < 1 or min(pads) < 0:
         raise site.refuse("kernel, strides and dilations must be positive, pads not negative")
-    found = Window(kernel, strides, dilations, tuple(pads[:n]), tuple(pads[n:]))
+    found = PoolingWindow(kernel, strides, dilations, tuple(pads[:n]), tuple(pads[n:]))
     auto = site.attributes.get("auto_pad", b"NOTSET").decode()
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         total = [
@@ -69,9 +69,9 @@ def window(site: Site, kernel: tuple[int, ...]) -> Window:
         ]
         less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         before, after = (less, more) if auto == "SAME_UPPER" else (more, less)
-        return Window(kernel, strides, dilations, before, after)
+        return PoolingWindow(kernel, strides, dilations, before, after)
     if auto == "VALID":
-        return Window(kernel, strides, dilations, (0,) * n, (0,) * n)
+        return PoolingWindow(kernel, strides, dilations, (0,) * n, (0,) * n)
     if auto != "NOTSET":
         raise site.refuse(f"auto_pad {auto}")
     return found
