@@ -19,16 +19,14 @@ from certnas.certifier.results import Folder
 from certnas.data import DATASETS, Dataset, load
 from certnas.errors import UserError
 from certnas.models import open_model
-from certnas.nas.search import GENOTYPE, Found, open_data, search
-from certnas.nas.search import SearchProgress
+from certnas.nas.search import GENOTYPE, Found, SearchProgress, open_data, search
 from certnas.nas.space import read_genotype
 from certnas.nas.space.picture import cell_picture
 from certnas.pipeline.config import CertifyConfig, RunConfig, run_table
 from certnas.pipeline.report import report
 from certnas.runs import open_folder, read_toml, refuse_changes, to_toml, write_atomically
 from certnas.runs.folder import CONFIG
-from certnas.training import Trained, train, training_images
-from certnas.training import TrainingProgress
+from certnas.training import Trained, TrainingProgress, train, training_images
 
 SEARCH, TRAIN, CERTIFY, CELLS, REPORT = "search", "train", "certify", "cells.png", "report.md"
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from certnas.ascent import sign_step
+
 
 def pgd(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps: int, start: Tensor
@@ -17,13 +19,16 @@ def pgd(
     lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    attacked = torch.clamp(start, lower, upper).detach()
+
+    def loss(points: Tensor) -> Tensor:
+        return functional.cross_entropy(model(points), y, reduction="sum")
+
+    def project(points: Tensor) -> Tensor:
+        return torch.clamp(points, lower, upper)
+
+    attacked = project(start).detach()
     for _ in range(steps):
-        attacked.requires_grad_(True)
-        with torch.enable_grad():
-            loss = functional.cross_entropy(model(attacked), y, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, attacked)
-        attacked = torch.clamp(attacked.detach() + step * gradient.sign(), lower, upper)
+        attacked, _ = sign_step(loss, attacked, step, project)
     for module, mode in modes.items():
         module.training = mode
     return attacked

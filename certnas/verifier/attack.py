@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from certnas.ascent import sign_step
 from certnas.verifier.deadline import Deadline
 from certnas.verifier.problem import Problem
 from certnas.verifier.property import Property
@@ -113,12 +114,13 @@ def _descend(
     centre: Tensor, radius: Tensor, start: Tensor, excess: Callable[[Tensor], Tensor], steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields the iterates and their excess; the step falls from 1/2 to 1/100 of the radius of the box."""
-    way = start
+
+    def fall(position: Tensor) -> Tensor:
+        return -excess(centre + radius * position)
+
+    position = start
     for step in range(steps + 1):
-        x = (centre + radius * way).detach().requires_grad_(True)
-        with torch.enable_grad():
-            value = excess(x)
-            (slope,) = torch.autograd.grad(value.sum(), x)
-        yield x.detach(), value.detach()
         size = 0.5 * (0.02 ** (step / max(steps, 1)))
-        way = (way - size * slope.sign()).clamp(-1, 1)
+        following, value = sign_step(fall, position, size, lambda moved: moved.clamp(-1, 1))
+        yield centre + radius * position, -value
+        position = following

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from certnas.nas.metrics.evaluation import BN, Classifier, classifier, input_gradient
+from certnas.ascent import sign_step
+from certnas.nas.metrics.evaluation import BN, Classifier, classifier
 from certnas.nas.metrics.metric import Momentary, at_least, draws, one_of, positive
 
 
@@ -57,11 +58,15 @@ class AdversarialLoss(Momentary):
 
     def _ascend(self, f: Classifier, x: Tensor, at: Tensor, y: Tensor, step: float) -> Tensor:
         """One sign step of size `step` up the loss, projected onto the l∞ ball around x and onto [0, 1]."""
-        with torch.enable_grad():
-            at = at.detach().requires_grad_()
-            gradient = input_gradient(cross_entropy(f(at), y, reduction="sum"), at, differentiable=False)
-        moved = at.detach() + step * gradient.sign()
-        return torch.clamp(torch.minimum(torch.maximum(moved, x - self.eps), x + self.eps), 0, 1)
+
+        def loss(points: Tensor) -> Tensor:
+            return cross_entropy(f(points), y, reduction="sum")
+
+        def project(points: Tensor) -> Tensor:
+            return torch.clamp(torch.minimum(torch.maximum(points, x - self.eps), x + self.eps), 0, 1)
+
+        moved, _ = sign_step(loss, at, step, project)
+        return moved
 
 
 @dataclass(frozen=True, kw_only=True)
