@@ -16,8 +16,11 @@ from certnas.verifier import Property, Verdict, read_vnnlib, verify
 from certnas.verifier.instances import Instance, Result, instance_name
 from certnas.verifier.subject import Subject, is_onnx, of_opened, open_onnx
 
-PREPARED = ("mean", "std", "input_range", "layout", "channels", "arch")
-"""Keywords of `open_model` that an ONNX file does not take, since it is verified as it is stored."""
+PREPARED = {
+    "mean": "--mean", "std": "--std", "input_range": "--input-range", "layout": "--layout", "channels": "--channels",
+    "arch": "--arch", "arch_options": "--arch-option", "input_shape": "--input-shape", "unsafe_load": "--unsafe-load",
+}  # fmt: skip
+"""Keywords of `open_model` that an ONNX file does not take, since it is verified as it is stored; their options."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,9 @@ class _VerifyWorker:
         if (source, inputs) not in self.subjects:
             path = self.job.root / source
             if is_onnx(source):
-                given = [name for name in PREPARED if opening.get(name) is not None]
+                given = [option for name, option in PREPARED.items() if opening.get(name)]
                 if given:
-                    raise UserError(
-                        f"an ONNX file is verified as it is stored: leave out --{given[0].replace('_', '-')}"
-                    )
+                    raise UserError(f"an ONNX file is verified as it is stored: leave out {given[0]}")
                 subject = open_onnx(path, output=opening.get("output"), inputs=inputs)
             else:
                 subject = of_opened(open_model(str(path) if path.exists() else source, **opening))
