@@ -109,6 +109,8 @@ def test_a_wrong_setting_is_named(table: dict[str, object], said: str) -> None:
         "a = {" + ".".join(["'a b'"] * 100_000) + " = 1}",
         ".".join(['"x"'] * 65) + " = 1",
         "a = " + "[" * 100_000,
+        "a = " + "[" * 65 + "]" * 65,
+        "a = " + "{b = " * 65 + "1" + "}" * 65,
     ],
 )
 def test_deep_toml_is_refused_at_once(text: str, tmp_path: Path) -> None:
@@ -256,3 +258,11 @@ def test_the_first_interrupt_is_held_and_the_second_is_not() -> None:
         assert interrupt.asked
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_brackets_in_strings_and_comments_do_not_nest(tmp_path: Path) -> None:
+    path, many = tmp_path / "c.toml", "[" * 100
+    quoted = (f'"{many}"', f"'{many}' # {many}", f'"""\n{many}\n"""', f"'''{many}'''", f'"\\"{many}"')
+    lines = [f"{key} = {value}" for key, value in zip("abcde", quoted, strict=True)]
+    path.write_text("\n".join([*lines, "f = " + "[" * 60 + "]" * 60]))
+    assert list(read_toml(path)) == list("abcdef")

@@ -18,6 +18,10 @@ DEEPEST = 64
 """The most dotted names in a key of TOML, whose reader takes quadratic time in their number."""
 _NAME = r"""(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+"""
 _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_NAME}\.[ \t]*+){{{DEEPEST}}}", re.MULTILINE)
+_QUOTED = re.compile(
+    r'"""(?:\\.|[^\\])*?"""|' + r"'''.*?'''" + r'|"(?:\\.|[^"\\\n])*"|' + r"'[^'\n]*'|#[^\n]*", re.DOTALL
+)
+_BRACKET = re.compile(r"[][{}]")
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], where: str = "") -> T:
@@ -87,11 +91,20 @@ def to_toml(table: Mapping[str, Any]) -> str:
     return tomli_w.dumps(table)
 
 
+def _bracket_depth(text: str) -> int:
+    """Returns how deep brackets and braces are nested outside of strings and comments."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_QUOTED.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def read_toml(path: Path) -> Table:
     """Reads the table of a TOML file. Raises UserError if it cannot be read or nests deeper than DEEPEST."""
     try:
         text = path.read_text(encoding="utf-8")
-        if _DEEP_KEY.search(text):
+        if _DEEP_KEY.search(text) or _bracket_depth(text) > DEEPEST:
             raise RecursionError
         return tomllib.loads(text)
     except RecursionError:
