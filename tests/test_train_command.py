@@ -210,7 +210,7 @@ REFUSALS = {
     "images": (("--images", "100"), "100 images asked for, it has 60"),
     "validation": (("--validation", "0"), "validation: got 0; give a share"),
     "config": (("--config", "none.toml"), "configuration none.toml: cannot be read"),
-    "auxiliary": (("--set", "auxiliary=0.4"), "auxiliary head: its input is 2×2, it needs 8×8 or more"),
+    "auxiliary": (("--set", "auxiliary=0.4"), "auxiliary head: its input is 2×2, but it needs 8×8 or more"),
     "layers": (("--layers", "0"), "layers: got 0; give more than 0"),
     "device": (("--device", "tpu"), "tpu"),
     "seed": (("--seed", "-1"), "-1 is not in the range x>=0"),

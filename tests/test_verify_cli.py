@@ -202,9 +202,9 @@ def test_lists_are_read_with_and_without_header(tmp_path: Path) -> None:
     assert read_instances(path) == [Instance("a", "p", 5.0, "unsat")]
     for text, line in {
         "": "lists no instances",
-        "a.onnx,p.vnnlib,soon": "line 1: 'soon' is no number",
-        "a.onnx,p.vnnlib,-1": "line 1: '-1' is no number",
-        "a.onnx,p.vnnlib,nan": "line 1: 'nan' is no number",
+        "a.onnx,p.vnnlib,soon": "line 1: 'soon' is not a number of seconds",
+        "a.onnx,p.vnnlib,-1": "line 1: '-1' is not a number of seconds",
+        "a.onnx,p.vnnlib,nan": "line 1: 'nan' is not a number of seconds",
         "a.onnx,p.vnnlib,1\na.onnx": "line 2: expected network,property,seconds",
     }.items():
         path.write_text(text)
