@@ -1,6 +1,7 @@
 """The margins of the checker's boxes and forms, and the limits of what a certificate may hold, by exact cases."""
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from certnas.checker import (
     CertificatePart,
     CheckedNetwork,
     ClaimedPlane,
+    IntervalClaim,
     Planes,
     Rejected,
     Split,
@@ -21,6 +23,8 @@ from certnas.checker.curves import curve_between, curve_end
 from certnas.checker.forms import _paid
 from certnas.checker.intervals import Boxes
 from certnas.checker.numbers import Arithmetic, Numbers
+from certnas.checker.parts import claimed
+from certnas.checker.scaling import _inverse_root
 
 
 class Told(Arithmetic):
@@ -144,3 +148,28 @@ def test_a_clause_stands_twice_whatever_the_signs_of_its_zeros() -> None:
     ):
         with pytest.raises(Rejected, match="occurs twice"):
             check(changed, network)
+
+
+def test_rounding_is_assumed_unless_somebody_says_otherwise() -> None:
+    network, name, made = bent()
+    refuted = refuting(made, name)
+    by_default, without = check(refuted, network), check(refuted, network, spare=0)
+    assert by_default.tolist() == check(refuted, network, spare=1).tolist()
+    assert (by_default < without).all()
+
+
+def test_an_interval_of_one_point_may_be_claimed() -> None:
+    network, _, made = bent()
+    at = replace(made, x=np.array([0.5, -0.5]), eps=0.0, box=(np.array([0.5, -0.5]), np.array([0.5, -0.5])))
+    step = IntervalClaim(network.input, np.array([0.5, -0.5]), np.array([0.5, -0.5]), {})
+    low, high = claimed(known(network, at), step, "here").boxes.of(network.input)
+    assert low.tolist() == high.tolist() == [[0.5, -0.5]]
+
+
+@pytest.mark.parametrize(
+    "square", [Fraction(2), Fraction(3, 7), Fraction(10) ** 30, Fraction(1, 10**30), Fraction(4)]
+)
+def test_the_inverse_of_a_root_is_within_its_error(square: Fraction) -> None:
+    root, error = _inverse_root(square)
+    assert root * root * square <= 1 <= (root + error) ** 2 * square
+    assert 0 < error < root * Fraction(1, 2**70)

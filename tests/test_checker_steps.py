@@ -549,7 +549,7 @@ def test_claims_are_what_boxes_and_planes_prove(
     assert found[0].tolist() == [[0, 0]] and found[1].tolist() == [[1, 1]]
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7])
+@pytest.mark.parametrize("chunk", [0, 1, 2, 7])
 def test_claims_are_proved_in_blocks_of_any_size(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """x₀ − x₁ and its negative of three units: each unit's own claim, whatever block it falls in."""
     monkeypatch.setattr("certnas.checker.parts.CHUNK", 3 * chunk)

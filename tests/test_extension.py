@@ -167,6 +167,15 @@ def test_names_that_are_taken_are_refused() -> None:
             register()
 
 
+@pytest.mark.parametrize("key", ["name", "p", "symbol", "reported"])
+def test_a_norm_says_all_of_itself(key: str) -> None:
+    told = {"name": "l5", "p": 5.0, "symbol": "l5", "reported": (0.1,)}
+    del told[key]
+    with pytest.raises(bounds.InvalidInput, match=f"L5 lacks {key}$"):
+        bounds.register_norm(type("L5", (bounds.Region,), told))
+    assert "l5" not in bounds.NORMS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flatness(Momentary):
     """Minus the mean length of the input gradient of the largest logit."""
