@@ -153,7 +153,7 @@ def faults(entry: dict[str, Any]) -> bool:
 
 
 def table(record: Record) -> Table:
-    """Of each network and norm, and of each family of properties: certificates written and accepted, faults, times."""
+    """A table of certificates written and accepted, faults and times, by network and norm or family of properties."""
     shown = Table(title=f"Certificates; at most {record.settings['limit']:g} s a command")
     for column in ("of", "cases", "written", "accepted", "faults", "write CPU s, most", "check CPU s, most"):
         shown.add_column(column, justify="left" if column == "of" else "right")

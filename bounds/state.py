@@ -149,9 +149,7 @@ class BoundState(IntermediateBounds):
     # Refinement
 
     def unstable(self, target: str) -> Tensor:
-        """Return the mask of the unstable units of a tensor, on which its readers' relaxations are loose.  [N,
-        units]
-        """
+        """Return the mask of the unstable units of a tensor, [N, units]: its readers' relaxations are loose on them."""
         x = self.interval(target)
         mask = torch.zeros_like(x.lower, dtype=torch.bool)
         with torch.no_grad():

@@ -377,7 +377,7 @@ TABLE: dict[Any, list[Row]] = {
     aten.amin.default: [EXTREME],
     aten.max.dim: [EXTREME_PLACE],
     aten.min.dim: [EXTREME_PLACE],
-    # Of several outputs
+    # Operators that have several outputs
     aten.split.Tensor: [Row(IMAGE, {"split_size": 3, "dim": 2}, {
         "split_size": [1, 2, 4, 99], "dim": [1, -1, Refused(0, "batch")],
     }, read_as=aten.slice.Tensor)],
@@ -403,7 +403,7 @@ TABLE: dict[Any, list[Row]] = {
     }, {name: [Refused(value, "batch statistics")] for name, value in (  # statistics of the batch: images meet
         ("weight", numbers(1, 2)), ("bias", numbers(1, 2)), ("training", True), ("eps", 0.1),
     )}, outputs=1)],
-    # Of another tensor's shape
+    # Operators that take the shape of another tensor
     aten.view_as.default: [Row(IMAGE, {}, {
         "other": [Of(lambda h: 2 * h.flatten(1)), Of(lambda h: h.reshape(-1, 6, 4))],
     }, read_as=aten.view.default)],

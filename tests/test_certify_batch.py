@@ -248,7 +248,7 @@ def test_what_is_never_proved_is_tried_at_ever_smaller_radii() -> None:
 
 
 def test_radii_asked_about_are_tried_first_the_greatest_first() -> None:
-    """Of the three images the first may go up to 0.5, the second to less, and nothing is known of the third."""
+    """The first of three images may go up to 0.5, the second to less, and nothing is known of the third."""
     part = Lines(tensor(2.4, 3.9, 9), tensor(1, 1, 1))
     radius, upper = tensor(0.2, 0.48, 0.0), tensor(0.5, 0.49, 0.5)
     proved, _ = batch._prove(

@@ -98,7 +98,7 @@ def test_rows_of_branches() -> None:
 
 
 def test_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three rows of the network of vectors, in numbers that are counted above."""
+    """The costs of three rows of the network of vectors follow from the numbers that are counted above."""
     monkeypatch.setattr(import_module("bounds.estimation"), "CACHE_COEFFICIENTS", 40)
     network = vectors()
     found = bounds.estimates(network, 3, iterations=10)

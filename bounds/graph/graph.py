@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import BoundsError, InvalidInput
 from .batch_norm import normalised
-from .node import FLOATS, Node, Ref, execute, resolve
+from .node import FLOATS, Node, Ref, execute, resolve, upstream
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,23 +87,12 @@ class Graph:
         }
         return replace(self, nodes=nodes)
 
-    def upstream(
-        self, start: Iterable[str], stop: Callable[[str], bool] = lambda name: False
-    ) -> frozenset[str]:
+    def upstream(self, start: Iterable[str], stop: Callable[[str], bool] | None = None) -> frozenset[str]:
         """Return the tensors `start` and all tensors that they are computed from, the input among them.
 
         stop: whether the walk ends at a tensor.  That tensor is returned, and those before it are not.
         """
-        found: set[str] = set()
-        stack = list(start)
-        while stack:
-            name = stack.pop()
-            if name in found:
-                continue
-            found.add(name)
-            if name in self.nodes and not stop(name):
-                stack += self.nodes[name].operands
-        return frozenset(found)
+        return upstream(self.nodes, start, stop)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a node's value without the batch dimension."""

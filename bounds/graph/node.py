@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,24 @@ class Node:
         return (
             f"{self.op} at node '{self.name}' (output {shape}{f', in {self.module}' if self.module else ''})"
         )
+
+
+def upstream(
+    nodes: Mapping[str, Node], start: Iterable[str], stop: Callable[[str], bool] | None = None
+) -> frozenset[str]:
+    """Return the names `start` and all names that they are computed from, those that are no node among them.
+
+    stop: whether the walk ends at a name.  That name is returned, and those before it are not.
+    """
+    found: set[str] = set()
+    stack = list(start)
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            if name in nodes and not (stop and stop(name)):
+                stack += nodes[name].operands
+    return frozenset(found)
 
 
 def resolve(value: Any, values: Mapping[str, Any]) -> Any:

@@ -10,11 +10,12 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ..errors import ConstantOutput, InvalidInput, UnsupportedOp
-from ..operators import RULES
+from ..operators import RULES, Nonlinear
 from . import Graph, Node, Ref
 from .canonical import LIKE, PRODUCTS, SPLITS, SYNONYMS, fill_of, keeps_numbers, narrows
 from .exported import ExportedCall, ancestors, has_free_size, module_of, names_of, refs_of
 from .functionalise import mutable, out_of_place
+from .node import upstream
 from .purity import moves_images, refuse_batch_arithmetic, refuse_batch_guards, refuse_chance, refuse_nan
 
 aten = torch.ops.aten
@@ -356,16 +357,9 @@ class ProgramReader:
 
     def _may_be_undefined(self, names: tuple[str, ...]) -> bool:
         """Return whether tensors depend on an operator that is not defined everywhere; 0 times its NaN is NaN."""
-        stack, seen = list(names), set(names)
-        while stack:
-            node = self.nodes.get(stack.pop())
-            if node is None:
-                continue
-            if getattr(RULES.get(node.target), "domain", None) is not None:
-                return True
-            stack += set(node.operands) - seen
-            seen.update(node.operands)
-        return False
+        before = upstream(self.nodes, names) & self.nodes.keys()
+        rules = (RULES.get(self.nodes[name].target) for name in before)
+        return any(isinstance(rule, Nonlinear) and rule.domain is not None for rule in rules)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.input_shape if name == self.input else self.nodes[name].shape

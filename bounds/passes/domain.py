@@ -43,8 +43,9 @@ def undefined(store: IntervalStore) -> Tensor | None:
 
 
 def without(undefined_units: Tensor | None, coef: Tensor, lower: Tensor) -> Tensor:
-    """Return lower bounds [N, S] of a specification [N, S, *out], −∞ for rows that read an output that is `lost` [N,
-    *out].
+    """Return the lower bounds [N, S] of a specification [N, S, *out], with −∞ for rows that read undefined units.
+
+    undefined_units [N, *out]: what `undefined` returns.
     """
     if undefined_units is None:
         return lower

@@ -76,8 +76,9 @@ def relax(call: Call, relaxation: Relaxation, patch: Patch) -> tuple[tuple[Patch
 
 
 def minimum(region: Region, patch: Patch) -> Tensor:
-    """Return `Region.minimum` of patches on the image, which belong to each of the N images or to all of them.  [N,
-    S]
+    """Return `Region.minimum` of patches on the image.  [N, S]
+
+    The patches belong to each of the N images, or one set belongs to all of them.
     """
     n, shape = len(region.x), region.x.shape[1:]
     patch = patch.expanded(n)

@@ -16,8 +16,9 @@ def fab(problem: AttackProblem) -> Tensor:
 
 
 def fab_targeted(problem: AttackProblem) -> Tensor:
-    """FAB against each candidate class in turn (FAB-T), which finds examples that a greedy choice misses.  -> [n,
-    *shape]
+    """FAB against each candidate class in turn (FAB-T).  -> [n, *shape]
+
+    It finds examples that a greedy choice of the class misses.
     """
     for rival in range(1, problem.columns.shape[1]):
         best = nearest(replace(problem, columns=problem.columns[:, [0, rival]]), against_one=True)

@@ -15,7 +15,10 @@ from certnas.errors import UserError
 T = TypeVar("T")
 Table = dict[str, Any]
 DEEPEST = 64
-"""The most dotted names in a key of TOML, whose reader takes quadratic time in their number."""
+"""The most dotted names in a key of TOML, and the most brackets in each other.
+
+The reader takes quadratic time in the number of names, and one call for each bracket.
+"""
 _NAME = r"""(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+"""
 _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_NAME}\.[ \t]*+){{{DEEPEST}}}", re.MULTILINE)
 _QUOTED = re.compile(

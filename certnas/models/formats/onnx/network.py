@@ -47,8 +47,7 @@ class OnnxNode(nn.Module):
 
 
 class OnnxNetwork(nn.Module):
-    """The nodes of an ONNX graph in their order, with a free batch size. x [N, *input_shape] -> [N,
-    *output]
+    """The nodes of an ONNX graph in their order, with a free batch size. x [N, *input_shape] -> [N, *output]
 
     `whole` is True if the file's input has no batch dimension and shape input_shape. The parameters are the
     graph's initialisers under their own names, with underscores for characters that Python does not allow.
