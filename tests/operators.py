@@ -240,7 +240,7 @@ PRODUCTS = {
 
 
 def gram(x: Tensor) -> Tensor:
-    """Of each image's channels."""
+    """Acts on the channels of each image."""
     rows = x.flatten(2)
     return rows @ rows.transpose(1, 2)
 

@@ -25,7 +25,10 @@ def test_descents_are_as_long_as_said() -> None:
 
 
 def test_steps_go_down_the_slope_and_shrink() -> None:
-    """From 1/2 of the radius to 1/100, along the sign, kept in the box: x0 is to fall, x1 to rise, x2 has no slope."""
+    """Steps fall from 1/2 of the radius to 1/100, follow the sign and stay in the box.
+
+    x0 is to fall, x1 to rise, and x2 has no slope.
+    """
     centre, radius = tensor([[10.0, 20.0, 30.0]]), tensor([[1.0, 2.0, 4.0]])
     steps = list(_descend(centre, radius, tensor([[0.5, 0.25, 0.75]]), lambda x: x[:, 0] - 3 * x[:, 1], 2))
     sizes = [0.5, 0.5 * 0.02**0.5]

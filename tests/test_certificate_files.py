@@ -202,7 +202,7 @@ def test_the_limits_of_integers() -> None:
 
 @pytest.mark.parametrize("proves", range(5))
 def test_a_file_is_checked_before_it_is_kept(proves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By slack after slack in float64, then the first in integers where that is feasible; else there is none."""
+    """Each slack is tried in float64, then the first in integers where that is feasible; else there is none."""
     tried: list[tuple[bytes, bool, int]] = []
     works = iter([40, 60])
 

@@ -56,7 +56,7 @@ def labels(model: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("norm", ORDERS)
 @pytest.mark.parametrize("method", ["ibp", "crown"])
 def test_an_affine_network_has_its_exact_radius(norm: str, method: str) -> None:
-    """Without the box: min over j of (f_y − f_j)(x) / ‖w_y − w_j‖_dual, in float64."""
+    """The radius without the box is min over j of (f_y − f_j)(x) / ‖w_y − w_j‖_dual, in float64."""
     model, x = affine(), images(12)
     y = labels(model, x)
     weight, bias = model[1].weight.double(), model[1].bias.double()
@@ -199,7 +199,7 @@ def test_images_that_hold_at_eps_max_are_certified_at_exactly_that(method: str) 
 
 @pytest.mark.parametrize("tol", [1e-3, 0.1])
 def test_radii_that_are_asked_about_are_tried_exactly(tol: float) -> None:
-    """Of affine networks, whose radius is known, radii a little below it and above it."""
+    """The radius of an affine network is known; radii a little below it and above it are tried."""
     model, x = affine(), images(1)
     y = labels(model, x)
     kept = dict(method="crown", clip=None, attack=False)

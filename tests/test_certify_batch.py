@@ -212,7 +212,7 @@ def test_wide_images_climb_through_the_methods(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_image_wide_enough_ends_the_climb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 0.95 of the attacked radius, or of the end, an image is narrow."""
+    """An image is narrow at 0.95 of the attacked radius, or of the end."""
     edge = (1 - 0.05) * 1.0
     for radius, searches in ((edge, 1), (math.nextafter(edge, 0), 2)):
         calls: list[int] = []

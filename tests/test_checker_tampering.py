@@ -111,7 +111,7 @@ def test_every_lie_is_rejected(name: str, proved: tuple[Certificate, CheckedNetw
 
 
 def test_a_narrower_claim_is_rejected_or_true(proved: tuple[Certificate, CheckedNetwork]) -> None:
-    """Of units whose claim came from interval arithmetic a narrower one may follow; it then holds at every point."""
+    """A narrower claim may follow for units whose claim came from interval arithmetic; it then holds at every point."""
     found, network = proved
     rng, generator = np.random.default_rng(14), torch.Generator().manual_seed(0)
     x = torch.from_numpy(found.x)[None]
@@ -164,7 +164,7 @@ def test_planes_that_do_not_hold_are_rejected(proved: tuple[Certificate, Checked
 
 @pytest.mark.parametrize("seed", range(8))
 def test_one_weight_changed_is_rejected(seed: int, proved: tuple[Certificate, CheckedNetwork]) -> None:
-    """By its digest; and by the numbers, where the certificate is forged to name the changed network."""
+    """The digest gives it away, and the numbers do if the certificate is forged to name the changed network."""
     found, network = proved
     rng = np.random.default_rng(seed)
     model = small()

@@ -54,7 +54,10 @@ def images() -> bounds.Network:
 
 
 def test_rows_of_vectors() -> None:
-    """At the widest place 5 + 5 numbers, a node's and its operand's; a layer costs outputs times inputs, a ReLU 1."""
+    """The widest place has 5 + 5 numbers, a node's and its operand's; a layer costs outputs times inputs.
+
+    A ReLU costs 1.
+    """
     network = vectors()
     first, _, second, _, third = network.graph.nodes
     assert row_cost(network, first, unit=False) == 4 + 3

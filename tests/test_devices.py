@@ -55,7 +55,7 @@ NETWORKS = [(mixed, torch.float32), (mixed, torch.float64), (cell, torch.float32
 
 
 def asked(network: int) -> list[tuple[int, int]]:
-    """Of each network other places of a region and a method by day; together they are all of them."""
+    """Each network meets other pairs of a region and a method by day; together these are all of them."""
     return in_turn([(r, m) for r in range(3) for m in range(len(METHODS))], "devices", network, count=6)
 
 

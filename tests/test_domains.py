@@ -74,7 +74,7 @@ def test_nothing_is_said_of_what_reads_a_unit_beyond_the_domain(name: str, metho
 
 @pytest.mark.parametrize("axes", [(0, 1), (0, 1, 2, 3)])
 def test_no_property_is_proved_of_what_may_be_nan(axes: tuple[int, ...]) -> None:
-    """By halved inputs, by split activations, and by a mixture of constraints."""
+    """Neither halved inputs, nor split activations, nor a mixture of constraints prove one."""
     n = len(axes) * 16
     weight = torch.ones(2, n) / n
 
@@ -143,7 +143,7 @@ def test_a_square_root_reaches_down_to_zero(method: str) -> None:
 
 
 POSITIVE = {"Log": (-2.31, 0.7), "Sqrt": (0.31, 1.5)}
-"""Of values in [0.1, 2], bounds that hold."""
+"""Operators on values in [0.1, 2], whose bounds hold there."""
 
 
 @pytest.mark.parametrize("op", POSITIVE)

@@ -104,7 +104,7 @@ def test_looks() -> None:
 
 @pytest.mark.parametrize(("settled", "idle", "moved"), [(1, True, False), (2, False, True)])
 def test_how_many_units_a_look_is_worth(settled: int, idle: bool, moved: bool) -> None:
-    """Of twenty units, one is 5 %, and eighteen are 90 %."""
+    """One of twenty units is 5 %, and eighteen are 90 %."""
     one, rows = made(nothing)
     total = torch.full((2, 2, UNITS), -1.0, dtype=torch.float64)
     total[:, 0, :settled] = 1.0
@@ -201,7 +201,7 @@ def test_the_side_that_was_asked_for() -> None:
 
 
 def test_a_side_that_was_not_asked_for_is_mirrored() -> None:
-    """As far from the value at the centre as the other, unless it is known to be nearer."""
+    """A side lies as far from the value at the centre as the other, unless it is known to be nearer."""
     one = OneSided(None, None)  # type: ignore[arg-type]
     one._centre["h"] = torch.tensor([2.0, -2.0, 2.0, 0.0, 1.0], dtype=torch.float64)
     found = interval((1, 9), (-9, -1), (1, 2.5), (-1, 7), (0, 7))
@@ -225,7 +225,7 @@ class Asked:
 
 
 def test_the_other_side_is_asked_where_the_first_leaves_it_open() -> None:
-    """Of five units by image four and three are asked for; the sign at the centre says which side comes first."""
+    """The images ask for four and three of five units; the sign at the centre says which side comes first."""
     known = Interval(torch.full((2, 4), -9.0).double(), torch.full((2, 4), 9.0).double())
     units = torch.tensor([[0, 1, 3, 4], [2, 4, 0, 1]])
     centre = torch.tensor([[1.0, -1.0, 0.0, 0.0, -2.0], [0.0, 0.0, -3.0, 1.0, 5.0]]).double()

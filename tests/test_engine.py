@@ -34,7 +34,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot im
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a Ray cluster of two nodes, with one worker each."""
+    """Starts a Ray cluster of two nodes, with one worker each."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 

@@ -205,7 +205,7 @@ def test_planes_hold_at_every_corner() -> None:
     assert slope[0].tolist() == [1, chord, 1] and offset[0].tolist() == [-2, 1 - chord, 0]
 
 
-# Of a network that was traced.
+# The cases below are about a network that was traced.
 
 
 def dense(*, norm: nn.Module | None = None, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:

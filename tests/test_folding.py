@@ -87,7 +87,7 @@ def test_bounds_and_derivatives_are_the_same(method: bounds.Method, monkeypatch:
 @pytest.mark.parametrize("data", [False, True], ids=["in place", "by data"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_bounds_follow_weights_that_change_in_place(method: bounds.Method, data: bool) -> None:
-    """Of a frozen network, bounded before and after; a write through `.data` raises no version."""
+    """A frozen network is bounded before and after; a write through `.data` raises no version."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
     model, x = model.double().eval().requires_grad_(False), torch.rand(2, 1, 6, 6).double()

@@ -36,7 +36,7 @@ def part(norm: str, method: bounds.Method, count: int = 8, model: nn.Module | No
 
 
 def searched(of: Prover, *, forecast: bool) -> Radii:
-    """From what interval arithmetic inside proves, as the certifier does."""
+    """The forecast starts from what interval arithmetic inside proves, as the certifier's does."""
     centre, start = of.linearised()
     end = of.end(None)
     cheap = replace(of, method=bounds.CrownIBP(of.method.slope))
@@ -74,7 +74,7 @@ def test_a_trained_network_takes_fewer_evaluations(norm: str) -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_forecast_agrees_with_what_was_evaluated(norm: str) -> None:
-    """At the two radii that it stands on the forecast margin is the evaluated one; between them nearly so."""
+    """The forecast margin is the evaluated one at the two radii that it stands on, and nearly so between them."""
     of = part(norm, bounds.Crown())
     centre, _ = of.linearised()
     told, image = Forecast(of, centre, of.end(None), TOL), torch.tensor([1, 4, 6])

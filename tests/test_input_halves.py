@@ -91,7 +91,7 @@ def test_whole_boxes_come_first(given: Problem) -> None:
 def test_what_bounds_do_not_prove_is_kept(
     settles: bool, given: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of five parts: proved, not finite, NaN, at what is needed, and bounded by less than its parent was."""
+    """Five parts are proved, not finite, NaN, at what is needed, and bounded by less than their parent was."""
     needed = float(given.needed[0])
     lower = [needed * 1.001, math.inf, math.nan, needed, -3.0]
     slope = tensor([[1.0, -2, 0]] * 5)

@@ -41,7 +41,7 @@ def state(module: nn.Module, x: Tensor, eps: float) -> BoundState:
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-9, 1e-30])
 def test_single_precision_keeps_small_radii(eps: float) -> None:
-    """To 1e-4 of what double precision finds, far below a rounding error of the centres."""
+    """The radius is within 1e-4 of what double precision finds, far below a rounding error of the centres."""
     module, x = network(), torch.rand(3, 2, 8, 8) * 0.8 + 0.1
     narrow = state(module, x, eps)
     wide = state(copy.deepcopy(module).double(), x.double(), eps)

@@ -49,7 +49,7 @@ def test_either_side_of_a_search_is_the_same_without_the_other(version: str) -> 
 
 
 def test_slopes_leave_zero_and_the_search_is_as_asked(version: str) -> None:
-    """Of n evaluations the first is CROWN's; slopes start at 0, where torch's clamp has no gradient."""
+    """The first of n evaluations is CROWN's; slopes start at 0, where torch's clamp has no gradient."""
     x, model = images(), network()
     widths = [
         auto_lirpa_bounds(

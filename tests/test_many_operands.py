@@ -232,7 +232,7 @@ REFUSED = {
 
 
 def unchecked(equation: str, *factors: Any) -> Call:
-    """Of shapes that do not matter."""
+    """The shapes do not matter here."""
     x = Open((2,))
     call = call_of(aten.einsum.default, "ni->ni", [x])
     names = [contraction.Ref(f"x{i}") if f is None else f for i, f in enumerate(factors)]

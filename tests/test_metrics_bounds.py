@@ -102,7 +102,7 @@ def test_adaptive_radius() -> None:
 
 
 def test_another_network_of_the_same_structure_may_take_its_place() -> None:
-    """As an unrolled step does: the graph is read once, the weights are the copy's."""
+    """A copy, which an unrolled step makes, does not read the graph again, and the weights are the copy's."""
     network = supernet()
     x, _ = batch()
     y = predicted(network, x, training=True)

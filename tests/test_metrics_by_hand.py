@@ -32,7 +32,7 @@ def test_exact_jacobian(norm: str, q: float, squared: bool) -> None:
 @pytest.mark.parametrize(("norm", "q"), [("linf", 1.0), ("l2", 2.0)])
 @pytest.mark.parametrize("squared", [False, True])
 def test_projections_are_unbiased(norm: str, q: float, squared: bool) -> None:
-    """Of a linear network, whose Jacobian is its matrix: the mean over many steps within 5 standard errors."""
+    """The Jacobian of a linear network is its matrix: the mean over many steps is within 5 standard errors."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(9, CLASSES)).double()
     x, y = batch(images=200, size=3)
@@ -105,7 +105,7 @@ def test_gamma_scale_balances_gradients() -> None:
 
 
 def test_layers_made_linear_have_the_same_derivatives() -> None:
-    """Of first and second order, whether the weights are differentiated too or not."""
+    """Both orders agree, whether the weights are differentiated too or not."""
     network = supernet()
     x, _ = batch(2)
     alpha = network.architecture_parameters()

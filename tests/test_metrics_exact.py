@@ -213,7 +213,7 @@ def test_the_hardest_rows_are_looked_for_where_they_are_asked_for(
 def test_convolutions_made_linear_have_the_derivatives_of_torch(
     groups: int, stride: int, padding: int, dilation: int
 ) -> None:
-    """Of first and second order: xᵀ Wᵀ W x is of second degree in x, and its kernel is constant."""
+    """Derivatives have first and second order: xᵀ Wᵀ W x has second degree in x, and its kernel is constant."""
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(6, 3 // groups, 3, 3, generator=random).double()
     x = torch.randn(2, 3, 7, 8, generator=random).double().requires_grad_()

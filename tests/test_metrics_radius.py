@@ -174,7 +174,7 @@ def test_a_network_too_deep_for_single_precision_is_left_out_not_lost() -> None:
 
 @pytest.mark.parametrize("lost", [1, 3])
 def test_an_image_without_a_finite_bound_is_left_out(lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three images one is lost, or all."""
+    """One of three images is lost, or all of them."""
     least = Margins.least
 
     def short(self: Margins, eps: torch.Tensor, image: torch.Tensor, *, steady: bool = False) -> torch.Tensor:

@@ -58,7 +58,7 @@ def test_where_little_is_settled_both_sides_go_at_once_again(asked: list[int]) -
 
 
 def intervals(network: bounds.Network, x: Tensor, eps: float) -> dict[str, bounds.Interval]:
-    """Of all that nonlinear operators read."""
+    """Refines every tensor that a nonlinear operator reads."""
     state = BoundState(network, bounds.Linf(x, eps), budget(None, x.dtype, x.device), bounds.Slope.ADAPTIVE)
     for target in state.facts.readers:
         state.refine(target)

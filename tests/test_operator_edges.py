@@ -238,7 +238,7 @@ MIXES = {
 
 @pytest.mark.parametrize("name", MIXES)
 def test_an_operator_that_mixes_images_is_refused(name: str) -> None:
-    """As many images in the example as there are channels, so that sizes alone do not tell."""
+    """The example has as many images as there are channels, so that sizes alone do not tell."""
     with pytest.raises(bounds.UnsupportedOp, match="batch dimension"):
         bounds.trace(Function(lambda x: MIXES[name](2 * x)), torch.rand(2, 2, 2))
 

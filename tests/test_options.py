@@ -122,7 +122,7 @@ def test_the_table_names_every_option(target: Any) -> None:
 
 @pytest.mark.parametrize(("target", "row"), list(cases(refused=True)))
 def test_a_value_that_cannot_be_bounded_is_refused_by_name(target: Any, row: Row) -> None:
-    """By the trace, or by every method."""
+    """The trace refuses it, or every method does."""
     x = tensor(2, *row.shape, scale=0.6, seed=1)
     for name, arguments in tried(row, refused=True).items():
         said = tried_as(row, name).named or str(row.read_as or target).split(".")[1]

@@ -80,7 +80,7 @@ def test_windows_written_out_and_masked(name: str) -> None:
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("name", GRIDS)
 def test_images_gathered_at_windows(name: str, gradient: bool) -> None:
-    """Of each image, of one for all, of one for each unit; with the copying and with the differentiable way."""
+    """Windows come from each image, one for all, or one for each unit, by the copying and the differentiable way."""
     p = rows(GRIDS[name], k=1)
     for image in (draw(2, 1, *SHAPE), draw(1, 1, *SHAPE), draw(2, 5, *SHAPE), draw(1, 5, *SHAPE)):
         image.requires_grad_(gradient)
@@ -273,7 +273,7 @@ def test_uneven_same_padding_has_no_windows() -> None:
 
 
 def test_windows_that_grow_too_large_are_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 30 places of the operand's image, 15 are half; a window of 3·4 reads 4·5 through a kernel of 2 by 2."""
+    """Half of the operand's 30 places are 15; a window of 3·4 reads 4·5 through a kernel of 2 by 2."""
     call = call_of(aten.conv2d.default, Open(SHAPE), draw(2, 2, 2, 2))
     p = at_units(call, Grid((1, 1), (0, 0), (3, 4)))
     monkeypatch.setattr(patch, "LARGEST_SHARE", 20 / 30)
@@ -368,7 +368,7 @@ def test_the_minimum_of_windows(norm: str, box: tuple[float | None, float | None
 
 
 def test_constants_of_windows() -> None:
-    """Of a bias for each place, for each row, for each channel, and one for all."""
+    """The bias is one for each place, for each row, for each channel, or one for all."""
     for grid in GRIDS.values():
         p = rows(grid).mask()
         for shape in (SHAPE, (2, 6, 1), (2, 1, 5), (2, 1, 1), (1, 1, 1)):

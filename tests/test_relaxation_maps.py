@@ -104,7 +104,7 @@ def test_rare_means_a_part_of_the_units(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("kinds", [1, 2, 3])
 def test_planes_of_each_row(kinds: int) -> None:
-    """Of k kinds of rows of each of four units, all kinds share a unit's planes."""
+    """Each of four units has k kinds of rows, and all kinds share the unit's planes."""
     planes = Relaxation(line(2, 4, 0), line(2, 4, 5))
     assert planes.rows == 4
     coef = draw(2, 4 * kinds, *SHAPE)

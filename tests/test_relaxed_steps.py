@@ -168,7 +168,7 @@ def test_the_optimiser_steps_as_often_as_it_is_told(
 def test_the_optimiser_stops_where_every_subproblem_is_proved(
     root: BoundState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its best row; one of two that is not proved keeps both going."""
+    """A subproblem counts by its best row; one of two that is not proved keeps both going."""
     made = batch(root, [[], []])
     plain = made.bound(made.start([None, None]), made.region)[0]
     best, worst = float(plain.max()), float(plain.min())
@@ -216,7 +216,7 @@ def test_the_steps_shrink_to_a_twentieth(root: BoundState, monkeypatch: pytest.M
 
 
 def test_rows_are_kept_one_by_one() -> None:
-    """Of two subproblems with three rows; the mix goes with the last row."""
+    """Two subproblems have three rows; the mix goes with the last row."""
     made = SubproblemBatch.__new__(SubproblemBatch)
     slope, mix = torch.full((2, 3, 4), 9.0), torch.full((2, 2), 7.0)
     choice = Choice({"a": (slope,)}, {}, mix)

@@ -169,7 +169,7 @@ def test_derivation_by_hand() -> None:
 
 @pytest.mark.parametrize("partial", [1, 2])
 def test_derivation_is_the_published_one(partial: int) -> None:
-    """Of all choices of two edges and an operator on each, the one with the largest product of weights."""
+    """The choice of two edges, and an operator on each, is the one with the largest product of weights."""
     for seed in range(20):
         torch.manual_seed(seed)
         network = Supernet(4, 1, 10, nodes=3, partial=partial, reductions=())

@@ -32,7 +32,7 @@ class Shifted(bounds.Method):
 @pytest.mark.parametrize("norm", sorted(bounds.NORMS))
 @pytest.mark.parametrize("box", [(None, None), (0.0, 1.0)])
 def test_points_lie_in_the_region_and_reach_its_extremes(norm: str, box: tuple[float, float]) -> None:
-    """Of a linear function the extremes are reached exactly, and never passed."""
+    """The extremes of a linear function are reached exactly, and never passed."""
     x = torch.rand(2, 5, generator=torch.Generator().manual_seed(0)).double()
     region = bounds.NORMS[norm](x, 0.3, *box)
     rows = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1)).double()

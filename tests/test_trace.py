@@ -1,4 +1,4 @@
-"""From a module to a graph: what is read, what is free, what is refused and in which words."""
+"""Tracing a module: which operators it reads, which sizes stay free, and how it refuses a module."""
 
 import pytest
 import torch

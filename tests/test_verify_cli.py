@@ -74,7 +74,7 @@ def read_back(text: str) -> dict[str, float]:
 
 
 def test_unsat_and_sat(files: dict[str, Path]) -> None:
-    """At Y_1 ≥ 1/2, Y_0 − Y_1 is least at x = (−1, 1): 0 − 3/4."""
+    """Y_0 − Y_1 is least at x = (−1, 1) where Y_1 ≥ 1/2: 0 − 3/4."""
     proved = run(files["net"], files["unsat"], "--out", files["out"] / "a")
     assert proved.exit_code == 0 and proved.stdout.startswith("unsat"), proved.output
     refuted = run(files["net"], files["sat"], "--out", files["out"] / "b")

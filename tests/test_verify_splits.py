@@ -25,7 +25,7 @@ from certnas.verifier.search import Search
 def test_a_search_that_sees_no_points_never_proves_what_is_false(
     seed: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an attack and with its points ignored: only the bounds are left to keep it from `unsat`."""
+    """There is no attack, and its points are ignored: only the bounds are left to keep it from `unsat`."""
     monkeypatch.setattr(search, "FEW_INPUTS", few)
     network = dense(seed, 3, 8, 8, 2)
     x, row = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)

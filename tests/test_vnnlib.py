@@ -289,7 +289,7 @@ def test_mutated_text_is_read_or_refused_in_one_line_and_at_once() -> None:
 
 @pytest.mark.parametrize("inputs", [5, 784, 3072])
 def test_properties_of_the_corpus_open(inputs: int) -> None:
-    """Of each benchmark the smallest file: the largest take half a second each."""
+    """The smallest file of each benchmark is read, since the largest take half a second each."""
     folders = {5: ["acasxu"], 784: ["mnist_fc", "verivital", "eran"],
                3072: ["cifar10_resnet", "oval21", "marabou-cifar10"]}  # fmt: skip
     for folder in folders[inputs]:

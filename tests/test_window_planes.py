@@ -331,7 +331,7 @@ def test_the_planes_of_a_block(kernel: int, stride: int, padding: int, spread: f
 
 
 def test_an_input_without_an_end_counts_from_zero_to_the_other() -> None:
-    """Of [−∞, 3] and [1.2, 1.9] the middle of the second is the greater."""
+    """The middle of [1.2, 1.9] is greater than that of [−∞, 3]."""
     x = Interval(torch.tensor([[[[[-inf, 1.2]]]]]), torch.tensor([[[[[3.0, 1.9]]]]]))
     call = call_of(aten.max_pool2d.default, Open((1, 1, 2)), kernel_size=[1, 2], dtype=torch.float32)
     planes = pool._relax(call, Slope.ADAPTIVE, (), x)

@@ -103,7 +103,7 @@ class WrittenOut:
         return const + self.region.minimum(coef)
 
     def arithmetic(self, k: int) -> tuple[Tensor, Tensor]:
-        """Of layer k's output, from what is held of the layer before."""
+        """The bounds of layer k's output follow from those that are held of the layer before."""
         a, b = self.low[k - 1].clamp(min=0), self.high[k - 1].clamp(min=0)
         w = self.s.weights[k]
         middle, spread = (a + b) / 2 @ w.T + self.s.biases[k], (b - a) / 2 @ w.abs().T

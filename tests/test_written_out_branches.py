@@ -94,7 +94,7 @@ def test_crown(subject, slope: Slope, room: int | None, monkeypatch: pytest.Monk
     one_pass = bounds.CrownIBP(slope).lower(state(network, region, slope, room), rows)
 
     def from_boxes(coef: Tensor) -> Tensor:
-        """Of rows: from the intervals of both ReLUs and of h, which is the input's."""
+        """The bounds of rows follow from the intervals of both ReLUs and of h, which is the input's."""
         low, high = (side.clamp(min=0).unsqueeze(1) for side in z)
         pulled = coef @ (model.d.weight[:, :5] + model.e.weight)
         const = (pulled.clamp(min=0) * low + pulled.clamp(max=0) * high).sum(-1)

@@ -1,4 +1,4 @@
-"""From the entries of a record to the figures of arms, steps and rankings."""
+"""Gathers the entries of a record into the figures of arms, steps and rankings."""
 
 import math
 from collections.abc import Sequence

@@ -27,7 +27,7 @@ UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 def _terms(
     model: Drawn, x: Tensor, row: Tensor, eps: Tensor
 ) -> tuple[float, list[tuple[Tensor, Tensor]], int]:
-    """At one point x [*shape]: |row·f|, each tensor's |value| (+ ε for pixels) and |derivative|, and n."""
+    """Returns |row·f| at a point x [*shape], each tensor's |value| (+ ε for pixels) and |derivative|, and n."""
     x = torch.stack([x, x]).requires_grad_()  # of two: an axis of one image may be squeezed
     values = model.values(x)
     output = (model.output(values)[0].flatten() * row).sum()

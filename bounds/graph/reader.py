@@ -1,4 +1,4 @@
-"""From an exported program to a `Graph`: which nodes it has, and what is constant."""
+"""Reads an exported program as a `Graph`: it decides which nodes there are, and which values are constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an `nn.Module` to a `Graph`, by torch.export without decomposition."""
+"""Traces an `nn.Module` into a `Graph` by torch.export, without decomposition."""
 
 from __future__ import annotations
 

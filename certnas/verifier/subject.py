@@ -20,7 +20,7 @@ from certnas.verifier.property import Property
 from certnas.verifier.verification import network_of
 
 BOXES, CORNERS = 4, 2
-"""At how many boxes of a property trace and network are compared, and at how many corners of each."""
+"""Trace and network are compared at so many boxes of a property, and at so many corners of each."""
 
 
 @dataclass(frozen=True)
