@@ -57,10 +57,10 @@ def test_bounds_equal_auto_lirpa_or_are_tighter(
 ) -> None:
     """Both follow auto_LiRPA's rule: CROWN where interval arithmetic leaves a unit undecided, and no intersection.
 
-    Its planes of a max pool are others than ours: single bounds may be looser than its, not the mean width.  0.7 takes
-    tangents of a sigmoid and a tanh from a table of steps of 0.01: looser planes than ours, of other slopes, so a single
-    bound may be tighter than ours by a hundred-thousandth of the width, the mean is not.  Bounds are equal where no
-    unit's sign is looked for on the way, by which one more may be decided.
+    Its planes of a max pool are others than ours: single bounds may be looser than its, not the mean width.  0.7
+    takes tangents of a sigmoid and a tanh from a table of steps of 0.01.  These planes are looser than ours and have
+    other slopes, so a single bound may be tighter than ours by a hundred-thousandth of the width; the mean is not.
+    Bounds are equal where no unit's sign is looked for on the way, by which one more may be decided.
     """
     case, model, x = CASES[name], ready(CASES[name].build), images()
     rows = torch.cat([torch.eye(CLASSES).double().expand(len(x), -1, -1), margins(len(x))], dim=1)
